@@ -1,0 +1,243 @@
+// Package executor runs processes in sandboxes: what RUN does in a build, and what a container does.
+//
+// An Executor knows paths, file descriptors and processes; it knows neither images nor snapshots. A caller describes a
+// sandbox with a Spec, gets a Sandbox whose first process runs already, may start others in it, waits, and closes.
+// Everything that a build or a container executes goes through this one path, so that there is one place that decides
+// on namespaces, capabilities, seccomp and mounts. Package executor/sandbox makes those decisions, as pure functions
+// from a Spec; package executor/libcontainer carries them out inside the program boxshim; package executor/shim is the
+// Executor of the daemon that talks to it.
+package executor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+)
+
+// An Executor starts sandboxes. It is safe for concurrent use.
+type Executor interface {
+	// Start makes a sandbox and starts its first process. It returns once the process runs, or with an error and
+	// nothing left behind. Cancelling ctx before Start returns aborts it; afterwards ctx has no more effect.
+	// A command that does not exist or may not be executed is a *StartError.
+	Start(ctx context.Context, spec *Spec, io IO) (Sandbox, error)
+}
+
+// A Sandbox is a running process tree with its namespaces, mounts and cgroup. Its methods are safe for concurrent use.
+type Sandbox interface {
+	// Exec runs one more process in the sandbox and waits for it. Cancelling ctx kills that process.
+	Exec(ctx context.Context, p *Process, io IO) (Exit, error)
+	// Signal sends sig to the first process. It returns os.ErrProcessDone once that has ended.
+	Signal(sig syscall.Signal) error
+	// Wait waits until the first process has ended and its output has been written in full. It may be called any
+	// number of times. An error means that the end was not seen (the shim died), or that ctx was cancelled.
+	Wait(ctx context.Context) (Exit, error)
+	// Close kills what is left of the process tree and gives every resource back. When it returns no process of the
+	// sandbox runs and nothing holds the root's mounts. It is idempotent.
+	Close() error
+}
+
+// IO is where the standard streams of a process go. A nil Stdin reads nothing; a nil writer discards. The executor
+// writes whatever the process wrote before Wait or Exec returns; it closes nothing.
+type IO struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// A Spec describes a sandbox. The zero value of each optional field is Docker's default.
+type Spec struct {
+	ID       string // unique for the executor; [a-z0-9-]{1,64}
+	Hostname string
+	Domain   string
+	// Root is the root file system: a detached mount or a directory, by descriptor. The executor uses a copy; the
+	// caller keeps its own and closes it. ReadOnly makes the root read-only.
+	Root     *os.File
+	ReadOnly bool
+	Process  Process
+	Mounts   []Mount // in order; on top of those that every sandbox has (/proc, /dev, /sys, …)
+	// Hosts and ResolvConf are the contents of /etc/hosts and /etc/resolv.conf, mounted over the root's; nil leaves
+	// the root's file in place.
+	Hosts, ResolvConf []byte
+
+	Network    Network
+	Limits     Limits
+	CgroupPath string // parent cgroup below the executor's own; empty for the default
+
+	// Privileged lifts every restriction: all capabilities, all devices, no seccomp, nothing masked.
+	Privileged bool
+	CapAdd     []string // "NET_ADMIN" or "CAP_NET_ADMIN" or "ALL"
+	CapDrop    []string
+	// NoNewPrivileges sets the flag of that name for the first process and every Exec.
+	NoNewPrivileges bool
+	Seccomp         Seccomp
+	Devices         []Device
+	Ulimits         []Ulimit // a hard limit above the executor's own is lowered to that
+	Sysctls         map[string]string
+	ShmSize         int64 // bytes of /dev/shm; 0 means 64 MiB
+	HostPID         bool
+	HostIPC         bool
+	HostCgroup      bool
+	Init            bool // run a minimal init as the first process
+}
+
+// A Process is what to execute.
+type Process struct {
+	Args []string
+	Env  []string // KEY=value; nothing is added but HOME, and PATH if it lacks one
+	Cwd  string   // absolute, in the sandbox; made if missing
+	// User is "", "user", "uid", "user:group", "uid:gid" or a mix, resolved with the root's /etc/passwd and
+	// /etc/group, as USER in a Dockerfile is. AddGroups are names or numbers of further groups.
+	User      string
+	AddGroups []string
+	Terminal  bool
+	Rows      uint16 // of the terminal
+	Cols      uint16
+	// Privileged gives all capabilities to this process of Exec.
+	Privileged bool
+}
+
+// A Mount is one more file system in a sandbox.
+type Mount struct {
+	Target string // absolute, in the sandbox; resolved inside the root, and made if missing
+	// Source is, for a bind mount, what appears at Target: a directory, file or detached mount by descriptor. Symlinks
+	// have been resolved by whoever opened it. The caller keeps and closes it.
+	Source   *os.File
+	Type     MountType
+	ReadOnly bool
+	NoExec   bool
+	NoSuid   bool
+	NoDev    bool
+	Size     int64 // of a tmpfs, in bytes; 0 means the kernel's default
+	Mode     uint32
+	UID, GID int
+	// Content is, for a File, what the file holds. It is never written to a disk.
+	Content []byte
+	// Propagation is one of "", "private", "rprivate", "slave", "rslave", "shared", "rshared".
+	Propagation string
+}
+
+// A MountType is the kind of a Mount.
+type MountType int
+
+// The kinds of mounts.
+const (
+	Bind  MountType = iota
+	Tmpfs           // an empty file system in memory
+	File            // a file in memory with Content
+)
+
+// A NetworkMode says which network a sandbox sees.
+type NetworkMode int
+
+// The network modes.
+const (
+	NetworkBridge NetworkMode = iota // a namespace of its own, from the pool, with NAT and DNS
+	NetworkNone                      // a namespace of its own with nothing but lo
+	NetworkHost                      // the host's
+	NetworkPath                      // the namespace at Network.Path
+)
+
+// Network is the network of a sandbox.
+type Network struct {
+	Mode NetworkMode
+	Path string
+}
+
+// A Seccomp says which system call filter applies.
+type Seccomp struct {
+	Unconfined bool
+	Profile    []byte // JSON in Docker's format; nil means the default profile
+}
+
+// A Device is a device node of the host's that a sandbox may use.
+type Device struct {
+	HostPath, Path string
+	Access         string // of "rwm"
+}
+
+// A Ulimit is a resource limit, by the name that setrlimit(2) gives it, in lower case without RLIMIT_.
+type Ulimit struct {
+	Name       string
+	Soft, Hard uint64
+}
+
+// Limits bound what a sandbox may use. Zero means no limit.
+type Limits struct {
+	Memory     int64 // bytes
+	MemorySwap int64 // bytes of memory and swap together; -1 for unlimited swap
+	CPUShares  uint64
+	CPUQuota   int64  // microseconds a period
+	CPUPeriod  uint64 // microseconds
+	CPUSetCPUs string
+	CPUSetMems string
+	Pids       int64
+}
+
+// An Exit is how a process ended.
+type Exit struct {
+	Code      int            // as a shell sees it: 128+n for signal n
+	Signal    syscall.Signal // what killed it, or 0
+	OOMKilled bool           // the kernel killed a process of the sandbox for want of memory
+	At        time.Time
+	Usage     Usage
+}
+
+// Usage is what a sandbox has used.
+type Usage struct {
+	CPU        time.Duration
+	PeakMemory int64 // bytes
+}
+
+// Err returns nil for exit code 0, else an *ExitError for the process with the arguments args.
+func (e Exit) Err(args []string, limit int64) error {
+	if e.Code == 0 {
+		return nil
+	}
+	return &ExitError{Args: args, Exit: e, MemoryLimit: limit}
+}
+
+// An ExitError is a process that ended with other than 0.
+type ExitError struct {
+	Args        []string
+	Exit        Exit
+	MemoryLimit int64 // bytes; 0 means none
+}
+
+// Error has BuildKit's words for the plain case, and names what killed the process in the others.
+func (e *ExitError) Error() string {
+	s := fmt.Sprintf("process %q did not complete successfully: ", joinArgs(e.Args))
+	switch {
+	case e.Exit.OOMKilled && e.MemoryLimit > 0:
+		return s + fmt.Sprintf("exit code: %d: killed for want of memory (limit %d bytes)", e.Exit.Code, e.MemoryLimit)
+	case e.Exit.OOMKilled:
+		return s + fmt.Sprintf("exit code: %d: killed for want of memory (the machine ran out)", e.Exit.Code)
+	case e.Exit.Signal != 0:
+		return s + fmt.Sprintf("exit code: %d: killed by signal %d (%s)", e.Exit.Code, int(e.Exit.Signal), e.Exit.Signal)
+	}
+	return s + fmt.Sprintf("exit code: %d", e.Exit.Code)
+}
+
+func joinArgs(args []string) string {
+	var s string
+	for i, a := range args {
+		if i > 0 {
+			s += " "
+		}
+		s += a
+	}
+	return s
+}
+
+// A StartError says that the command of a process could not be executed.
+type StartError struct {
+	Path string
+	Code int // what a shell would exit with: 127 for not found, 126 otherwise
+	Err  error
+}
+
+func (e *StartError) Error() string { return fmt.Sprintf("starting %q: %v", e.Path, e.Err) }
+
+// Unwrap returns the cause.
+func (e *StartError) Unwrap() error { return e.Err }

@@ -1,0 +1,163 @@
+// Package frontend turns what a user writes into a graph of vertices.
+//
+// A Frontend translates a Request; it touches the world only through its Env, which pins sources, reads files of
+// vertices and looks up image configurations. It never runs a step itself and never links a driver. What comes out is,
+// for each platform, the vertex whose result is the image's root file system, and the image's configuration.
+package frontend
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// ImageConfig is the configuration of an image: OCI's with Docker's extensions (health check, ONBUILD, shell).
+type ImageConfig = dockerspec.DockerOCIImage
+
+// A Frontend translates requests. It is safe for concurrent use.
+type Frontend interface {
+	// Translate returns the graph for req. An error that comes from the user's text is a *SourceError, one that is
+	// about the request itself (an unknown target) a *UsageError or a *SourceError.
+	Translate(ctx context.Context, req *Request, env Env) (*Output, error)
+}
+
+// An Env is what a frontend may ask of the builder. It is safe for concurrent use, and answers of one build are
+// consistent: the same question has the same answer.
+type Env interface {
+	// Pin returns src with what it names fixed: a tag to a digest, a directory to the root of its content. It does not
+	// change src. What cannot be found is an error which says so and names it.
+	Pin(ctx context.Context, src op.Source) (op.Source, error)
+	// ImageConfig returns the configuration of a pinned image.
+	ImageConfig(ctx context.Context, img *op.Image) (*ImageConfig, error)
+	// ReadFile returns a file's content, at most 16 MiB, from a result; fs.ErrNotExist if it is not there. Symlinks are
+	// resolved inside the result.
+	ReadFile(ctx context.Context, in solver.Input, path string) ([]byte, error)
+	// Step runs fn as a vertex that is shown to the user under name and has no result: "[internal] load metadata for
+	// …". What fn returns Step returns.
+	Step(ctx context.Context, name string, fn func(ctx context.Context) error) error
+	// Warn reports something that the user should know and that fails nothing.
+	Warn(w solver.Warning)
+}
+
+// A Request is what a user asks a frontend for.
+type Request struct {
+	// Context is the build context, unpinned; nil if there is none. Include, Exclude and Follow of a Local are the
+	// frontend's to set.
+	Context op.Source
+	// Dockerfile is where Filename is read from, unpinned: often a Local of another name with the same directory. It
+	// is nil if Text is set.
+	Dockerfile op.Source
+	Filename   string // "Dockerfile" if empty
+	Text       []byte // the Dockerfile itself
+	// Contexts are the named contexts: "base" to a source or the name of another target.
+	Contexts map[string]string
+
+	Target    string
+	BuildArgs map[string]string
+	Labels    map[string]string
+	Platforms []op.Platform // asked for; empty means Default
+	// Default is the platform of the daemon.
+	Default op.Platform
+
+	NoCache       bool
+	NoCacheStages []string // only these stages, if not empty
+	Pull          bool     // look tags up in the registry even if the store has them
+	Network       op.Network
+	ExtraHosts    []op.HostIP
+	Hostname      string
+	ShmSize       int64
+	Ulimits       []op.Ulimit
+	Limits        op.ExecLimits
+	CgroupParent  string
+	Entitlements  []string // "network.host", "security.insecure": what daemon and user both grant
+}
+
+// An Output is what a request was translated to.
+type Output struct {
+	Images []Image // one a platform, in the order of the request
+}
+
+// An Image is the translation for one platform.
+type Image struct {
+	Platform op.Platform
+	// Root is the vertex output that is the root file system; nil for an image without layers.
+	Root *solver.Input
+	// Config has everything but the layers: RootFS is empty, Created may be nil, and the history's entries lack times.
+	Config ImageConfig
+	// Layers are the vertex outputs that make a layer each, lowest first, one for each history entry that is not empty
+	// beyond the base image. Root is the last one, or Base.
+	Layers []solver.Input
+	// Base is the image that it starts from; nil for scratch. BaseConfig is its configuration.
+	Base       *op.Image
+	BaseConfig *ImageConfig
+}
+
+// A SourceError is an error in a file of the user's: it knows where.
+type SourceError struct {
+	File   string
+	Text   []byte // of the whole file
+	Ranges []solver.Range
+	Err    error
+}
+
+// Error names file and line; Quote has the lines themselves.
+func (e *SourceError) Error() string {
+	if len(e.Ranges) == 0 {
+		return fmt.Sprintf("%s: %v", e.File, e.Err)
+	}
+	return fmt.Sprintf("%s:%d: %v", e.File, e.Ranges[0].Start, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *SourceError) Unwrap() error { return e.Err }
+
+// Quote returns the lines in question with two lines around them, as BuildKit prints them.
+func (e *SourceError) Quote() string { return Quote(e.File, e.Text, e.Ranges) }
+
+// Quote prints the lines of text that ranges name, marked, with two lines of context before and after.
+func Quote(file string, text []byte, ranges []solver.Range) string {
+	if len(ranges) == 0 {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	first, last := ranges[0].Start, ranges[0].End
+	for _, r := range ranges {
+		first, last = min(first, r.Start), max(last, r.End)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%d\n--------------------\n", file, first)
+	for n := max(first-2, 1); n <= min(last+2, len(lines)); n++ {
+		mark := "   "
+		for _, r := range ranges {
+			if n >= r.Start && n <= max(r.End, r.Start) {
+				mark = ">>>"
+			}
+		}
+		fmt.Fprintf(&b, "%4d | %s %s\n", n, mark, strings.TrimSuffix(lines[n-1], "\r"))
+	}
+	b.WriteString("--------------------\n")
+	return b.String()
+}
+
+// A UsageError is a request that cannot be met whatever the files say.
+type UsageError struct{ Message string }
+
+func (e *UsageError) Error() string { return e.Message }
+
+// ParseDigest is digest.Parse limited to what boxbuild uses in paths: SHA-256 and SHA-512.
+func ParseDigest(s string) (digest.Digest, error) {
+	d, err := digest.Parse(s)
+	if err != nil {
+		return "", fmt.Errorf("parsing digest %q: %w", s, err)
+	}
+	if a := d.Algorithm(); a != digest.SHA256 && a != digest.SHA512 {
+		return "", fmt.Errorf("parsing digest %q: unsupported algorithm %s", s, a)
+	}
+	return d, nil
+}

@@ -1,0 +1,195 @@
+package op
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/boxbuild/boxbuild/solver"
+)
+
+// File changes file system trees by a list of actions. It has an output for each action that has one.
+//
+// An action's Input and Second are numbers: below the number of the vertex's inputs they name an input, from there on
+// the result of an earlier action of the list, counted from 0; NoInput is an empty tree.
+type File struct {
+	Actions  []FileAction
+	Platform Platform
+}
+
+// FileAction is one change. Exactly one of the pointers is set.
+type FileAction struct {
+	Input  int // what is changed
+	Second int // what Copy reads from, else NoInput
+	Output int // index of the vertex's result that this action's result is, or NoOutput
+
+	Copy    *Copy
+	Mkfile  *Mkfile
+	Mkdir   *Mkdir
+	Rm      *Rm
+	Symlink *Symlink
+}
+
+// Owner is a user and a group, by name or number; an empty name means the number. Names are looked up in the files
+// of the tree that is being changed.
+type Owner struct {
+	User, Group string
+	UID, GID    int
+}
+
+// Copy copies files from one tree to another.
+type Copy struct {
+	Src, Dst string // absolute
+	Owner    *Owner // nil keeps the source's
+	// Mode replaces permission bits, if ModeSet; ModeString is the symbolic form, such as "u=rwX,go=rX".
+	Mode       uint32
+	ModeSet    bool
+	ModeString string
+
+	FollowSymlinks   bool // Src, if it is a symlink, is resolved in the source's root
+	DirContents      bool // of a directory its contents are copied, not itself
+	Unpack           bool // an archive is extracted, by content
+	MkdirDst         bool // parents of Dst are made
+	Wildcard         bool // Src is a filepath.Match pattern
+	EmptyWildcard    bool // a pattern that matches nothing is no error
+	Include, Exclude []string
+	AlwaysReplace    bool      // what is in the way is removed, even of another type
+	Required         []string  // paths that must exist though Src is a pattern
+	Time             time.Time // timestamp of what is written; zero keeps the source's
+}
+
+// Mkfile writes a file.
+type Mkfile struct {
+	Path  string
+	Mode  uint32
+	Data  []byte
+	Owner *Owner
+	Time  time.Time
+}
+
+// Mkdir makes a directory.
+type Mkdir struct {
+	Path    string
+	Mode    uint32
+	Parents bool
+	Owner   *Owner
+	Time    time.Time
+}
+
+// Rm removes a path.
+type Rm struct {
+	Path          string
+	AllowNotFound bool
+	Wildcard      bool
+}
+
+// Symlink makes a symbolic link at New that says Old.
+type Symlink struct {
+	Old, New string
+	Owner    *Owner
+	Time     time.Time
+}
+
+// Outputs implements solver.Outputter.
+func (f *File) Outputs() int {
+	n := 0
+	for i := range f.Actions {
+		n = max(n, f.Actions[i].Output+1)
+	}
+	return n
+}
+
+// WriteKey implements solver.Op.
+func (f *File) WriteKey(h *solver.Hasher) {
+	h.Version("file", 1)
+	writePlatform(h, f.Platform)
+	for i := range f.Actions {
+		f.Actions[i].writeKey(h)
+	}
+}
+
+func (a *FileAction) writeKey(h *solver.Hasher) {
+	h.Int("action.input", int64(a.Input))
+	h.Int("action.second", int64(a.Second))
+	h.Int("action.output", int64(a.Output))
+	switch {
+	case a.Copy != nil:
+		a.Copy.writeKey(h)
+	case a.Mkfile != nil:
+		h.Str("mkfile", a.Mkfile.Path)
+		h.Int("mkfile.mode", int64(a.Mkfile.Mode))
+		h.Str("mkfile.data", digest.FromBytes(a.Mkfile.Data).String())
+		writeOwner(h, a.Mkfile.Owner)
+		writeTime(h, a.Mkfile.Time)
+	case a.Mkdir != nil:
+		h.Str("mkdir", a.Mkdir.Path)
+		h.Int("mkdir.mode", int64(a.Mkdir.Mode))
+		h.Bool("mkdir.parents", a.Mkdir.Parents)
+		writeOwner(h, a.Mkdir.Owner)
+		writeTime(h, a.Mkdir.Time)
+	case a.Rm != nil:
+		h.Str("rm", a.Rm.Path)
+		h.Bool("rm.allownotfound", a.Rm.AllowNotFound)
+		h.Bool("rm.wildcard", a.Rm.Wildcard)
+	case a.Symlink != nil:
+		h.Str("symlink.old", a.Symlink.Old)
+		h.Str("symlink.new", a.Symlink.New)
+		writeOwner(h, a.Symlink.Owner)
+		writeTime(h, a.Symlink.Time)
+	}
+}
+
+func (c *Copy) writeKey(h *solver.Hasher) {
+	h.Str("copy.src", c.Src)
+	h.Str("copy.dst", c.Dst)
+	writeOwner(h, c.Owner)
+	if c.ModeSet {
+		h.Int("copy.mode", int64(c.Mode))
+	}
+	if c.ModeString != "" {
+		h.Str("copy.modestring", c.ModeString)
+	}
+	h.Bool("copy.follow", c.FollowSymlinks)
+	h.Bool("copy.dircontents", c.DirContents)
+	h.Bool("copy.unpack", c.Unpack)
+	h.Bool("copy.mkdirdst", c.MkdirDst)
+	h.Bool("copy.wildcard", c.Wildcard)
+	h.Bool("copy.emptywildcard", c.EmptyWildcard)
+	h.Strs("copy.include", c.Include)
+	h.Strs("copy.exclude", c.Exclude)
+	h.Bool("copy.alwaysreplace", c.AlwaysReplace)
+	h.Strs("copy.required", c.Required)
+	writeTime(h, c.Time)
+}
+
+func writeOwner(h *solver.Hasher, o *Owner) {
+	if o != nil {
+		h.Strs("owner", []string{o.User, strconv.Itoa(o.UID), o.Group, strconv.Itoa(o.GID)})
+	}
+}
+
+func writeTime(h *solver.Hasher, t time.Time) {
+	if !t.IsZero() {
+		h.Int("time", t.UnixNano())
+	}
+}
+
+func (f *File) String() string {
+	if len(f.Actions) == 0 {
+		return "file"
+	}
+	switch a := &f.Actions[0]; {
+	case a.Copy != nil:
+		return "copy " + a.Copy.Src + " " + a.Copy.Dst
+	case a.Mkfile != nil:
+		return "mkfile " + a.Mkfile.Path
+	case a.Mkdir != nil:
+		return "mkdir " + a.Mkdir.Path
+	case a.Rm != nil:
+		return "rm " + a.Rm.Path
+	case a.Symlink != nil:
+		return "symlink " + a.Symlink.New
+	}
+	return "file"
+}

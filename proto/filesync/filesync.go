@@ -1,0 +1,32 @@
+// Package filesync brings directories of a client's to the builder: by reading them, where client and daemon share a
+// file system, and by a transfer that sends what is not there yet, where they don't.
+//
+// Whatever the way, the builder sees a Source, and gets from it a tree whose Merkle root names the content of exactly
+// what was selected. Reading a file of the tree later verifies that content, so that a directory that changes during a
+// build is an error, and never a wrong cache record.
+package filesync
+
+import (
+	"context"
+
+	"github.com/boxbuild/boxbuild/solver/treehash"
+)
+
+// A Source is one directory of a client's. It is safe for concurrent use.
+type Source interface {
+	// Tree walks what sel picks and returns it as a tree, whose root digest depends on nothing else: not on the
+	// directory's own name or place, not on timestamps, not on the order of the walk. Entries of ignored directories
+	// are not even listed. The tree is valid until Close of the source.
+	Tree(ctx context.Context, sel Selection) (treehash.Tree, error)
+	// Close gives the source's resources back.
+	Close() error
+}
+
+// A Selection says what of a directory a build wants.
+type Selection struct {
+	Include []string // patternmatcher syntax; empty means everything
+	Exclude []string // patternmatcher syntax, as in .dockerignore
+	// Follow are paths or patterns that are wanted, with the symlinks on the way resolved inside the directory; empty
+	// means everything. It narrows Include and Exclude further.
+	Follow []string
+}

@@ -1,0 +1,234 @@
+// Package worker is what a daemon hosts: the builder, the images, and later containers, networks and volumes. This root
+// package holds the requests and answers that they and the services above them share; the services (worker/api/…) are
+// thin adapters between a wire protocol and these types.
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/filesync"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// Errors of Images, found with errors.Is.
+var (
+	ErrNotFound  = errors.New("no such image")
+	ErrInUse     = errors.New("image is in use")
+	ErrAmbiguous = errors.New("more than one image matches")
+)
+
+// A Builder performs builds. It is safe for concurrent use.
+type Builder interface {
+	// Build performs one build and reports its events to events, which is called from one goroutine at a time and must
+	// not block for long. Cancelling ctx cancels the build; Build returns once everything that only it needed has
+	// ended. An error of the user's text is a *frontend.SourceError or a *solver.VertexError.
+	Build(ctx context.Context, req *BuildRequest, events func(solver.Event)) (*BuildResult, error)
+}
+
+// A BuildRequest is one build.
+type BuildRequest struct {
+	ID       string // unique; made up if empty
+	Frontend frontend.Request
+	Sources  Sources
+	Keychain authn.Keychain // the user's registry credentials; nil for none
+	Tags     []string       // names for the image, as the user wrote them
+	Outputs []Output
+}
+
+// Sources give a build the directories of its client.
+type Sources interface {
+	// Directory returns the client's directory of that name ("context", "dockerfile", a named context).
+	Directory(ctx context.Context, name string) (filesync.Source, error)
+}
+
+// An OutputType is the kind of an Output.
+type OutputType string
+
+// The kinds of outputs.
+const (
+	OutputImage  OutputType = "image"  // into the store, and to a registry with Push
+	OutputDocker OutputType = "docker" // a tar that `docker load` reads
+	OutputOCI    OutputType = "oci"    // an OCI layout, as a tar or a directory
+	OutputLocal  OutputType = "local"  // the files, in a directory
+	OutputTar    OutputType = "tar"    // the files, as a tar
+	OutputNone   OutputType = "cacheonly"
+)
+
+// An Output is what becomes of the result.
+type Output struct {
+	Type OutputType
+	Push bool
+	// Attrs are what the user wrote besides (compression=…, name=…); unknown ones are an error of Build.
+	Attrs map[string]string
+	// Dest is where bytes go for docker, oci, local and tar.
+	Dest Dest
+}
+
+// A Dest takes what an Output writes. Exactly one of its fields is set.
+type Dest struct {
+	// Dir is a directory of this machine that the daemon writes itself, after it has checked that the client may.
+	Dir string
+	// Stream takes a tar; the files of a directory output are one too, which the client unpacks.
+	Stream io.WriteCloser
+}
+
+// A BuildResult is what a build made.
+type BuildResult struct {
+	Images   []BuiltImage
+	Metadata map[string]string // as BuildKit's exporter response: "containerimage.digest", "image.name", …
+}
+
+// A BuiltImage is the image for one platform.
+type BuiltImage struct {
+	Platform op.Platform
+	ID       digest.Digest // of the config
+	Names    []string
+}
+
+// Images are the images of the store. It is safe for concurrent use. Errors wrap ErrNotFound, ErrInUse and ErrAmbiguous.
+type Images interface {
+	List(ctx context.Context) ([]ImageSummary, error)
+	// Inspect finds an image by name, ID or unique prefix of the ID.
+	Inspect(ctx context.Context, ref string) (*ImageDetail, error)
+	History(ctx context.Context, ref string) ([]HistoryEntry, error)
+	Tag(ctx context.Context, src, dst string) error
+	// Remove removes a name, or an image by ID, with docker's rules; it says what was untagged and what deleted.
+	Remove(ctx context.Context, ref string, opt RemoveOptions) ([]Removed, error)
+	Pull(ctx context.Context, ref string, opt TransferOptions) (*PullResult, error)
+	Push(ctx context.Context, ref string, opt TransferOptions) (ocispec.Descriptor, error)
+	// Load reads a docker-load tar or an OCI layout tar, compressed or not, and returns the names that it set.
+	Load(ctx context.Context, r io.Reader, opt TransferOptions) ([]Loaded, error)
+	Save(ctx context.Context, refs []string, w io.Writer) error
+	// Import makes an image of one layer of a tar of files, with the Dockerfile instructions in changes applied.
+	Import(ctx context.Context, r io.Reader, opt ImportOptions) (digest.Digest, error)
+	DiskUsage(ctx context.Context) (*DiskUsage, error)
+	// Prune removes what nothing uses, as opt says.
+	Prune(ctx context.Context, opt PruneOptions) (*PruneReport, error)
+}
+
+// TransferOptions are those of pulls, pushes and loads.
+type TransferOptions struct {
+	Keychain authn.Keychain
+	Platform *op.Platform // nil for the daemon's
+	Quiet    bool
+	Progress func(solver.Status)
+}
+
+// ImportOptions are those of Import.
+type ImportOptions struct {
+	Name     string // may be empty
+	Message  string
+	Changes  []string // CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, USER, VOLUME, WORKDIR
+	Platform *op.Platform
+}
+
+// RemoveOptions are those of Remove.
+type RemoveOptions struct {
+	Force   bool
+	NoPrune bool // untagged parents stay
+}
+
+// ImageSummary is a line of a list of images.
+type ImageSummary struct {
+	ID          digest.Digest
+	Names       []string // canonical references with tags; empty for a dangling image
+	RepoDigests []string
+	Created     time.Time
+	Size        int64 // bytes of all layers, uncompressed
+	SharedSize  int64 // of those, bytes of layers that other images have too
+	Labels      map[string]string
+	Platform    op.Platform
+}
+
+// ImageDetail is everything about an image.
+type ImageDetail struct {
+	ImageSummary
+	Config frontend.ImageConfig
+	// Raw is the config as stored.
+	Raw        []byte
+	Layers     []digest.Digest // diff IDs, lowest first
+	LastTagged time.Time
+}
+
+// HistoryEntry is a step of an image's history, newest first as docker prints them.
+type HistoryEntry struct {
+	ID        string // of the image for the newest, else "<missing>"
+	Created   time.Time
+	CreatedBy string
+	Size      int64
+	Comment   string
+	Tags      []string
+}
+
+// Removed is one effect of Remove: exactly one field is set.
+type Removed struct {
+	Untagged string
+	Deleted  string
+}
+
+// PullResult says what was pulled.
+type PullResult struct {
+	Name    string
+	Digest  digest.Digest // of the manifest or index
+	ID      digest.Digest
+	Updated bool // false if the store had it
+}
+
+// Loaded is one image that Load set.
+type Loaded struct {
+	Name string // empty if the archive has none
+	ID   digest.Digest
+}
+
+// DiskUsage says what the store holds.
+type DiskUsage struct {
+	Images     UsageClass
+	BuildCache UsageClass
+	Records    []UsageRecord
+}
+
+// UsageClass sums up a kind of objects.
+type UsageClass struct {
+	Total, Active     int
+	Size, Reclaimable int64
+}
+
+// UsageRecord is one object of the build cache.
+type UsageRecord struct {
+	ID          string
+	Parent      string
+	Type        string // "regular", "source.local", "exec.cachemount", …
+	Description string
+	Size        int64
+	Created     time.Time
+	LastUsed    time.Time
+	Uses        int
+	InUse       bool
+	Shared      bool
+}
+
+// PruneOptions say what to prune.
+type PruneOptions struct {
+	All       bool          // also what has a name but no use; for the cache, what images share
+	Images    bool          // dangling images, or all unused with All
+	Cache     bool          // the build cache
+	KeepFor   time.Duration // spare what was used within that time
+	KeepBytes int64         // stop once the cache is as small as that
+	Labels    []string      // only images with (or, with "!=", without) these labels
+}
+
+// PruneReport says what was pruned.
+type PruneReport struct {
+	Images []Removed
+	Cache  []string
+	Freed  int64
+}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
@@ -31,7 +32,8 @@ type Frontend interface {
 // consistent: the same question has the same answer.
 type Env interface {
 	// Pin returns src with what it names fixed: a tag to a digest, a directory to the root of its content. It does not
-	// change src. What cannot be found is an error which says so and names it.
+	// change src. What cannot be found is an error which says so and names it. A digest that an Image already has may be
+	// that of an index; the answer has the manifest's for its platform.
 	Pin(ctx context.Context, src op.Source) (op.Source, error)
 	// ImageConfig returns the configuration of a pinned image.
 	ImageConfig(ctx context.Context, img *op.Image) (*ImageConfig, error)
@@ -96,6 +98,8 @@ type Image struct {
 	// Base is the image that it starts from; nil for scratch. BaseConfig is its configuration.
 	Base       *op.Image
 	BaseConfig *ImageConfig
+	// Epoch is SOURCE_DATE_EPOCH: the latest time that anything in the image may have. It is nil if there is none.
+	Epoch *time.Time
 }
 
 // A SourceError is an error in a file of the user's: it knows where.

@@ -31,6 +31,9 @@ type FileAction struct {
 	Symlink *Symlink
 }
 
+// PrimaryGroup as Owner.GID, with an empty Owner.Group, means the group that the files give the user named in User.
+const PrimaryGroup = -1
+
 // Owner is a user and a group, by name or number; an empty name means the number. Names are looked up in the files
 // of the tree that is being changed.
 type Owner struct {
@@ -40,7 +43,7 @@ type Owner struct {
 
 // Copy copies files from one tree to another.
 type Copy struct {
-	Src, Dst string // absolute
+	Src, Dst string // absolute; a Dst that ends in a slash is a directory
 	Owner    *Owner // nil keeps the source's
 	// Mode replaces permission bits, if ModeSet; ModeString is the symbolic form, such as "u=rwX,go=rX".
 	Mode       uint32

@@ -1,0 +1,66 @@
+# boxbuild. `make demo` and `make test` need nothing but a Debian or Ubuntu machine, Go, and root.
+
+SHELL      := /bin/bash
+BIN        := bin
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS    := -s -w -X main.version=$(VERSION)
+BASES      ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/boxbuild/bases
+SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+PACKAGES   := gcc libc6-dev pkg-config libseccomp-dev debootstrap busybox-static nftables iproute2 xz-utils zstd bzip2 git
+TESTPKGS   := docker-registry skopeo umoci attr
+SHIMFLAGS  := -tags 'seccomp netgo osusergo' -trimpath
+GOTOOL     := go run
+
+export BOXBUILD_BASES := $(BASES)
+
+.PHONY: all setup setup-test bases build demo test check bench proto fmt clean
+
+all: build
+
+# setup installs the system packages that are missing; it asks the package manager for nothing when all are there.
+setup:
+	@./cmd/internal/bases/packages.sh $(PACKAGES)
+
+setup-test: setup
+	@./cmd/internal/bases/packages.sh $(TESTPKGS)
+
+# bases makes the root file systems that the demo and the tests build on; they are kept outside the tree.
+bases: setup
+	@./cmd/internal/bases/bases.sh $(BASES)
+
+build: setup
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/boxbuild ./cmd/boxbuildd
+	CGO_ENABLED=1 go build $(SHIMFLAGS) -ldflags '-s -w -linkmode external -extldflags "-static"' -o $(BIN)/ ./cmd/boxshim
+
+demo: build bases
+	@./cmd/internal/bases/demo.sh $(BIN) $(BASES)
+
+# test runs everything; the suites that need root run as root and skip themselves otherwise.
+test: setup-test build bases
+	go vet ./...
+	$(SUDO) env PATH="$$PATH" HOME="$$HOME" BOXBUILD_BASES=$(BASES) BOXBUILD_BIN=$(CURDIR)/$(BIN) go test -p 2 ./...
+
+# check is what a change must pass before anything else; no root needed.
+check: setup
+	@out=$$($(GOTOOL) mvdan.cc/gofumpt@v0.12.0 -l cmd solver frontend snapshot exporter executor proto worker); \
+		if [ -n "$$out" ]; then echo "not formatted with gofumpt:"; echo "$$out"; exit 1; fi
+	go vet ./...
+	$(GOTOOL) github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run ./...
+	go test ./cmd/internal/lint
+	go test -race -tags invariants $$(go list ./solver/... ./frontend/... ./proto/... ./exporter/... | grep -v /run)
+
+bench: build bases
+	go build -o $(BIN)/ ./cmd/boxbench
+	$(SUDO) env PATH="$(CURDIR)/$(BIN):$$PATH" BOXBUILD_BASES=$(BASES) $(BIN)/boxbench
+
+# proto generates the Go code of our own service.
+proto:
+	./cmd/internal/bases/packages.sh protobuf-compiler
+	protoc -I proto --go_out=proto --go_opt=paths=source_relative --go-grpc_out=proto --go-grpc_opt=paths=source_relative \
+		proto/boxbuild/v1/*.proto
+
+fmt:
+	$(GOTOOL) mvdan.cc/gofumpt@v0.12.0 -w cmd solver frontend snapshot exporter executor proto worker
+
+clean:
+	rm -rf $(BIN)

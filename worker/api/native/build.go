@@ -1,0 +1,170 @@
+package native
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// Build implements the service.
+func (s *Server) Build(stream boxbuildv1.Builds_BuildServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil {
+		return usage("the first message of a build is its start")
+	}
+	parent, end, err := s.begin(stream.Context())
+	if err != nil {
+		return err
+	}
+	defer end()
+	if start.Id == "" {
+		start.Id = strings.ToLower(rand.Text())
+	}
+	if !s.claim(start.GetId()) {
+		return failure(boxbuildv1.ErrorKind_ERROR_KIND_CONFLICT, "build %s is running", start.GetId())
+	}
+	defer s.unclaim(start.GetId())
+
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	b := &build{server: s, box: newOutbox(), numbers: numbering{}, cancel: cancel}
+	b.asker.send = func(q *boxbuildv1.Ask) error {
+		return b.box.put(&boxbuildv1.BuildOutput{Output: &boxbuildv1.BuildOutput_Ask{Ask: q}})
+	}
+	// The receiver ends with the stream, which ends with this call; gRPC has no way to end it sooner.
+	go b.receive(stream)
+	defer b.asker.close()
+	return b.run(ctx, stream, start)
+}
+
+// A build is one build while its client is there.
+type build struct {
+	server  *Server
+	box     *outbox
+	asker   asker
+	numbers numbering // owned by the goroutine that reports events
+	cancel  context.CancelCauseFunc
+}
+
+// receive takes what the client says after the start.
+func (b *build) receive(stream boxbuildv1.Builds_BuildServer) {
+	defer b.asker.close()
+	for {
+		in, err := stream.Recv()
+		if err != nil {
+			return // the client has no more to say, or is gone; the latter ends the context too
+		}
+		switch {
+		case in.GetAnswer() != nil:
+			b.asker.answer(in.GetAnswer())
+		case in.GetCancel() != nil:
+			b.cancel(context.Canceled)
+		}
+	}
+}
+
+// run performs the build and reports it to the client.
+func (b *build) run(ctx context.Context, stream boxbuildv1.Builds_BuildServer, start *boxbuildv1.BuildRequest) error {
+	src := &sources{
+		server: b.server, asker: &b.asker, trust: trusted(stream.Context()),
+		directories: map[string]*boxbuildv1.Directory{},
+	}
+	defer src.close()
+	req, err := buildRequest(start, b.server.opt.Platform)
+	if err != nil {
+		return err
+	}
+	for _, d := range start.GetDirectories() {
+		src.directories[d.GetName()] = d
+	}
+	req.Sources = src
+	req.Keychain = newKeychain(&b.asker)
+	writers := b.outputs(ctx, src.trust, start, req)
+
+	pumped := make(chan error, 1)
+	go func() {
+		err := b.box.pump(stream.Send)
+		if err != nil {
+			b.cancel(err)
+		}
+		pumped <- err
+	}()
+	_ = b.box.put(&boxbuildv1.BuildOutput{Output: &boxbuildv1.BuildOutput_Accepted{
+		Accepted: &boxbuildv1.BuildAccepted{Id: req.ID},
+	}}) // a full outbox is not possible yet, and a client that is gone shows elsewhere
+	finished := &boxbuildv1.BuildFinished{}
+	if res, err := b.perform(ctx, req); err != nil {
+		finished.Outcome = &boxbuildv1.BuildFinished_Error{Error: wireError(err)}
+	} else {
+		finished.Outcome = &boxbuildv1.BuildFinished_Result{Result: wireResult(res)}
+	}
+	for _, w := range writers {
+		w.abort()
+	}
+	err = b.box.put(&boxbuildv1.BuildOutput{Output: &boxbuildv1.BuildOutput_Finished{Finished: finished}})
+	if errors.Is(err, errStalled) {
+		return err // ends the stream, and with it the pump
+	}
+	b.box.close()
+	return <-pumped
+}
+
+// perform runs the build. A panic of the builder's is the error of this build only.
+func (b *build) perform(ctx context.Context, req *worker.BuildRequest) (res *worker.BuildResult, err error) {
+	defer recovered(b.server.opt.Log, "Build", &err)
+	res, err = b.server.opt.Builder.Build(ctx, req, b.event)
+	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, context.Canceled) {
+		return nil, cause
+	}
+	return res, err
+}
+
+// event reports ev to the client. Without a client there is no need for the build.
+func (b *build) event(ev solver.Event) {
+	for _, out := range b.numbers.outputs(&ev) {
+		if err := b.box.put(out); err != nil {
+			b.cancel(err)
+			return
+		}
+	}
+}
+
+// outputs sets where the outputs of req go. It returns those that go to the client.
+func (b *build) outputs(
+	ctx context.Context, trust error, start *boxbuildv1.BuildRequest, req *worker.BuildRequest,
+) []*channelWriter {
+	var writers []*channelWriter
+	for i, out := range start.GetOutputs() {
+		dir := out.GetDirectory()
+		switch {
+		case dir == nil && !out.GetStream():
+			continue
+		case dir != nil && trust == nil && sameDirectory(dir) == nil:
+			req.Outputs[i].Dest.Dir = dir.GetPath()
+		default:
+			w := newChannelWriter(ctx, &b.asker, &b.server.channels, i)
+			writers = append(writers, w)
+			req.Outputs[i].Dest.Stream = w
+		}
+	}
+	return writers
+}
+
+func wireResult(res *worker.BuildResult) *boxbuildv1.BuildResult {
+	out := &boxbuildv1.BuildResult{Metadata: res.Metadata}
+	for _, img := range res.Images {
+		out.Images = append(out.Images, &boxbuildv1.BuiltImage{
+			Platform: wirePlatform(img.Platform), Id: img.ID.String(), Names: img.Names,
+		})
+	}
+	return out
+}

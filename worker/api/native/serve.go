@@ -1,0 +1,48 @@
+package native
+
+import (
+	"context"
+	"log/slog"
+	"runtime/debug"
+
+	"google.golang.org/grpc"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+// maxMessage bounds a message in bytes: an inline Dockerfile, a list of thousands of images.
+const maxMessage = 64 << 20
+
+// GRPCOptions are the options of a gRPC server for this service and others beside it: it learns who connects, turns a
+// handler's panic into an error of that call, and every error into one that survives the wire.
+func GRPCOptions(log *slog.Logger) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(peerCredentials{}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxSendMsgSize(maxMessage),
+		// A large window lets an archive pass at the speed of the disk; it is used only where there is a reader.
+		grpc.InitialWindowSize(1 << 20),
+		grpc.InitialConnWindowSize(4 << 20),
+		grpc.ChainUnaryInterceptor(func(
+			ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+		) (resp any, err error) {
+			defer recovered(log, info.FullMethod, &err)
+			resp, err = handler(ctx, req)
+			return resp, fail(err)
+		}),
+		grpc.ChainStreamInterceptor(func(
+			srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
+		) (err error) {
+			defer recovered(log, info.FullMethod, &err)
+			return fail(handler(srv, stream))
+		}),
+	}
+}
+
+// recovered makes *err of a panic.
+func recovered(log *slog.Logger, method string, err *error) {
+	if r := recover(); r != nil {
+		log.Error("handler panicked", "method", method, "panic", r, "stack", string(debug.Stack()))
+		*err = failure(boxbuildv1.ErrorKind_ERROR_KIND_INTERNAL, "internal error in %s: %v", method, r)
+	}
+}

@@ -1,0 +1,184 @@
+package registry
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+// credentialAge is how long a keychain's answer is used before it is asked again, so that a login takes effect without a
+// restart, and a build does not start a helper program for every layer.
+const credentialAge = time.Minute
+
+// credential is what a keychain has for one repository.
+type credential struct {
+	user, password string
+	identity       string // refresh token: goes to token servers only
+	bearer         string // registry token: goes to the registry as it is
+	err            error  // why the keychain could not say; then there is nothing else
+}
+
+// fingerprint stands for who asks: equal credentials have equal fingerprints, in this process.
+type fingerprint [sha256.Size]byte
+
+func (cr *credential) anonymous() bool {
+	return cr.user == "" && cr.password == "" && cr.identity == "" && cr.bearer == ""
+}
+
+func (c *Client) fingerprint(host string, cr *credential) fingerprint {
+	if cr.anonymous() {
+		return fingerprint{}
+	}
+	mac := hmac.New(sha256.New, c.salt)
+	for _, s := range []string{host, cr.user, cr.password, cr.identity, cr.bearer} {
+		mac.Write([]byte(s))
+		mac.Write([]byte{0})
+	}
+	return fingerprint(mac.Sum(nil))
+}
+
+// A session is a keychain and what it answered lately.
+type session struct {
+	keychain authn.Keychain // may be nil
+	mu       sync.Mutex     // guards known
+	known    map[Repo]knownCredential
+}
+
+type knownCredential struct {
+	credential
+	at time.Time
+}
+
+func newSession(k authn.Keychain) *session {
+	return &session{keychain: k, known: map[Repo]knownCredential{}}
+}
+
+// A lookupKey names one question to one keychain.
+type lookupKey struct {
+	session *session
+	repo    Repo
+}
+
+type sessionKey struct{}
+
+// WithKeychain returns a context whose calls use the credentials in k, and none of the client's own. Keep the context
+// for the whole of a build: answers of k are remembered with it. k is asked about a Repo, and its answer is never used
+// for another host.
+func WithKeychain(ctx context.Context, k authn.Keychain) context.Context {
+	return context.WithValue(ctx, sessionKey{}, newSession(k))
+}
+
+func (c *Client) session(ctx context.Context) *session {
+	if s, ok := ctx.Value(sessionKey{}).(*session); ok {
+		return s
+	}
+	return c.anon
+}
+
+// credential returns what the keychain of s has for a repository. A keychain that fails has nothing for anybody: the
+// failure is kept to be told if the registry then refuses.
+func (c *Client) credential(ctx context.Context, s *session, repo Repo) credential {
+	if s.keychain == nil {
+		return credential{}
+	}
+	if cr, ok := s.lately(repo); ok {
+		return cr
+	}
+	cr, err := c.lookups.do(ctx, lookupKey{s, repo}, func(ctx context.Context) (credential, error) {
+		cr := lookUp(ctx, s.keychain, repo)
+		if ctx.Err() == nil { // an answer that was cut short is none
+			s.learn(repo, cr)
+		}
+		return cr, nil
+	})
+	if err != nil {
+		return credential{err: err}
+	}
+	return cr
+}
+
+func (s *session) lately(repo Repo) (credential, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, ok := s.known[repo]
+	return k.credential, ok && time.Since(k.at) < credentialAge
+}
+
+func (s *session) learn(repo Repo, cr credential) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[repo] = knownCredential{cr, time.Now()}
+}
+
+// forget makes the session ask its keychain again.
+func (s *session) forget(repo Repo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, repo)
+}
+
+func lookUp(ctx context.Context, k authn.Keychain, repo Repo) credential {
+	auth, err := authn.Resolve(ctx, k, repo)
+	if err != nil {
+		return credential{err: err}
+	}
+	conf, err := authn.Authorization(ctx, auth)
+	if err != nil {
+		return credential{err: err}
+	}
+	if conf == nil {
+		return credential{}
+	}
+	cr := credential{user: conf.Username, password: conf.Password, identity: conf.IdentityToken, bearer: conf.RegistryToken}
+	// A helper program says by this user name that its secret is an identity token.
+	if cr.user == "<token>" && cr.identity == "" {
+		cr.identity, cr.password = cr.password, ""
+	}
+	if cr.user == "<token>" {
+		cr.user = ""
+	}
+	for _, s := range []string{cr.user, cr.password, cr.identity, cr.bearer} {
+		if strings.ContainsAny(s, "\r\n\x00") {
+			return credential{err: errors.New("the credentials hold control characters")}
+		}
+	}
+	return cr
+}
+
+// StaticKeychain returns a keychain that has conf for host and nothing for anybody else. host is as in a Repo; the names
+// that Docker Hub's credentials are kept under are the same as "docker.io".
+func StaticKeychain(host string, conf authn.AuthConfig) authn.Keychain {
+	return staticKeychain{canonicalHost(host), conf}
+}
+
+type staticKeychain struct {
+	host string
+	conf authn.AuthConfig
+}
+
+// Resolve implements authn.Keychain.
+func (k staticKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	if canonicalHost(r.RegistryStr()) != k.host {
+		return authn.Anonymous, nil
+	}
+	return authn.FromConfig(k.conf), nil
+}
+
+// canonicalHost returns the host that credentials kept under a name or URL are for.
+func canonicalHost(s string) string {
+	if _, rest, ok := strings.Cut(s, "://"); ok {
+		s = rest
+	}
+	s, _, _ = strings.Cut(s, "/")
+	s = strings.ToLower(s)
+	if s == dockerHubIndex || s == dockerHubAddr {
+		return dockerHub
+	}
+	return s
+}

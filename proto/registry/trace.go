@@ -1,0 +1,46 @@
+package registry
+
+import (
+	"context"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// A Trace tells its owner how transfers get on. Its functions may be nil, may be called from several goroutines at once,
+// and must not block.
+type Trace struct {
+	// Bytes is called as a blob's bytes come in or go out. done can go back when a transfer has to begin again.
+	Bytes func(blob v1.Hash, done, total int64)
+	// Retry is called before something is tried again: what failed, how often it has failed now, and how long the client
+	// waits.
+	Retry func(err error, failures int, wait time.Duration)
+}
+
+type traceKey struct{}
+
+// WithTrace returns a context whose calls report to t.
+func WithTrace(ctx context.Context, t *Trace) context.Context {
+	return context.WithValue(ctx, traceKey{}, t)
+}
+
+var noTrace Trace
+
+func traceOf(ctx context.Context) *Trace {
+	if t, ok := ctx.Value(traceKey{}).(*Trace); ok && t != nil {
+		return t
+	}
+	return &noTrace
+}
+
+func (t *Trace) bytes(blob v1.Hash, done, total int64) {
+	if t.Bytes != nil {
+		t.Bytes(blob, done, total)
+	}
+}
+
+func (t *Trace) retry(err error, failures int, wait time.Duration) {
+	if t.Retry != nil {
+		t.Retry(err, failures, wait)
+	}
+}

@@ -31,6 +31,8 @@ type Selector struct {
 }
 
 func (s *Selector) writeKey(h *Hasher) {
+	// A selector that picks everything is not the same as none: see Input.Select.
+	h.Bool("select", true)
 	h.Strs("select.paths", s.Paths)
 	h.Bool("select.wildcard", s.Wildcard)
 	h.Bool("select.follow", s.Follow)
@@ -69,6 +71,7 @@ type Vertex struct {
 	outputs int
 	key     Key
 	doc     string
+	opLen   int // how much of doc is the operation's own, before the inputs
 	meta    Meta
 }
 
@@ -81,6 +84,7 @@ func NewVertex(op Op, inputs []Input, meta Meta) *Vertex {
 	}
 	var h Hasher
 	op.WriteKey(&h)
+	v.opLen = h.doc.Len()
 	for i, in := range inputs {
 		if in.Vertex == nil || in.Output < 0 || in.Output >= in.Vertex.outputs {
 			panic(fmt.Sprintf("solver: input %d of %q does not exist", i, op))

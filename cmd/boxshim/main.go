@@ -1,0 +1,56 @@
+//go:build cgo
+
+// Command boxshim starts sandboxes for a boxbuild daemon. It is not meant to be run by hand.
+//
+// The daemon runs "boxshim pool" once, in a new pid namespace, with one end of a socket pair as descriptor 3. The pool
+// starts sandboxes on request and ends them all when the daemon goes: the other end of the socket closes, and the
+// kernel kills the pool, with the pid namespace whose first process it is. "boxshim init" is what libcontainer
+// executes for each process of a sandbox; "boxshim --" is the minimal init that a sandbox may ask for.
+//
+// It is a program of its own because libcontainer re-executes /proc/self/exe for every sandbox, so that its size is
+// paid for by every RUN; hence it links nothing that sandboxes don't need. A mode of one process per container, which
+// survives the daemon, will use session.go in the same way as the pool does.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // its C constructor enters the namespaces of "boxshim init"
+
+	"github.com/boxbuild/boxbuild/executor/libcontainer"
+)
+
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "init" {
+		if os.Getenv("_LIBCONTAINER_INITTYPE") == "standard" {
+			libcontainer.Attach()
+		}
+		libcontainer.Init()
+	}
+}
+
+const usage = `usage: boxshim pool SCRATCH CGROUP
+       boxshim -- COMMAND [ARGUMENT...]
+boxshim starts sandboxes for boxbuildd, which runs it.`
+
+func main() {
+	code, err := run(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "boxshim:", err)
+	}
+	os.Exit(code)
+}
+
+func run(args []string) (int, error) {
+	switch {
+	case len(args) == 3 && args[0] == "pool":
+		if err := pool(args[1], args[2]); err != nil {
+			return 1, err
+		}
+		return 0, nil
+	case len(args) > 1 && args[0] == "--":
+		return reap(args[1:])
+	}
+	return 2, fmt.Errorf("bad arguments\n%s", usage)
+}

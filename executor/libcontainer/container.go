@@ -1,0 +1,331 @@
+//go:build cgo
+
+package libcontainer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	lc "github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor"
+)
+
+// Options say what to start.
+type Options struct {
+	ID    string
+	Spec  *specs.Spec
+	Root  *os.File // the mount that Attachments puts at Spec.Root.Path; closed by Start or Wait
+	Stdio [3]*os.File
+	// Attachments are closed by Start.
+	Attachments []Attachment
+	// Trace, if set, is called at the end of each phase.
+	Trace func(phase string)
+}
+
+// A Container is a sandbox that was started. Its methods are safe for concurrent use.
+type Container struct {
+	rt     *Runtime
+	id     string
+	cgroup string
+	lc     *lc.Container
+	init   *lc.Process
+	root   *os.File
+	stubs  stubs
+	umask  *uint32
+
+	mu       sync.Mutex
+	finished bool // guarded by mu; the first process has been reaped
+}
+
+// Start starts a sandbox. terminal is the master of its terminal, if Spec.Process.Terminal. A command that can't be
+// executed is an *executor.StartError. After an error nothing is left but, maybe, directories: call Cleanup.
+func (r *Runtime) Start(o *Options) (c *Container, terminal *os.File, err error) {
+	defer func() {
+		for _, a := range o.Attachments {
+			a.Mount.Close()
+		}
+		if err != nil {
+			o.Root.Close()
+		}
+	}()
+	trace := o.Trace
+	if trace == nil {
+		trace = func(string) {}
+	}
+	config, err := r.config(o.Spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	trace("config")
+	c = &Container{rt: r, id: o.ID, cgroup: o.Spec.Linux.CgroupsPath, root: o.Root}
+	if c.stubs, err = makeStubs(o.Root, mountPoints(o.Spec.Mounts)); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.stubs.remove()
+		}
+	}()
+	trace("stubs")
+	if c.lc, err = lc.Create(stateDir, o.ID, config); err != nil {
+		return nil, nil, fmt.Errorf("creating sandbox %s: %w", o.ID, err)
+	}
+	trace("create")
+	c.init = newProcess(o.Spec.Process, o.Stdio)
+	c.init.Init = true
+	terminal, err = c.run(c.init, o)
+	if err != nil {
+		_ = c.lc.Destroy()
+		return nil, nil, err
+	}
+	trace("run")
+	return c, terminal, nil
+}
+
+// run starts the first process with the socket that it gets its mounts from.
+func (c *Container) run(p *lc.Process, o *Options) (terminal *os.File, err error) {
+	parent, child, err := sendAttachments(o.Attachments)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	p.ExtraFiles = []*os.File{child}
+	console, err := newConsole(p, o.Spec.Process.Terminal)
+	if err != nil {
+		child.Close()
+		return nil, err
+	}
+	defer console.close()
+	err = c.lc.Run(p)
+	child.Close()
+	if err != nil {
+		if aerr := awaitAttach(parent); aerr != nil {
+			return nil, aerr
+		}
+		return nil, startError(o.Spec.Process.Args[0], err)
+	}
+	return console.master()
+}
+
+func newProcess(p *specs.Process, stdio [3]*os.File) *lc.Process {
+	out := &lc.Process{
+		Args: p.Args,
+		Env:  p.Env,
+		Cwd:  p.Cwd,
+		UID:  int(p.User.UID),
+		GID:  int(p.User.GID),
+	}
+	for _, g := range p.User.AdditionalGids {
+		out.AdditionalGroups = append(out.AdditionalGroups, int(g))
+	}
+	if p.ConsoleSize != nil {
+		out.ConsoleWidth, out.ConsoleHeight = uint16(p.ConsoleSize.Width), uint16(p.ConsoleSize.Height)
+	}
+	// A nil *os.File in an interface would not be nil.
+	if stdio[0] != nil {
+		out.Stdin = stdio[0]
+	}
+	if stdio[1] != nil {
+		out.Stdout = stdio[1]
+	}
+	if stdio[2] != nil {
+		out.Stderr = stdio[2]
+	}
+	return out
+}
+
+// mountPoints returns those of the mounts' targets that are in the root itself, not in another mount.
+func mountPoints(mounts []specs.Mount) []mountPoint {
+	var out []mountPoint
+	for i, m := range mounts {
+		below := false
+		for _, o := range mounts[:i] {
+			below = below || strings.HasPrefix(m.Destination, o.Destination+"/")
+		}
+		if !below {
+			out = append(out, mountPoint{path: m.Destination, dir: isDir(m)})
+		}
+	}
+	return out
+}
+
+// isDir says whether a mount point is to be a directory. Sources have their place in Dir already, of the right kind.
+func isDir(m specs.Mount) bool {
+	if m.Type != "bind" {
+		return true
+	}
+	fi, err := os.Stat(m.Source)
+	return err != nil || fi.IsDir()
+}
+
+// startError makes the error of a process that could not be executed of libcontainer's.
+func startError(command string, err error) error {
+	msg := err.Error()
+	i := strings.LastIndex(msg, "exec: \"")
+	if i < 0 {
+		return fmt.Errorf("starting %q: %w", command, err)
+	}
+	code := 126
+	if strings.Contains(msg[i:], "not found") || strings.Contains(msg[i:], "no such file") {
+		code = 127
+	}
+	cause := msg[i:]
+	if _, after, ok := strings.Cut(cause, "\": "); ok {
+		cause = after
+	}
+	return &executor.StartError{Path: command, Code: code, Err: errors.New(cause)}
+}
+
+// Wait waits for the end of the first process, and with it of all others. When it returns, the root has no stubs left
+// and nothing holds its mounts. It may be called once.
+func (c *Container) Wait() executor.Exit {
+	state, _ := c.init.Wait()
+	c.mu.Lock()
+	c.finished = true
+	c.mu.Unlock()
+	exit := exitOf(state)
+	c.stubs.remove()
+	c.root.Close()
+	var oom uint64
+	exit.Usage, oom = c.rt.cgroups.usage(c.cgroup)
+	exit.OOMKilled = oom > 0
+	if exit.Usage.CPU == 0 && state != nil {
+		exit.Usage.CPU = state.UserTime() + state.SystemTime()
+	}
+	return exit
+}
+
+func exitOf(state *os.ProcessState) executor.Exit {
+	exit := executor.Exit{At: time.Now()}
+	if state == nil {
+		exit.Code = 255
+		return exit
+	}
+	status, ok := state.Sys().(syscall.WaitStatus)
+	if ok && status.Signaled() {
+		exit.Signal = status.Signal()
+		exit.Code = 128 + int(status.Signal())
+		return exit
+	}
+	exit.Code = state.ExitCode()
+	return exit
+}
+
+// Signal sends sig to the first process. It returns os.ErrProcessDone once that has ended.
+func (c *Container) Signal(sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.finished {
+		return os.ErrProcessDone
+	}
+	if err := c.lc.Signal(sig); err != nil {
+		if errors.Is(err, lc.ErrNotRunning) || errors.Is(err, os.ErrProcessDone) {
+			return os.ErrProcessDone
+		}
+		return fmt.Errorf("sending signal %d: %w", sig, err)
+	}
+	return nil
+}
+
+// Destroy removes what is left of the sandbox after Wait: its cgroup and its directories.
+func (c *Container) Destroy() error {
+	err := c.lc.Destroy()
+	return errors.Join(err, Cleanup(c.id))
+}
+
+// Cleanup removes the directory of the sandbox id and its state.
+func Cleanup(id string) error {
+	return errors.Join(os.RemoveAll(Dir(id)), os.RemoveAll(filepath.Join(stateDir, id)))
+}
+
+// KillAll kills every process in the cgroup of a sandbox, also while Start is at work.
+func (r *Runtime) KillAll(cgroup string) {
+	for _, pid := range r.cgroups.pids(path.Clean(cgroup)) {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// An ExecProcess is one that was started in a running sandbox.
+type ExecProcess struct {
+	c       *Container
+	p       *lc.Process
+	oomSeen uint64
+	mu      sync.Mutex
+	done    bool // guarded by mu; the process has been reaped
+}
+
+// Exec starts one more process.
+func (c *Container) Exec(p *specs.Process, stdio [3]*os.File) (*ExecProcess, *os.File, error) {
+	out := newProcess(p, stdio)
+	out.NoNewPrivileges = &p.NoNewPrivileges
+	out.Capabilities = &configs.Capabilities{
+		Bounding:    p.Capabilities.Bounding,
+		Effective:   p.Capabilities.Effective,
+		Permitted:   p.Capabilities.Permitted,
+		Inheritable: p.Capabilities.Inheritable,
+		Ambient:     p.Capabilities.Ambient,
+	}
+	console, err := newConsole(out, p.Terminal)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer console.close()
+	_, oom := c.rt.cgroups.usage(c.cgroup)
+	if err := c.lc.Start(out); err != nil {
+		return nil, nil, startError(p.Args[0], err)
+	}
+	master, err := console.master()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &ExecProcess{c: c, p: out, oomSeen: oom}, master, nil
+}
+
+// Wait waits for the end of the process. It may be called once.
+func (e *ExecProcess) Wait() executor.Exit {
+	state, _ := e.p.Wait()
+	e.mu.Lock()
+	e.done = true
+	e.mu.Unlock()
+	exit := exitOf(state)
+	_, oom := e.c.rt.cgroups.usage(e.c.cgroup)
+	exit.OOMKilled = oom > e.oomSeen && exit.Signal == syscall.SIGKILL
+	if state != nil {
+		exit.Usage.CPU = state.UserTime() + state.SystemTime()
+	}
+	return exit
+}
+
+// Signal sends sig to the process. It returns os.ErrProcessDone once that has ended.
+func (e *ExecProcess) Signal(sig syscall.Signal) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.done {
+		return os.ErrProcessDone
+	}
+	return e.p.Signal(sig)
+}
+
+// Users opens the root of the running sandbox, as its processes see it.
+func (c *Container) OpenRoot() (*os.File, error) {
+	pid, err := c.init.Pid()
+	if err != nil {
+		return nil, fmt.Errorf("finding the sandbox's process: %w", err)
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening the sandbox's root: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "root"), nil
+}

@@ -1,0 +1,47 @@
+package sandbox
+
+import (
+	"os"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/boxbuild/boxbuild/executor"
+)
+
+// A Device is a device node as it is to appear in a sandbox.
+type Device struct {
+	Path         string
+	Type         string // "c" or "b"
+	Major, Minor int64
+	Mode         uint32 // permission bits
+	UID, GID     uint32
+	Access       string // of "rwm"
+}
+
+// devices returns the nodes beyond the default ones (null, zero, full, random, urandom, tty, ptmx, console), which the
+// runtime makes by itself with fixed numbers.
+func devices(_ *executor.Spec, host *Host) []specs.LinuxDevice {
+	var out []specs.LinuxDevice
+	for _, d := range host.Devices {
+		mode := os.FileMode(d.Mode)
+		out = append(out, specs.LinuxDevice{
+			Path: d.Path, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: &mode, UID: &d.UID, GID: &d.GID,
+		})
+	}
+	return out
+}
+
+// deviceRules deny everything, then allow what was asked for. The runtime appends the rules of the default nodes, of
+// terminals, and mknod for any device, which gives no access to it.
+func deviceRules(spec *executor.Spec, host *Host) []specs.LinuxDeviceCgroup {
+	out := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	if spec.Privileged {
+		return []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	}
+	for _, d := range host.Devices {
+		out = append(out, specs.LinuxDeviceCgroup{
+			Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access,
+		})
+	}
+	return out
+}

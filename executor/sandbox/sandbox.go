@@ -1,0 +1,207 @@
+// Package sandbox decides how a sandbox looks: pure functions from an executor.Spec to an OCI runtime specification,
+// which is the neutral form that package executor/libcontainer carries out.
+//
+// Every decision about namespaces, mounts, capabilities, the system call filter, devices, masked paths, limits and
+// identity is made here and nowhere else, and the golden files in testdata show the result. Nothing here needs root and
+// nothing changes the machine; the only input besides the arguments are the root's /etc/passwd and /etc/group, which
+// ReadUsers reads without trusting them.
+//
+// Defaults are those of Docker (moby's oci.DefaultSpec), tightened where an advisory taught so: the inheritable and
+// ambient capability sets are always empty (CVE-2022-24769, CVE-2016-8867), and the masked paths are the union of all
+// that were found to leak (CVE-2017-16539, CVE-2018-10892, GHSA-7ww5-4wqc-m92c).
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/boxbuild/boxbuild/executor"
+)
+
+// Host is what Describe has to know of the place where the sandbox will run. Paths are as the runtime sees them.
+type Host struct {
+	Root              string   // where the root will be
+	Sources           []string // what to bind for each of Spec.Mounts; empty for a Tmpfs
+	Hosts, ResolvConf string   // files with the Spec's contents, if it has any
+	NetNS             string   // the network namespace to join; empty with NetworkHost
+	CgroupParent      string   // absolute, in every hierarchy
+	Init              string   // the program to run as Spec.Init
+	Devices           []Device // for Spec.Devices, and every node of the host's if Spec.Privileged
+	HardLimits        map[string]uint64
+	User              Identity
+}
+
+// InitPath is where the minimal init of Spec.Init is in a sandbox.
+const InitPath = "/dev/init"
+
+var idPattern = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+
+// Validate reports the first thing in spec that no sandbox can have. It is cheap, and what gets past it cannot make
+// the runtime do anything but what the fields say: no string has a NUL byte, no path a way out of the root, no size
+// is negative.
+func Validate(spec *executor.Spec) error {
+	if !idPattern.MatchString(spec.ID) {
+		return fmt.Errorf("sandbox id %q: want %s", spec.ID, idPattern)
+	}
+	for name, s := range map[string]string{"host name": spec.Hostname, "domain name": spec.Domain} {
+		// 64 is the kernel's __NEW_UTS_LEN.
+		if len(s) > 64 || strings.ContainsAny(s, "\x00\n/") {
+			return fmt.Errorf("%s %q: longer than 64 bytes, or with a NUL, newline or slash", name, s)
+		}
+	}
+	if spec.CgroupPath != "" && (strings.Contains(spec.CgroupPath, "\x00") || !isLocal(spec.CgroupPath)) {
+		return fmt.Errorf("cgroup %q: not a path below the executor's", spec.CgroupPath)
+	}
+	if spec.ShmSize < 0 {
+		return fmt.Errorf("size of /dev/shm: %d is negative", spec.ShmSize)
+	}
+	for i := range spec.Mounts {
+		if err := validateMount(&spec.Mounts[i]); err != nil {
+			return err
+		}
+	}
+	if err := validateLimits(&spec.Limits); err != nil {
+		return err
+	}
+	if err := validateSysctls(spec); err != nil {
+		return err
+	}
+	return ValidateProcess(&spec.Process)
+}
+
+// isLocal says whether a cgroup path stays below its parent.
+func isLocal(p string) bool {
+	clean := path.Clean("/" + p)
+	return clean == "/"+strings.Trim(p, "/") && clean != "/"
+}
+
+// ValidateProcess is Validate for a process.
+func ValidateProcess(p *executor.Process) error {
+	if len(p.Args) == 0 || p.Args[0] == "" {
+		return errors.New("process without a command")
+	}
+	for _, a := range p.Args {
+		if strings.Contains(a, "\x00") {
+			return fmt.Errorf("argument %q: contains a NUL byte", a)
+		}
+	}
+	if p.Cwd != "" && (!path.IsAbs(p.Cwd) || strings.Contains(p.Cwd, "\x00")) {
+		return fmt.Errorf("working directory %q: not an absolute path", p.Cwd)
+	}
+	for _, kv := range p.Env {
+		// A bare name would mean the host's value elsewhere (CVE-2026-57231); here it is an error.
+		if i := strings.IndexByte(kv, '='); i < 1 || strings.Contains(kv, "\x00") {
+			return fmt.Errorf("environment variable %q: want NAME=value without a NUL byte", kv)
+		}
+	}
+	return nil
+}
+
+// Describe returns the specification of the sandbox that spec asks for, on host. It calls Validate.
+func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
+	if err := Validate(spec); err != nil {
+		return nil, err
+	}
+	caps, err := capabilities(spec)
+	if err != nil {
+		return nil, err
+	}
+	process, err := DescribeProcess(&spec.Process, host.User, caps)
+	if err != nil {
+		return nil, err
+	}
+	process.NoNewPrivileges = spec.NoNewPrivileges
+	if process.Rlimits, err = rlimits(spec.Ulimits, host.HardLimits); err != nil {
+		return nil, err
+	}
+	if spec.Init {
+		process.Args = append([]string{InitPath, "--"}, process.Args...)
+	}
+	mounts, propagation, err := mounts(spec, host)
+	if err != nil {
+		return nil, err
+	}
+	out := &specs.Spec{
+		Version:    specs.Version,
+		Root:       &specs.Root{Path: host.Root, Readonly: spec.ReadOnly},
+		Hostname:   spec.Hostname,
+		Domainname: spec.Domain,
+		Process:    process,
+		Mounts:     mounts,
+		Linux: &specs.Linux{
+			CgroupsPath:       path.Join(host.CgroupParent, spec.CgroupPath, spec.ID),
+			Namespaces:        namespaces(spec, host),
+			Sysctl:            spec.Sysctls,
+			RootfsPropagation: propagation,
+		},
+	}
+	out.Linux.Devices, out.Linux.Resources = devices(spec, host), resources(spec, host)
+	if !spec.Privileged {
+		out.Linux.MaskedPaths = MaskedPaths()
+		out.Linux.ReadonlyPaths = ReadonlyPaths()
+		if out.Linux.Seccomp, err = filter(spec, out); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// DescribeProcess returns the specification of a process that runs as user with the capabilities caps.
+func DescribeProcess(p *executor.Process, user Identity, caps []string) (*specs.Process, error) {
+	if err := ValidateProcess(p); err != nil {
+		return nil, err
+	}
+	cwd := p.Cwd
+	if cwd == "" {
+		cwd = "/"
+	}
+	out := &specs.Process{
+		Terminal: p.Terminal,
+		User:     specs.User{UID: user.UID, GID: user.GID, AdditionalGids: user.Groups},
+		Args:     p.Args,
+		Env:      environment(p.Env, user.Home),
+		Cwd:      cwd,
+		// An ordinary user's process must have no capability left after execve(2): so nothing is inheritable or
+		// ambient, and the kernel clears the rest when the uid stops being 0.
+		Capabilities: &specs.LinuxCapabilities{
+			Bounding: caps, Permitted: caps, Effective: caps, Inheritable: []string{}, Ambient: []string{},
+		},
+	}
+	if p.Terminal && p.Rows > 0 && p.Cols > 0 {
+		out.ConsoleSize = &specs.Box{Height: uint(p.Rows), Width: uint(p.Cols)}
+	}
+	return out, nil
+}
+
+// ExecCapabilities returns the capabilities of a process of Exec in a sandbox that spec described.
+func ExecCapabilities(spec *executor.Spec, p *executor.Process) ([]string, error) {
+	if p.Privileged {
+		return allCapabilities(), nil
+	}
+	return capabilities(spec)
+}
+
+// DefaultPath is the PATH of a process whose environment lacks one.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// environment adds PATH and HOME where env lacks them.
+func environment(env []string, home string) []string {
+	var havePath, haveHome bool
+	for _, kv := range env {
+		havePath = havePath || strings.HasPrefix(kv, "PATH=")
+		haveHome = haveHome || strings.HasPrefix(kv, "HOME=") && len(kv) > len("HOME=")
+	}
+	out := append(make([]string, 0, len(env)+2), env...)
+	if !havePath {
+		out = append(out, "PATH="+DefaultPath)
+	}
+	if !haveHome {
+		out = append(out, "HOME="+home)
+	}
+	return out
+}

@@ -1,0 +1,250 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/executor/shim/wire"
+)
+
+// A box is a sandbox of an Executor.
+type box struct {
+	e      *Executor
+	c      *call
+	done   chan struct{} // closed when the process has ended and its output has been handed on
+	closed sync.Once
+	free   func() // gives the ID back
+}
+
+// Start implements executor.Executor.
+func (e *Executor) Start(ctx context.Context, spec *executor.Spec, rw executor.IO) (executor.Sandbox, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	free, err := e.reserve(spec.ID)
+	if err != nil {
+		return nil, err
+	}
+	b, err := e.start(ctx, spec, rw)
+	if err != nil {
+		free()
+		var se *executor.StartError
+		if errors.As(err, &se) || ctx.Err() != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("starting sandbox %s: %w", spec.ID, err)
+	}
+	b.free = free
+	return b, nil
+}
+
+func (e *Executor) start(ctx context.Context, spec *executor.Spec, rw executor.IO) (_ *box, err error) {
+	ns, release, err := e.network(ctx, &spec.Network)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	req := &wire.Request{Op: wire.Start, Spec: withoutFiles(spec)}
+	if req.Nodes, err = nodes(spec); err != nil {
+		return nil, err
+	}
+	files, err := mountFiles(spec, &req.Files)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { wire.CloseAll(files) }()
+	all := files[:len(files):len(files)]
+	if ns != nil {
+		all = append(all, ns)
+		req.Files.NetNS = len(all)
+	}
+	s, err := processStreams(&spec.Process, rw)
+	if err != nil {
+		return nil, err
+	}
+	all = s.files(all, &req.Files)
+	c := newCall()
+	if err := e.begin(ctx, c, req, all); err != nil {
+		s.close()
+		return nil, err
+	}
+	b := &box{e: e, c: c, done: make(chan struct{})}
+	if err := s.run(c.terminal); err != nil {
+		e.kill(c)
+		<-c.ended
+		s.close()
+		return nil, err
+	}
+	e.work.Go(func() {
+		<-c.ended
+		// All processes of the sandbox are dead: the kernel kills a pid namespace with its first process.
+		release()
+		s.drain()
+		close(b.done)
+	})
+	return b, nil
+}
+
+// processStreams makes the pipes of a process; one with a terminal has none.
+func processStreams(p *executor.Process, rw executor.IO) (*streams, error) {
+	if p.Terminal {
+		return &streams{io: rw}, nil
+	}
+	return newStreams(rw)
+}
+
+// withoutFiles returns a copy of spec that can be encoded.
+func withoutFiles(spec *executor.Spec) *executor.Spec {
+	out := *spec
+	out.Root = nil
+	out.Mounts = append([]executor.Mount(nil), spec.Mounts...)
+	for i := range out.Mounts {
+		out.Mounts[i].Source = nil
+	}
+	return &out
+}
+
+// mountFiles returns copies of the root and of the mounts' sources, and says in f which is which.
+func mountFiles(spec *executor.Spec, f *wire.Files) (_ []*os.File, err error) {
+	var list []*os.File
+	defer func() {
+		if err != nil {
+			wire.CloseAll(list)
+		}
+	}()
+	root, err := cloneMount(spec.Root)
+	if err != nil {
+		return nil, fmt.Errorf("root: %w", err)
+	}
+	list = append(list, root)
+	f.Root = 1
+	f.Sources = make([]int, len(spec.Mounts))
+	for i, m := range spec.Mounts {
+		if m.Type != executor.Bind {
+			continue
+		}
+		src, err := cloneMount(m.Source)
+		if err != nil {
+			return nil, fmt.Errorf("source of %s: %w", m.Target, err)
+		}
+		list = append(list, src)
+		f.Sources[i] = len(list)
+	}
+	// The namespace and the standard streams come with them.
+	if len(list) > wire.MaxFiles-4 {
+		return list, fmt.Errorf("%d mounts: more than %d", len(list)-1, wire.MaxFiles-5)
+	}
+	return list, nil
+}
+
+// network returns the namespace to join, or nil for the host's or for one that the shim makes.
+func (e *Executor) network(ctx context.Context, n *executor.Network) (*os.File, func(), error) {
+	none := func() {}
+	switch n.Mode {
+	case executor.NetworkHost:
+		return nil, none, nil
+	case executor.NetworkNone:
+		if e.opts.Network == nil {
+			return nil, none, nil
+		}
+		return e.opts.Network.Isolated(ctx)
+	case executor.NetworkBridge:
+		if e.opts.Network == nil {
+			return nil, nil, errors.New("this executor has no bridge network")
+		}
+		return e.opts.Network.Bridge(ctx)
+	case executor.NetworkPath:
+		f, err := openNamespace(n.Path)
+		if err != nil {
+			return nil, nil, err
+		}
+		return f, func() { f.Close() }, nil
+	}
+	return nil, nil, fmt.Errorf("unknown network mode %d", n.Mode)
+}
+
+func openNamespace(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.NSFS_MAGIC {
+		f.Close()
+		return nil, fmt.Errorf("%s is not a namespace", path)
+	}
+	return f, nil
+}
+
+// Wait implements executor.Sandbox.
+func (b *box) Wait(ctx context.Context) (executor.Exit, error) {
+	select {
+	case <-b.done:
+		return b.c.exit, b.c.lostErr
+	case <-ctx.Done():
+		return executor.Exit{}, context.Cause(ctx)
+	}
+}
+
+// Signal implements executor.Sandbox.
+func (b *box) Signal(sig syscall.Signal) error { return b.e.signal(b.c, sig) }
+
+// Close implements executor.Sandbox. Removing the cgroup is left to the shim, which does it soon.
+func (b *box) Close() error {
+	b.closed.Do(func() {
+		select {
+		case <-b.c.ended:
+		default:
+			b.e.kill(b.c)
+		}
+		<-b.done
+		b.free()
+	})
+	return nil
+}
+
+// Exec implements executor.Sandbox.
+func (b *box) Exec(ctx context.Context, p *executor.Process, rw executor.IO) (executor.Exit, error) {
+	if err := ctx.Err(); err != nil {
+		return executor.Exit{}, context.Cause(ctx)
+	}
+	req := &wire.Request{Op: wire.Exec, Of: b.c.id, Proc: p}
+	s, err := processStreams(p, rw)
+	if err != nil {
+		return executor.Exit{}, err
+	}
+	files := s.files(nil, &req.Files)
+	c := newCall()
+	if err := b.e.begin(ctx, c, req, files); err != nil {
+		s.close()
+		return executor.Exit{}, err
+	}
+	if err := s.run(c.terminal); err != nil {
+		b.e.kill(c)
+		<-c.ended
+		s.close()
+		return executor.Exit{}, err
+	}
+	select {
+	case <-c.ended:
+	case <-ctx.Done():
+		b.e.kill(c)
+		<-c.ended
+		s.drain()
+		return executor.Exit{}, context.Cause(ctx)
+	}
+	s.drain()
+	return c.exit, c.lostErr
+}

@@ -1,0 +1,174 @@
+package shim_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/executor/shim"
+)
+
+// binary is boxshim, built once by TestMain.
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		if os.Getuid() != 0 {
+			return m.Run()
+		}
+		dir, err := os.MkdirTemp("", "boxshim")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "boxshim")
+		cmd := exec.Command("go", "build", "-tags", "seccomp netgo osusergo",
+			"-ldflags", "-s -w -linkmode external -extldflags -static", "-o", binary,
+			"github.com/boxbuild/boxbuild/cmd/boxshim")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building boxshim: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+func needsRoot(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+var number atomic.Int64
+
+// newExecutor returns an executor with a shim and a cgroup of its own.
+func newExecutor(t testing.TB, change ...func(*shim.Options)) *shim.Executor {
+	t.Helper()
+	needsRoot(t)
+	opts := shim.Options{
+		Binary: binary, Dir: t.TempDir(), Log: testLog{t},
+		CgroupParent: fmt.Sprintf("/boxbuild-test-%d-%d", os.Getpid(), number.Add(1)),
+	}
+	for _, c := range change {
+		c(&opts)
+	}
+	e, err := shim.Start(context.Background(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		left, _ := filepath.Glob("/sys/fs/cgroup/*" + opts.CgroupParent)
+		if len(left) > 0 {
+			t.Errorf("cgroups are left: %q", left)
+		}
+	})
+	return e
+}
+
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Helper()
+	l.t.Logf("shim: %s", bytes.TrimSpace(p))
+	return len(p), nil
+}
+
+// newRoot makes a root file system with busybox, and opens it.
+func newRoot(t testing.TB) (*os.File, string) {
+	t.Helper()
+	needsRoot(t)
+	dir := t.TempDir()
+	for _, d := range []string{"bin", "etc", "tmp", "root", "proc", "sys", "dev"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile("/usr/bin/busybox")
+	if err != nil {
+		t.Skip("needs busybox-static")
+	}
+	write(t, filepath.Join(dir, "bin/busybox"), string(data), 0o755)
+	out, err := exec.Command("/usr/bin/busybox", "--list").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range bytes.Fields(out) {
+		if string(name) == "busybox" {
+			continue
+		}
+		if err := os.Symlink("busybox", filepath.Join(dir, "bin", string(name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(dir, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n", 0o644)
+	write(t, filepath.Join(dir, "etc/group"), "root:x:0:\nuser:x:1000:\nextra:x:2000:user\n", 0o644)
+	return open(t, dir), dir
+}
+
+func open(t testing.TB, path string) *os.File {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func write(t testing.TB, path, content string, mode os.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sh returns the spec of a sandbox that runs a shell script.
+func sh(root *os.File, script string) *executor.Spec {
+	return &executor.Spec{
+		ID: fmt.Sprintf("t-%d", number.Add(1)), Hostname: "box", Root: root,
+		Process: executor.Process{Args: []string{"/bin/sh", "-c", script}},
+		Network: executor.Network{Mode: executor.NetworkNone},
+	}
+}
+
+type result struct {
+	out, err string
+	exit     executor.Exit
+}
+
+// run runs a sandbox to its end.
+func run(t testing.TB, e executor.Executor, spec *executor.Spec) result {
+	t.Helper()
+	r, err := tryRun(e, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func tryRun(e executor.Executor, spec *executor.Spec) (result, error) {
+	var stdout, stderr bytes.Buffer
+	ctx := context.Background()
+	b, err := e.Start(ctx, spec, executor.IO{Stdout: &stdout, Stderr: &stderr})
+	if err != nil {
+		return result{}, err
+	}
+	defer b.Close()
+	exit, err := b.Wait(ctx)
+	return result{stdout.String(), stderr.String(), exit}, err
+}

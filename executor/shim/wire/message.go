@@ -1,0 +1,81 @@
+package wire
+
+import (
+	"os"
+
+	"github.com/boxbuild/boxbuild/executor"
+)
+
+// An Op says what a message is about.
+type Op string
+
+// The operations. A request has an ID that the daemon chose and has not used before; the replies to it have the same.
+const (
+	// Start starts a sandbox. Replies: Started, then Exited; or Failed.
+	Start Op = "start"
+	// Exec starts one more process in sandbox Of. Replies as for Start.
+	Exec Op = "exec"
+	// Signal sends a signal to the first process of the sandbox, or to the process of the Exec, with this ID.
+	Signal Op = "signal"
+	// Kill ends the whole process tree of a sandbox, also one that is still being started, or the process of an Exec.
+	Kill Op = "kill"
+
+	Started Op = "started" // the process runs; the descriptor, if any, is the terminal's
+	Exited  Op = "exited"  // the process has ended and nothing holds the root any more
+	Failed  Op = "failed"  // nothing runs and nothing is left
+)
+
+// A Request goes from the daemon to the shim.
+type Request struct {
+	Op     Op
+	ID     uint64
+	Of     uint64            `json:",omitempty"`
+	Spec   *executor.Spec    `json:",omitempty"` // without its files: see Files
+	Proc   *executor.Process `json:",omitempty"`
+	Files  Files
+	Signal int    `json:",omitempty"`
+	Nodes  []Node `json:",omitempty"`
+}
+
+// Files says which of a message's descriptors is what: an index from 1, or 0 for none.
+type Files struct {
+	Root, NetNS           int   `json:",omitempty"`
+	Stdin, Stdout, Stderr int   `json:",omitempty"`
+	Sources               []int `json:",omitempty"` // one for each of Spec.Mounts
+}
+
+// Pick returns the i-th file of a message, counted from 1, or nil.
+func Pick(files []*os.File, i int) *os.File {
+	if i < 1 || i > len(files) {
+		return nil
+	}
+	return files[i-1]
+}
+
+// A Node is a device of the host's, looked up by the daemon since the shim does not see the host's /dev.
+type Node struct {
+	Path         string // in the sandbox
+	Type         string // "c" or "b"
+	Major, Minor int64
+	Mode         uint32 // permission bits
+	UID, GID     uint32
+	Access       string // of "rwm"
+}
+
+// A Reply goes from the shim to the daemon.
+type Reply struct {
+	Op   Op
+	ID   uint64
+	Err  *Error         `json:",omitempty"` // of Failed
+	Exit *executor.Exit `json:",omitempty"` // of Exited
+	// Trace holds, for Started, how long each phase took, in nanoseconds.
+	Trace map[string]int64 `json:",omitempty"`
+}
+
+// An Error is an error that crosses the connection.
+type Error struct {
+	Msg string
+	// Path and Code are those of an executor.StartError if Code is not 0.
+	Path string `json:",omitempty"`
+	Code int    `json:",omitempty"`
+}

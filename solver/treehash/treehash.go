@@ -58,3 +58,10 @@ type Tree interface {
 type Rooted interface {
 	Root() solver.Digest
 }
+
+// A Filer is a Tree whose files are files of the host's, which spares a copy the reader in between.
+type Filer interface {
+	// File opens the regular file e of the tree for reading; the caller closes the descriptor. If want is not nil the
+	// file may have changed: what is read must have that digest, and if it has not, a *ChangedError is due.
+	File(ctx context.Context, e *Entry) (fd int, want *solver.Digest, err error)
+}

@@ -1,0 +1,202 @@
+package dockerfile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// A translated is what a Dockerfile means, in a form that two implementations can be compared in.
+type translated struct {
+	Error    string          `json:"error,omitempty"`
+	Lines    []int           `json:"lines,omitempty"`
+	Config   json.RawMessage `json:"config,omitempty"`
+	Warnings []string        `json:"warnings,omitempty"`
+	Names    []string        `json:"names,omitempty"`
+	Ops      []string        `json:"ops,omitempty"`
+}
+
+// TestBuildKit checks that each Dockerfile of the corpus means what it means to BuildKit v0.32.2: the configuration and
+// history, the names of vertices, what they do, the warnings, and errors with their lines. The section "buildkit" of
+// each file was written by a program that calls BuildKit's own translation. A section "differs" has the reason why a
+// case is not compared, or the text that is there instead.
+func TestBuildKit(t *testing.T) {
+	files, err := filepath.Glob("testdata/buildkit/*.txtar")
+	if err != nil || len(files) < 100 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			c := readCase(t, file)
+			var want translated
+			for _, f := range c.ar.Files {
+				if f.Name == "buildkit" {
+					if err := json.Unmarshal(f.Data, &want); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			got := flatten(c)
+			if diff := cmp.Diff(normal(want), normal(got)); diff != "" {
+				t.Errorf("differs from BuildKit (-BuildKit +here):\n%s", diff)
+			}
+		})
+	}
+}
+
+// normal returns x with the configuration as a value.
+func normal(x translated) map[string]any {
+	var cfg any
+	if len(x.Config) > 0 {
+		if err := json.Unmarshal(x.Config, &cfg); err != nil {
+			panic(err)
+		}
+	}
+	return map[string]any{
+		"error": x.Error, "lines": x.Lines, "config": cfg, "warnings": x.Warnings, "names": x.Names, "ops": x.Ops,
+	}
+}
+
+func flatten(c *testcase) translated {
+	var x translated
+	out, err := c.translate()
+	for _, w := range c.env.warnings {
+		x.Warnings = append(x.Warnings, w.Short)
+	}
+	slices.Sort(x.Warnings)
+	if err != nil {
+		x.Error = err.Error()
+		var se *frontend.SourceError
+		if errors.As(err, &se) {
+			x.Error = se.Err.Error()
+			for _, r := range se.Ranges {
+				for n := r.Start; n <= r.End; n++ {
+					x.Lines = append(x.Lines, n)
+				}
+			}
+		}
+		return x
+	}
+	img := out.Images[0]
+	x.Config, _ = json.Marshal(img.Config)
+	seen := map[*solver.Vertex]bool{}
+	var visit func(v *solver.Vertex)
+	visit = func(v *solver.Vertex) {
+		if seen[v] {
+			return
+		}
+		seen[v] = true
+		for _, in := range v.Inputs() {
+			visit(in.Vertex)
+		}
+		if name := v.Name(); name != "[internal] load build context" && !strings.HasPrefix(name, "[internal] preparing") {
+			x.Names = append(x.Names, name)
+		}
+		x.Ops = append(x.Ops, flatOp(v)...)
+	}
+	if img.Root != nil {
+		visit(img.Root.Vertex)
+	}
+	slices.Sort(x.Names)
+	slices.Sort(x.Ops)
+	return x
+}
+
+// flatOp describes what a vertex does as the program that wrote the corpus does.
+func flatOp(v *solver.Vertex) []string {
+	var out []string
+	switch o := v.Op().(type) {
+	case *op.Exec:
+		var ms []string
+		for _, m := range o.Mounts {
+			s := fmt.Sprintf("%s type=%d sel=%s ro=%v", m.Dest, m.Type, m.Selector, m.ReadOnly)
+			switch m.Type {
+			case op.MountCache:
+				s += fmt.Sprintf(" cache=%s/%d", m.Cache.ID, m.Cache.Sharing)
+			case op.MountSecret:
+				s += fmt.Sprintf(" secret=%s %d %d %o %v", m.Secret.ID, m.Secret.UID, m.Secret.GID, m.Secret.Mode, m.Secret.Optional)
+			case op.MountSSH:
+				s += fmt.Sprintf(" ssh=%s %d %d %o %v", m.SSH.ID, m.SSH.UID, m.SSH.GID, m.SSH.Mode, m.SSH.Optional)
+			case op.MountTmpfs:
+				s += fmt.Sprintf(" tmpfs=%d", m.Tmpfs)
+			case op.MountBind:
+			}
+			ms = append(ms, s)
+		}
+		slices.Sort(ms)
+		for _, s := range o.Secrets {
+			ms = append(ms, fmt.Sprintf("secretenv %s=%s %v", s.Name, s.ID, s.Optional))
+		}
+		out = append(out, fmt.Sprintf("exec %q env=%q cwd=%s user=%s net=%d sec=%d mounts=[%s]",
+			o.Meta.Args, o.Meta.Env, o.Meta.Cwd, o.Meta.User, o.Network, o.Security, strings.Join(ms, "; ")))
+	case *op.File:
+		for _, a := range o.Actions {
+			switch {
+			case a.Copy != nil:
+				out = append(out, flatCopy(a.Copy))
+			case a.Mkdir != nil:
+				out = append(out, fmt.Sprintf("mkdir %s %o parents=%v%s", a.Mkdir.Path, a.Mkdir.Mode, a.Mkdir.Parents, flatOwner(a.Mkdir.Owner)))
+			case a.Mkfile != nil:
+				out = append(out, fmt.Sprintf("mkfile %s %o %q", a.Mkfile.Path, a.Mkfile.Mode, a.Mkfile.Data))
+			}
+		}
+	}
+	return out
+}
+
+func flatCopy(c *op.Copy) string {
+	s := fmt.Sprintf("copy %s -> %s%s", c.Src, c.Dst, flatOwner(c.Owner))
+	if c.ModeSet {
+		s += fmt.Sprintf(" mode=%o", c.Mode)
+	}
+	if c.ModeString != "" {
+		s += " mode=" + c.ModeString
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{" unpack", c.Unpack}, {" contents", c.DirContents}, {" follow", c.FollowSymlinks}} {
+		if f.set {
+			s += f.name
+		}
+	}
+	for _, f := range []struct {
+		name string
+		list []string
+	}{{"include", c.Include}, {"exclude", c.Exclude}, {"required", c.Required}} {
+		if len(f.list) > 0 {
+			s += fmt.Sprintf(" %s=%q", f.name, f.list)
+		}
+	}
+	return s
+}
+
+// flatOwner writes an owner as BuildKit has it: a group that is not given is "-".
+func flatOwner(o *op.Owner) string {
+	if o == nil {
+		return ""
+	}
+	user, group := o.User, o.Group
+	if user == "" {
+		user = strconv.Itoa(o.UID)
+	}
+	switch {
+	case group != "":
+	case o.GID == op.PrimaryGroup, o.User == "" && o.GID == o.UID:
+		group = "-"
+	default:
+		group = strconv.Itoa(o.GID)
+	}
+	return " owner=" + user + ":" + group
+}

@@ -1,0 +1,228 @@
+package dockerfile
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+var errNoContext = errors.New("there is no build context to read from")
+
+// A copying is COPY or ADD while it is worked through.
+type copying struct {
+	verb    string // "COPY" or "ADD"
+	from    from
+	params  *instructions.SourcesAndDest
+	chown   string
+	chmod   string
+	exclude []string
+	parents bool
+	link    bool
+	unpack  bool
+}
+
+// copy applies COPY.
+func (st *state) copy(c command, ic *instructions.CopyCommand) error {
+	cp := &copying{
+		verb: "COPY", params: &ic.SourcesAndDest, chown: ic.Chown, chmod: ic.Chmod,
+		exclude: ic.ExcludePatterns, parents: ic.Parents, link: ic.Link,
+	}
+	if len(c.from) > 0 {
+		src := c.from[0]
+		if !src.expanded {
+			return fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", ic.From, st.s.title)
+		}
+		cp.from.stage = src
+	} else {
+		cp.from.tree = st.t.context
+	}
+	for _, src := range ic.SourcePaths {
+		switch classify(src) {
+		case gitSource:
+			return errors.New("source can't be a git ref for COPY")
+		case urlSource:
+			return errors.New("source can't be a URL for COPY")
+		case fileSource:
+		}
+	}
+	return st.copying(c, ic, ic.String(), cp)
+}
+
+// add applies ADD.
+func (st *state) add(c command, ic *instructions.AddCommand) error {
+	cp := &copying{
+		verb: "ADD", params: &ic.SourcesAndDest, from: from{tree: st.t.context}, chown: ic.Chown, chmod: ic.Chmod,
+		exclude: ic.ExcludePatterns, link: ic.Link, unpack: true,
+	}
+	if ic.Unpack != nil {
+		cp.unpack = *ic.Unpack
+	}
+	remote := 0
+	for _, src := range ic.SourcePaths {
+		if classify(src) != fileSource {
+			remote++
+		}
+	}
+	if ic.Checksum != "" {
+		if len(ic.SourcePaths) != 1 {
+			return errors.New("checksum can't be specified for multiple sources")
+		}
+		if remote == 0 {
+			return errors.New("checksum requires HTTP(S) or Git sources")
+		}
+	}
+	if remote > 0 {
+		return errors.New("ADD of a URL or a Git repository is not supported; fetch it with RUN, or add a local file")
+	}
+	return st.copying(c, ic, ic.String(), cp)
+}
+
+// copying applies what COPY and ADD have in common.
+func (st *state) copying(c command, ic instructions.Command, text string, cp *copying) error {
+	s := &copyStep{link: cp.link && cp.chmod == ""}
+	s.source, s.noCache = ranges(ic.Location()), st.s.noCache
+	proto := op.Copy{MkdirDst: true, Owner: parseOwner(cp.chown), Dst: destination(cwd(&st.img), cp.params.DestPath)}
+	if err := parseMode(cp.chmod, &proto); err != nil {
+		return err
+	}
+	record := cp.verb
+	for _, f := range [][2]string{{"--chown=", cp.chown}, {"--chmod=", cp.chmod}} {
+		if f[1] != "" {
+			record += " " + f[0] + f[1]
+		}
+	}
+	if cp.parents {
+		record = cp.verb + " --parents" + strings.TrimPrefix(record, cp.verb)
+	}
+	for _, src := range cp.params.SourcePaths {
+		if cp.from == (from{}) {
+			return errNoContext
+		}
+		record += " " + src
+		if err := st.t.budget.spend(800 + len(src) + len(proto.Dst)); err != nil {
+			return err
+		}
+		if cp.from.tree == st.t.context {
+			lint.IgnoredSource(title(cp.verb), src, st.out, ic.Location(), st.lint)
+		}
+		s.copies = append(s.copies, cp.source(src, proto))
+		cp.use(src)
+	}
+	for i := range cp.params.SourceContents {
+		doc := &cp.params.SourceContents[i]
+		record += " <<" + doc.Path
+		file := &op.Mkfile{Path: path.Join("/", doc.Path), Mode: 0o644, Data: []byte(doc.Data)}
+		a := proto
+		a.Src, a.Exclude = file.Path, cp.exclude
+		s.copies = append(s.copies, copySource{inline: file, action: a})
+	}
+	record += " " + cp.params.DestPath
+	s.name = st.number(c, st.shown(st.t.doc.lex, text, st.vars))
+	if err := st.record(record+" # buildkit", true); err != nil {
+		return err
+	}
+	return st.addStep(s, 500)
+}
+
+// use notes what is read.
+func (cp *copying) use(src string) {
+	p := path.Join("/", src)
+	if cp.from.stage != nil {
+		cp.from.stage.use(p)
+	} else {
+		cp.from.tree.use(p)
+	}
+}
+
+// source returns the copy of one source. What it reads is named as exactly as it can be: that is what decides whether
+// it has to run again.
+func (cp *copying) source(src string, a op.Copy) copySource {
+	a.FollowSymlinks, a.DirContents, a.Unpack, a.Exclude = true, true, cp.unpack, cp.exclude
+	if cp.parents {
+		// What stands before "/./" is where the copied paths begin.
+		root, pattern, ok := strings.Cut(src, "/./")
+		if !ok {
+			root, pattern = "/", src
+		}
+		pattern = path.Join("/", pattern)
+		if !hasWildcards(root) && !hasWildcards(pattern) {
+			a.Required = []string{path.Join("/", root, pattern)}
+		}
+		src = root
+		if pattern != "/" {
+			a.Include = []string{pattern[1:]}
+		}
+	}
+	a.Src = path.Join("/", src)
+	a.Wildcard = hasWildcards(src)
+	a.EmptyWildcard = a.Wildcard
+	return copySource{from: cp.from, action: a, sel: solver.Selector{
+		Paths: []string{a.Src}, Wildcard: a.Wildcard, Follow: true, Include: a.Include, Exclude: a.Exclude,
+	}}
+}
+
+// destination returns where files go. A slash at the end says that it is a directory.
+func destination(dir, dst string) string {
+	p := path.Clean(absolute(dir, dst))
+	if p != "/" && (dst == "" || dst == "." || strings.HasSuffix(dst, "/") || strings.HasSuffix(dst, "/.")) {
+		p += "/"
+	}
+	return p
+}
+
+// title returns "Copy" for "COPY".
+func title(verb string) string { return verb[:1] + strings.ToLower(verb[1:]) }
+
+// hasWildcards says whether a source is a pattern.
+func hasWildcards(p string) bool {
+	for i := 0; i < len(p); i++ {
+		switch p[i] {
+		case '*', '?', '[':
+			return true
+		case '\\':
+			i++
+		}
+	}
+	return false
+}
+
+// A sourceKind is what a source of COPY or ADD is by its form.
+type sourceKind int
+
+const (
+	fileSource sourceKind = iota
+	urlSource
+	gitSource
+)
+
+// classify says what a source is. An http URL is a Git repository only if its path ends in ".git".
+func classify(src string) sourceKind {
+	scheme, rest, ok := strings.Cut(src, "://")
+	if !ok {
+		// "git@host:path" is the only form without a scheme.
+		user, host, at := strings.Cut(src, "@")
+		if at && user != "" && !strings.ContainsAny(user, "/.:") && strings.Contains(host, ":") && !strings.Contains(host, " ") {
+			return gitSource
+		}
+		return fileSource
+	}
+	switch scheme {
+	case "git", "ssh":
+		return gitSource
+	case "http", "https":
+		p, _, _ := strings.Cut(rest, "#")
+		p, _, _ = strings.Cut(p, "?")
+		if strings.HasSuffix(p, ".git") {
+			return gitSource
+		}
+		return urlSource
+	}
+	return fileSource
+}

@@ -1,0 +1,125 @@
+// Package dockerfile is the frontend for Dockerfiles: it turns one into a graph of vertices and an image configuration,
+// as BuildKit's own Dockerfile frontend does, through BuildKit's parser.
+//
+// It works in five passes, each with a type that is its product:
+//
+//	text    → document    parse.go     what is written: stages, instructions, directives
+//	        → plan        bind.go      stages with names bound: bases, sources of COPY and mounts, the target
+//	        → origins     resolve.go   the bases that are needed, pinned, with their configurations and ONBUILD triggers
+//	        → steps       expand.go    each stage's instructions with all arguments expanded: configuration, history, steps
+//	        → vertices    graph.go     contexts pinned to what the steps read, and the graph
+//
+// Nothing is asked of the Env before the pass that needs it, and what a pass asks it asks in parallel, since a build in
+// which nothing changed consists of little else. A translation lives as long as one call of Translate and belongs to
+// one goroutine, except while it waits for the Env.
+//
+// DESIGN.md has the decisions.
+package dockerfile
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/platforms"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+type dockerfile struct{}
+
+// New returns the frontend for Dockerfiles. It has no state.
+func New() frontend.Frontend { return dockerfile{} }
+
+// Translate implements frontend.Frontend.
+func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env frontend.Env) (*frontend.Output, error) {
+	src, err := load(ctx, req, env)
+	if err != nil {
+		return nil, err
+	}
+	if err := src.checkSyntax(req.BuildArgs); err != nil {
+		return nil, src.located(err)
+	}
+	native := platforms.Normalize(req.Default)
+	if native.OS == "" {
+		native = platforms.DefaultSpec()
+	}
+	asked := req.Platforms
+	if len(asked) == 0 {
+		asked = []op.Platform{native}
+	}
+	out := &frontend.Output{Images: make([]frontend.Image, len(asked))}
+	// Platforms are parsed and expanded separately: an expanded instruction cannot be expanded again.
+	g, ctx := errgroup.WithContext(ctx)
+	for i, p := range asked {
+		g.Go(func() error {
+			t := &translation{
+				req: req, env: env, src: src,
+				native: native, platform: platforms.Normalize(p),
+				implicit: len(req.Platforms) == 0, multi: len(asked) > 1, quiet: i > 0,
+				budget: &budget{left: budgetBytes},
+			}
+			img, err := t.run(ctx)
+			if err != nil {
+				return src.located(err)
+			}
+			out.Images[i] = *img
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// A translation is one Dockerfile on its way to the graph for one platform.
+type translation struct {
+	req *frontend.Request
+	env frontend.Env
+	src *source
+
+	native   op.Platform // of the daemon
+	platform op.Platform // that the image is for
+	implicit bool        // nobody asked for platform, so the base image's stays
+	multi    bool        // other platforms are built too; names tell them apart
+	quiet    bool        // warnings are another platform's to report
+
+	doc     *document
+	globals *vars // the scope of FROM
+	plan    plan
+	context *tree // the build context; nil if there is none
+	epoch   epoch
+	budget  *budget
+}
+
+// run performs the passes.
+func (t *translation) run(ctx context.Context) (*frontend.Image, error) {
+	var err error
+	if t.doc, err = parse(t.src, t.lintConfig); err != nil {
+		return nil, err
+	}
+	if err := t.bindGlobals(); err != nil {
+		return nil, err
+	}
+	if err := t.bind(); err != nil {
+		return nil, err
+	}
+	needed, err := t.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.expand(needed); err != nil {
+		return nil, err
+	}
+	img := t.image()
+	if err := t.doc.lintError(); err != nil {
+		return nil, err
+	}
+	if err := t.pinTrees(ctx); err != nil {
+		return nil, fmt.Errorf("loading the build context: %w", err)
+	}
+	t.graph(img)
+	return img, nil
+}

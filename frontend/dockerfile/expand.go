@@ -1,0 +1,228 @@
+package dockerfile
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// A state is a stage between two of its instructions: what the next one sees, and the steps so far.
+type state struct {
+	t    *translation
+	s    *stage
+	lint *linter.Linter  // for the instruction at hand, which a comment above it may have changed
+	out  *ignore.Matcher // what .dockerignore excludes; nil without one
+
+	img      frontend.ImageConfig
+	base     *op.Image             // at the bottom
+	baseCfg  *frontend.ImageConfig // of base
+	platform op.Platform
+	vars     *vars                               // the environment of RUN, and the scope of expansion
+	args     []instructions.KeyValuePairOptional // declared by ARG, in order
+	steps    []step
+	done     int    // steps that have a number in their name
+	fromName string // the name of the base's vertex
+
+	workdirSet               bool
+	cmd, entrypoint, healthy lint.Tracker
+}
+
+// expand is the fourth pass: it works through the instructions of the stages that are needed. Nothing is asked of the
+// Env; what has to be read is noted in the trees.
+func (t *translation) expand(needed map[*stage]bool) error {
+	if t.req.Context != nil {
+		t.context = &tree{src: t.req.Context, ignore: t.src.ignore, label: "[internal] load build context"}
+	}
+	var out *ignore.Matcher
+	if len(t.src.ignore) > 0 {
+		var err error
+		if out, err = ignore.New(t.src.ignore); err != nil {
+			return fmt.Errorf("failed parsing %s: %w", ignoreName, err)
+		}
+	}
+	for _, s := range t.outside(needed) {
+		s.expanded = s.alias || s.override != nil
+	}
+	for _, s := range t.plan.stages {
+		if !needed[s] {
+			continue
+		}
+		st, err := t.begin(s)
+		if err != nil {
+			return at(err, s.src.Location)
+		}
+		st.out = out
+		s.st = st
+		if s.override == nil {
+			for _, c := range s.commands {
+				if err := st.apply(c); err != nil {
+					return at(err, c.Location())
+				}
+			}
+		}
+		s.expanded = true
+	}
+	t.plan.target.use("/")
+	return nil
+}
+
+// begin returns the state before the first instruction of s.
+func (t *translation) begin(s *stage) (*state, error) {
+	st := &state{t: t, s: s, lint: t.doc.lint}
+	if p := s.parent; p != nil {
+		st.inherit(p.st)
+	} else {
+		st.ground()
+	}
+	if err := t.budget.spend(st.size()); err != nil {
+		return nil, err
+	}
+	c := &st.img.Config
+	if _, ok := shell.EnvsFromSlice(c.Env).Get("PATH"); !ok && st.platform.OS != "windows" {
+		c.Env = append(slices.Clip(c.Env), "PATH="+defaultPath)
+	}
+	// The image's environment comes after ARGs of the parent's: it wins.
+	for _, kv := range c.Env {
+		if err := st.vars.set(cutEnv(kv)); err != nil {
+			return nil, err
+		}
+	}
+	if c.WorkingDir != "" {
+		c.WorkingDir = absolute("/", c.WorkingDir)
+	}
+	return st, nil
+}
+
+// inherit starts from the end of another stage. Triggers are not passed on.
+func (st *state) inherit(p *state) {
+	st.img = cloneConfig(&p.img)
+	st.img.Config.OnBuild = nil
+	st.base, st.baseCfg, st.platform = p.base, p.baseCfg, p.platform
+	st.vars = p.vars.clone()
+	st.args = slices.Clip(p.args)
+	st.workdirSet = p.workdirSet
+}
+
+// ground starts from something outside.
+func (st *state) ground() {
+	o := st.s.origin
+	st.platform = st.t.platformOf(st.s)
+	if st.s.src.BaseName == scratch && st.s.override == nil {
+		st.platform = st.t.platform // the empty image has no platform of its own
+	}
+	st.vars = newVars()
+	if o.config == nil {
+		st.img = emptyConfig(st.platform)
+		return
+	}
+	st.base, st.baseCfg = o.image, o.config
+	if o.image != nil && o.label == "" {
+		st.fromName = st.number(command{}, "FROM "+o.name)
+	}
+	st.img = cloneConfig(o.config)
+	st.img.Created = nil
+	st.img.Config.OnBuild = nil
+}
+
+// apply works through one instruction.
+func (st *state) apply(c command) error {
+	st.lint = st.t.doc.lint.WithMergedConfigFromComments(c.Comments())
+	if err := st.expandWords(c); err != nil {
+		return err
+	}
+	switch ic := c.Command.(type) {
+	case *instructions.ArgCommand:
+		return st.arg(ic)
+	case *instructions.RunCommand:
+		return st.run(c, ic)
+	case *instructions.CopyCommand:
+		return st.copy(c, ic)
+	case *instructions.AddCommand:
+		return st.add(c, ic)
+	case *instructions.WorkdirCommand:
+		return st.workdir(c, ic)
+	default:
+		return st.configure(ic)
+	}
+}
+
+// expandWords expands variables in an instruction, in place.
+func (st *state) expandWords(c command) error {
+	// ARG expands its defaults itself, since a default that is not used may be wrong.
+	if _, isArg := c.Command.(*instructions.ArgCommand); isArg {
+		return nil
+	}
+	if ic, ok := c.Command.(instructions.SupportsSingleWordExpansion); ok {
+		err := ic.Expand(func(word string) (string, error) { return st.word(st.t.doc.lex, word, c) })
+		if err != nil {
+			return err
+		}
+	}
+	if ic, ok := c.Command.(instructions.SupportsSingleWordExpansionRaw); ok {
+		lex := shell.NewLex('\\')
+		lex.SkipProcessQuotes = true
+		return ic.ExpandRaw(func(word string) (string, error) { return st.word(lex, word, c) })
+	}
+	return nil
+}
+
+// word expands one word of an instruction.
+func (st *state) word(lex *shell.Lex, word string, c instructions.Command) (string, error) {
+	res, err := st.t.expandWith(lex, word, st.vars)
+	st.lintUndefined(res.Unmatched, c.Location())
+	return res.Result, err
+}
+
+// lintUndefined reports variables that nothing declares.
+func (st *state) lintUndefined(unmatched map[string]struct{}, where []parser.Range) {
+	for _, name := range slices.Sorted(maps.Keys(unmatched)) {
+		declared := slices.ContainsFunc(st.args, func(a instructions.KeyValuePairOptional) bool { return a.Key == name })
+		if declared || neverEnv[name] {
+			continue
+		}
+		rule := &linter.RuleUndefinedVar
+		st.lint.Run(rule, where, rule.Format(name, suggest(name, st.vars.Keys())))
+	}
+}
+
+// arg applies ARG: a build argument goes before the default, and without either a global ARG gives the value.
+func (st *state) arg(c *instructions.ArgCommand) error {
+	text := "ARG"
+	for _, a := range c.Args {
+		lint.SecretName("ARG", a.Key, c.Location(), st.lint)
+		if v, ok := st.t.req.BuildArgs[a.Key]; ok {
+			a.Value = &v
+		} else if a.Value != nil {
+			v, err := st.word(st.t.doc.lex, *a.Value, c)
+			if err != nil {
+				return err
+			}
+			a.Value = &v
+		} else if v, ok := st.t.globals.Get(a.Key); ok {
+			a.Value = &v
+		}
+		text += " " + a.Key
+		if a.Value != nil {
+			text += "=" + *a.Value
+			if !neverEnv[a.Key] {
+				if err := st.vars.set(a.Key, *a.Value); err != nil {
+					return err
+				}
+			}
+		}
+		st.args = append(st.args, a)
+	}
+	return st.record(text, false)
+}

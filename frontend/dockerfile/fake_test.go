@@ -1,0 +1,236 @@
+package dockerfile
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/moby/patternmatcher"
+	"github.com/opencontainers/go-digest"
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// A fakeEnv is a builder whose directories and images are in memory. It answers as a real one does: a directory's root
+// depends on what is asked for, and only that can be read.
+type fakeEnv struct {
+	dirs   map[string]map[string]string // by the name of the Local
+	images map[string]string            // JSON of the configuration by reference; "*" for any other
+
+	mu       sync.Mutex
+	steps    []string
+	warnings []solver.Warning
+	locals   []op.Local // as they were pinned, in order of name
+	pins     int
+}
+
+func (e *fakeEnv) Pin(_ context.Context, src op.Source) (op.Source, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.pins++
+	switch src := src.(type) {
+	case *op.Image:
+		if _, err := e.config(src.Ref); err != nil {
+			return nil, err
+		}
+		pinned := *src
+		if pinned.Digest == "" {
+			pinned.Digest = digest.FromString(src.Ref)
+		}
+		return &pinned, nil
+	case *op.Local:
+		dir, ok := e.dirs[src.Name]
+		if !ok {
+			return nil, fmt.Errorf("directory %q: not found", src.Name)
+		}
+		h := sha256.New()
+		for _, name := range slices.Sorted(maps.Keys(dir)) {
+			if selected(src, name) {
+				fmt.Fprintf(h, "%q %q\n", name, dir[name])
+			}
+		}
+		pinned := *src
+		pinned.Root = hex.EncodeToString(h.Sum(nil))
+		e.locals = append(e.locals, pinned)
+		slices.SortFunc(e.locals, func(a, b op.Local) int {
+			return strings.Compare(a.Name+fmt.Sprint(a.Follow), b.Name+fmt.Sprint(b.Follow))
+		})
+		return &pinned, nil
+	}
+	return nil, fmt.Errorf("%T cannot be pinned", src)
+}
+
+// selected says whether a file is among what a Local asks for.
+func selected(l *op.Local, name string) bool {
+	if len(l.Exclude) > 0 {
+		if out, err := patternmatcher.MatchesOrParentMatches(name, l.Exclude); err != nil || out {
+			return false
+		}
+	}
+	if len(l.Follow) == 0 {
+		return true
+	}
+	in, err := patternmatcher.MatchesOrParentMatches(name, l.Follow)
+	return err == nil && in
+}
+
+func (e *fakeEnv) config(ref string) (*frontend.ImageConfig, error) {
+	text, ok := e.images[ref]
+	if !ok {
+		if text, ok = e.images["*"]; !ok {
+			return nil, fmt.Errorf("%s: not found", ref)
+		}
+	}
+	var c frontend.ImageConfig
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+func (e *fakeEnv) ImageConfig(_ context.Context, img *op.Image) (*frontend.ImageConfig, error) {
+	if img.Digest == "" {
+		return nil, fmt.Errorf("%s is not pinned", img.Ref)
+	}
+	return e.config(img.Ref)
+}
+
+func (e *fakeEnv) ReadFile(_ context.Context, in solver.Input, name string) ([]byte, error) {
+	l, ok := in.Vertex.Op().(*op.Local)
+	if !ok || l.Root == "" {
+		return nil, fmt.Errorf("%s is not a pinned directory", in.Vertex.Name())
+	}
+	name = path.Clean(name)
+	text, ok := e.dirs[l.Name][name]
+	if !ok || !selected(l, name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return []byte(text), nil
+}
+
+func (e *fakeEnv) Step(ctx context.Context, name string, fn func(context.Context) error) error {
+	e.mu.Lock()
+	e.steps = append(e.steps, name)
+	e.mu.Unlock()
+	return fn(ctx)
+}
+
+func (e *fakeEnv) Warn(w solver.Warning) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.warnings = append(e.warnings, w)
+}
+
+// A testcase is a request and its surroundings, read from an archive. The comment at its top has one option a line:
+//
+//	target: name         arg: NAME=value     label: name=value    platform: amd64 (repeatable)
+//	context: name=value  no-cache: [stage]   pull: yes            grant: network.host
+//
+// "Dockerfile" is the Dockerfile, "image REF" an image's configuration, "local NAME/path" a file of another directory
+// of the client's; what begins in small letters otherwise is not part of the case, and all else is in the context.
+type testcase struct {
+	req *frontend.Request
+	env *fakeEnv
+	ar  *txtar.Archive
+}
+
+func readCase(t testing.TB, file string) *testcase {
+	t.Helper()
+	ar, err := txtar.ParseFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newCase(t, ar)
+}
+
+func newCase(t testing.TB, ar *txtar.Archive) *testcase {
+	t.Helper()
+	ctx := map[string]string{}
+	c := &testcase{
+		ar:  ar,
+		env: &fakeEnv{dirs: map[string]map[string]string{"context": ctx, "dockerfile": ctx}, images: map[string]string{}},
+		req: &frontend.Request{
+			Context: &op.Local{Name: "context"}, Dockerfile: &op.Local{Name: "dockerfile"},
+			BuildArgs: map[string]string{}, Labels: map[string]string{}, Contexts: map[string]string{},
+			Default: op.Platform{OS: "linux", Architecture: "amd64"},
+		},
+	}
+	for _, f := range ar.Files {
+		kind, rest, _ := strings.Cut(f.Name, " ")
+		switch kind {
+		case "image":
+			c.env.images[rest] = string(f.Data)
+		case "local":
+			dir, name, _ := strings.Cut(rest, "/")
+			if c.env.dirs[dir] == nil {
+				c.env.dirs[dir] = map[string]string{}
+			}
+			c.env.dirs[dir][name] = string(f.Data)
+		case "want", "buildkit":
+		default:
+			ctx[f.Name] = string(f.Data)
+		}
+	}
+	for line := range strings.Lines(string(ar.Comment)) {
+		c.option(t, strings.TrimSpace(line))
+	}
+	return c
+}
+
+func (c *testcase) option(t testing.TB, line string) {
+	t.Helper()
+	key, val, ok := strings.Cut(line, ":")
+	val = strings.TrimSpace(val)
+	name, rest, _ := strings.Cut(val, "=")
+	if !ok {
+		return // prose
+	}
+	switch key {
+	case "target":
+		c.req.Target = val
+	case "arg":
+		c.req.BuildArgs[name] = rest
+	case "label":
+		c.req.Labels[name] = rest
+	case "platform":
+		c.req.Platforms = append(c.req.Platforms, op.Platform{OS: "linux", Architecture: val})
+	case "context":
+		c.req.Contexts[name] = rest
+	case "no-cache":
+		c.req.NoCache = true
+		if val != "" {
+			c.req.NoCacheStages = append(c.req.NoCacheStages, val)
+		}
+	case "pull":
+		c.req.Pull = true
+	case "grant":
+		c.req.Entitlements = append(c.req.Entitlements, val)
+	case "file":
+		c.req.Filename = val
+	}
+}
+
+func (c *testcase) translate() (*frontend.Output, error) {
+	return New().Translate(context.Background(), c.req, c.env)
+}
+
+// dockerfileCase is a case with nothing but a Dockerfile and a base image for every name.
+func dockerfileCase(t testing.TB, text string) *testcase {
+	t.Helper()
+	return newCase(t, &txtar.Archive{Files: []txtar.File{
+		{Name: "Dockerfile", Data: []byte(text)},
+		{Name: "image *", Data: []byte(`{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:` + strings.Repeat("1", 64) + `"]},"history":[{"created_by":"base"}]}`)},
+	}})
+}

@@ -1,0 +1,176 @@
+package dockerfile
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// epochArg is the argument that clamps times.
+const epochArg = "SOURCE_DATE_EPOCH"
+
+// An epoch is SOURCE_DATE_EPOCH, or nil.
+type epoch = *time.Time
+
+// neverEnv are arguments that are for the builder and never enter an environment.
+var neverEnv = map[string]bool{"BUILDKIT_SBOM_SCAN_CONTEXT": true, "BUILDKIT_SBOM_SCAN_STAGE": true}
+
+// bindGlobals fills the scope of FROM: the automatic platform arguments, then ARG before the first FROM in order.
+func (t *translation) bindGlobals() error {
+	auto, err := t.automatic()
+	if err != nil {
+		return err
+	}
+	t.lintDefaults(auto.clone())
+	t.globals = auto
+	if err := t.declare(t.globals, t.doc.globals, t.req.BuildArgs); err != nil {
+		return err
+	}
+	v, ok := t.req.BuildArgs[epochArg]
+	if !ok {
+		v, _ = t.globals.Get(epochArg)
+	}
+	if v == "" {
+		return nil
+	}
+	sec, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return fmt.Errorf("invalid SOURCE_DATE_EPOCH: %s", v)
+	}
+	tm := time.Unix(sec, 0).UTC()
+	t.epoch = &tm
+	return nil
+}
+
+// automatic returns the platform arguments, which build arguments of the same names override.
+func (t *translation) automatic() (*vars, error) {
+	target := t.req.Target
+	if target == "" {
+		target = t.doc.stages[len(t.doc.stages)-1].Name
+	}
+	if target == "" {
+		target = "default"
+	}
+	b, p := t.native, t.platform
+	v := newVars()
+	for _, kv := range [][2]string{
+		{"BUILDPLATFORM", platforms.Format(b)},
+		{"BUILDOS", b.OS},
+		{"BUILDOSVERSION", b.OSVersion},
+		{"BUILDARCH", b.Architecture},
+		{"BUILDVARIANT", b.Variant},
+		{"TARGETPLATFORM", platforms.FormatAll(p)},
+		{"TARGETOS", p.OS},
+		{"TARGETOSVERSION", p.OSVersion},
+		{"TARGETARCH", p.Architecture},
+		{"TARGETVARIANT", p.Variant},
+		{"TARGETSTAGE", target},
+	} {
+		val := kv[1]
+		if o, ok := t.req.BuildArgs[kv[0]]; ok {
+			val = o
+		}
+		if err := v.set(kv[0], val); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// declare evaluates global ARGs in scope, each seeing those before it.
+func (t *translation) declare(scope *vars, cmds []instructions.ArgCommand, args map[string]string) error {
+	for i := range cmds {
+		for _, kv := range cmds[i].Args {
+			val, ok := args[kv.Key]
+			if !ok && kv.Value == nil {
+				continue
+			}
+			if !ok {
+				m, err := t.word(*kv.Value, scope)
+				if err != nil {
+					return at(err, cmds[i].Location())
+				}
+				val = m.Result
+			}
+			if err := scope.set(kv.Key, val); err != nil {
+				return at(err, cmds[i].Location())
+			}
+		}
+	}
+	return nil
+}
+
+// lintDefaults checks that the bases' names are well-formed when no build argument is given. scope is used up.
+func (t *translation) lintDefaults(scope *vars) {
+	if t.declare(scope, t.doc.globals, nil) != nil {
+		return // reported when the arguments are evaluated in earnest
+	}
+	for i := range t.doc.stages {
+		st := &t.doc.stages[i]
+		m, err := t.word(st.BaseName, scope)
+		if err != nil {
+			return
+		}
+		if _, err := reference.ParseNormalizedNamed(m.Result); err != nil {
+			rule := &linter.RuleInvalidDefaultArgInFrom
+			t.doc.lint.Run(rule, st.Location, rule.Format(st.BaseName))
+		}
+	}
+}
+
+// word expands one word by the rules of the file.
+func (t *translation) word(word string, scope *vars) (shell.ProcessWordResult, error) {
+	return t.expandWith(t.doc.lex, word, scope)
+}
+
+// expandWith expands one word and accounts for the result.
+func (t *translation) expandWith(lex *shell.Lex, word string, scope *vars) (shell.ProcessWordResult, error) {
+	m := newMeter(scope, word)
+	res, err := lex.ProcessWordWithMatches(word, m)
+	if err == nil {
+		err = m.err(word)
+	}
+	if err == nil && res.Result != word {
+		err = t.budget.spend(len(res.Result))
+	}
+	return res, err
+}
+
+// proxy returns the proxy settings among the build arguments, which reach every process but no key; nil without any.
+func (t *translation) proxy() *op.ProxyEnv {
+	var p op.ProxyEnv
+	names := make([]string, 0, len(t.req.BuildArgs))
+	for name := range t.req.BuildArgs {
+		names = append(names, name)
+	}
+	slices.Sort(names) // so that of two spellings always the same one wins
+	for _, name := range names {
+		v := t.req.BuildArgs[name]
+		switch strings.ToLower(name) {
+		case "http_proxy":
+			p.HTTP = v
+		case "https_proxy":
+			p.HTTPS = v
+		case "ftp_proxy":
+			p.FTP = v
+		case "no_proxy":
+			p.No = v
+		case "all_proxy":
+			p.All = v
+		}
+	}
+	if p == (op.ProxyEnv{}) {
+		return nil
+	}
+	return &p
+}

@@ -1,0 +1,77 @@
+// Package ignore reads .dockerignore files: which patterns they hold and what those match. The syntax and its meaning
+// are those of moby/patternmatcher, as with every other builder.
+package ignore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
+)
+
+// maxFile and maxPatterns bound what is read: each pattern becomes a regular expression.
+const (
+	maxFile     = 1 << 20
+	maxPatterns = 20_000
+)
+
+// Parse returns the patterns of a .dockerignore file, cleaned, in order. An error names the pattern that is wrong, so
+// that a build fails before anything is transferred.
+func Parse(text []byte) ([]string, error) {
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("the file has %d bytes; at most %d are allowed", len(text), maxFile)
+	}
+	patterns, err := ignorefile.ReadAll(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	if len(patterns) > maxPatterns {
+		return nil, fmt.Errorf("the file has %d patterns; at most %d are allowed", len(patterns), maxPatterns)
+	}
+	for _, p := range patterns {
+		if p == "!" {
+			return nil, errors.New(`illegal exclusion pattern: "!"`)
+		}
+		if _, err := path.Match(p, "."); err != nil {
+			return nil, fmt.Errorf("pattern %q: %w", p, err)
+		}
+	}
+	return patterns, nil
+}
+
+// A Matcher says which paths a list of patterns excludes. It is not safe for concurrent use.
+type Matcher struct {
+	pm *patternmatcher.PatternMatcher
+}
+
+// New compiles patterns, as Parse returned them.
+func New(patterns []string) (*Matcher, error) {
+	pm, err := patternmatcher.New(patterns)
+	if err != nil {
+		return nil, err
+	}
+	return &Matcher{pm: pm}, nil
+}
+
+// Excluded says whether p, relative to the directory and slash-separated, or a directory above it is excluded.
+func (m *Matcher) Excluded(p string) (bool, error) { return m.pm.MatchesOrParentMatches(p) }
+
+// HasExceptions says whether a pattern brings something back. What is excluded can then not be told from a path alone.
+func (m *Matcher) HasExceptions() bool { return m.pm.Exclusions() }
+
+// ExcludesAll says whether a pattern excludes everything at the root.
+func (m *Matcher) ExcludesAll() bool {
+	for _, p := range m.pm.Patterns() {
+		if p.Exclusion() {
+			continue
+		}
+		switch p.String() {
+		case "*", "**", "**/*":
+			return true
+		}
+	}
+	return false
+}

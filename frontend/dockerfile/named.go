@@ -1,0 +1,86 @@
+package dockerfile
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// A namedContext is a context that the user gave a name of a stage or an image, and which is used in its place.
+type namedContext struct {
+	name  string // with the platform, if it was given for one only
+	value string // "docker-image://…", "local:…"
+}
+
+// namedContext returns the context called name for a platform (nil means the target's), or nil. One for just this
+// platform, "name::linux/amd64", goes before one for all.
+func (t *translation) namedContext(name string, p *op.Platform) (*namedContext, error) {
+	if len(t.req.Contexts) == 0 || strings.EqualFold(name, scratch) || strings.EqualFold(name, "context") {
+		return nil, nil
+	}
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return nil, fmt.Errorf("invalid context name %s: %w", name, err)
+	}
+	name = strings.TrimSuffix(reference.FamiliarString(ref), ":latest")
+	if p == nil {
+		p = &t.platform
+	}
+	for _, key := range []string{name + "::" + platforms.FormatAll(platforms.Normalize(*p)), name} {
+		if v, ok := t.req.Contexts[key]; ok {
+			return &namedContext{name: key, value: v}, nil
+		}
+	}
+	return nil, nil
+}
+
+// loadNamed returns what a stage starts from that a named context replaces, or replaces the base of.
+func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Platform) (*origin, error) {
+	kind, rest, ok := strings.Cut(nc.value, ":")
+	if !ok {
+		return nil, fmt.Errorf("invalid context specifier %s for %s", nc.value, nc.name)
+	}
+	rest = strings.TrimPrefix(rest, "//")
+	switch kind {
+	case "docker-image":
+		if rest == scratch {
+			return &origin{}, nil
+		}
+		ref, err := reference.ParseNormalizedNamed(rest)
+		if err != nil {
+			return nil, fmt.Errorf("failed to parse stage name %q: %w", rest, err)
+		}
+		o, err := t.pinImage(ctx, ref, p, "[context "+nc.name+"]")
+		if o != nil {
+			o.label = "[context " + nc.name + "] " + rest
+		}
+		return o, err
+	case "local":
+		return t.loadNamedLocal(ctx, nc, rest)
+	}
+	return nil, fmt.Errorf("unsupported context source %s for %s", kind, nc.name)
+}
+
+// loadNamedLocal returns a directory of the client's, which has a .dockerignore of its own.
+func (t *translation) loadNamedLocal(ctx context.Context, nc *namedContext, name string) (*origin, error) {
+	dir := op.Local{Name: name, SharedKey: "context:" + nc.name}
+	if l, ok := t.req.Context.(*op.Local); ok {
+		dir.Session = l.Session
+	}
+	prefix := "[context " + nc.name + "] "
+	text, err := readIgnore(ctx, t.env, &dir, prefix+"load "+ignoreName)
+	if err != nil {
+		return nil, err
+	}
+	patterns, err := ignore.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("failed parsing %s: %w", ignoreName, err)
+	}
+	return &origin{tree: &tree{src: &dir, ignore: patterns, label: prefix + "load from client"}}, nil
+}

@@ -1,0 +1,91 @@
+package dockerfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
+	"github.com/boxbuild/boxbuild/solver"
+)
+
+// A document is a Dockerfile as it is written: what the parser makes of the text, and nothing bound or expanded yet.
+type document struct {
+	globals []instructions.ArgCommand // ARG before the first FROM
+	stages  []instructions.Stage
+	lex     *shell.Lex // expands words by the escape character of the file
+	lint    *linter.Linter
+}
+
+// parse is the first pass. config returns the linter's configuration for the value of a check directive.
+func parse(src *source, config func(directive string) (*linter.Config, error)) (*document, error) {
+	if err := checkText(src.text); err != nil {
+		return nil, err
+	}
+	directive, _, where, _ := parser.ParseDirective("check", src.text)
+	cfg, err := config(directive)
+	if err != nil {
+		return nil, at(fmt.Errorf("failed to parse check options: %w", err), where)
+	}
+	d := &document{lint: linter.New(cfg)}
+	tree, err := parser.Parse(bytes.NewReader(src.text))
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range tree.Warnings {
+		if w.URL == linter.RuleNoEmptyContinuation.URL && w.Location != nil {
+			rule := &linter.RuleNoEmptyContinuation
+			d.lint.Run(rule, []parser.Range{*w.Location}, rule.Format())
+		}
+	}
+	if d.stages, d.globals, err = instructions.Parse(tree.AST, d.lint); err != nil {
+		return nil, err
+	}
+	if len(d.stages) == 0 {
+		return nil, errors.New("dockerfile contains no stages to build")
+	}
+	d.lex = shell.NewLex(tree.EscapeToken)
+	lint.Stages(d.stages, d.lint)
+	return d, nil
+}
+
+// lintConfig is the configuration of the checks: from the build argument, else from the directive.
+func (t *translation) lintConfig(directive string) (*linter.Config, error) {
+	if v, ok := t.req.BuildArgs["BUILDKIT_DOCKERFILE_CHECK"]; ok {
+		directive = v
+	}
+	cfg, err := linter.ParseLintOptions(directive)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Warn = func(rule, description, url, msg string, where []parser.Range) {
+		if t.quiet {
+			return
+		}
+		w := solver.Warning{Detail: []string{description}, URL: url, File: t.src.name, Source: ranges(where)}
+		line := 0
+		if len(w.Source) > 0 {
+			line = w.Source[0].Start
+		}
+		w.Short = linter.LintFormatShort(rule, msg, line)
+		t.env.Warn(w)
+	}
+	return cfg, nil
+}
+
+// lintError returns an error if a check failed and the file says that this fails the build.
+func (d *document) lintError() error {
+	if !d.lint.ReturnAsError || len(*d.lint.CalledRules) == 0 {
+		return nil
+	}
+	rules := slices.Clone(*d.lint.CalledRules)
+	slices.Sort(rules)
+	return errors.New("lint violation found for rules: " + strings.Join(slices.Compact(rules), ", "))
+}

@@ -1,0 +1,186 @@
+package dockerfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/distribution/reference"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// An origin is what a stage without a parent starts from: an image, a tree, or nothing.
+type origin struct {
+	image  *op.Image             // pinned
+	tree   *tree                 // a named context that is a directory
+	config *frontend.ImageConfig // of image; shared, never changed
+	name   string                // the image with its digest, as vertices are called
+	label  string                // the name of the vertex, if it is not "FROM …"
+}
+
+// resolve is the third pass. It pins the bases of all stages that the target needs, at once, and puts the ONBUILD
+// triggers of each base before the instructions of the stage. Triggers may read from stages and images that nothing
+// needed before, so it goes on until there is nothing new.
+func (t *translation) resolve(ctx context.Context) (map[*stage]bool, error) {
+	for {
+		needed := t.plan.target.reachable()
+		if err := t.resolveOrigins(ctx, t.outside(needed)); err != nil {
+			return nil, err
+		}
+		more := false
+		for _, s := range t.plan.stages {
+			if !needed[s] || s.inherits || s.override != nil {
+				continue
+			}
+			s.inherits = true
+			news, err := t.inherit(s)
+			if err != nil {
+				return nil, err
+			}
+			more = more || news
+		}
+		if !more {
+			return needed, nil
+		}
+	}
+}
+
+// resolveOrigins finds the origins of the stages that have none yet.
+func (t *translation) resolveOrigins(ctx context.Context, stages []*stage) error {
+	images := map[string]func() (*origin, error){}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range stages {
+		if s.origin != nil {
+			continue
+		}
+		find, err := t.originOf(ctx, s, images)
+		if err != nil {
+			return at(err, s.src.Location)
+		}
+		g.Go(func() (err error) {
+			if s.origin, err = find(); err != nil {
+				return at(err, s.src.Location)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, s := range stages {
+		if o := s.origin; o.config != nil && o.image != nil && s.override == nil {
+			l := t.doc.lint.WithMergedConfigFromComments(s.src.Comments)
+			lint.BasePlatform(s.src.BaseName, t.platformOf(s), o.config.Platform, s.src.Location, l)
+		}
+	}
+	return nil
+}
+
+// platformOf returns the platform that a stage without a parent is for.
+func (t *translation) platformOf(s *stage) op.Platform {
+	if s.platform != nil {
+		return *s.platform
+	}
+	return t.platform
+}
+
+// originOf returns a function that finds the origin of s. Stages that start from the same image share one answer.
+func (t *translation) originOf(ctx context.Context, s *stage, images map[string]func() (*origin, error)) (func() (*origin, error), error) {
+	p := t.platformOf(s)
+	if s.override != nil {
+		return func() (*origin, error) { return t.loadNamed(ctx, s.override, p) }, nil
+	}
+	if s.src.BaseName == scratch {
+		return func() (*origin, error) { return &origin{}, nil }, nil
+	}
+	ref, err := reference.ParseNormalizedNamed(s.src.BaseName)
+	if err != nil {
+		return nil, fmt.Errorf("failed to parse stage name %q: %w", s.src.BaseName, err)
+	}
+	ref = reference.TagNameOnly(ref)
+	nc, err := t.namedContext(ref.String(), &p)
+	if err != nil {
+		return nil, err
+	}
+	if nc != nil {
+		return func() (*origin, error) { return t.loadNamed(ctx, nc, p) }, nil
+	}
+	key := ref.String() + " " + op.PlatformString(p)
+	if f, ok := images[key]; ok {
+		return f, nil
+	}
+	f := sync.OnceValues(func() (*origin, error) {
+		prefix := "[internal]"
+		if t.multi {
+			prefix = "[" + op.PlatformString(p) + " internal]"
+		}
+		o, err := t.pinImage(ctx, ref, p, prefix)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			names := append(t.plan.titles(), commonImages()...)
+			err = didYouMean(fmt.Errorf("%s: %w", s.src.BaseName, err), s.src.BaseName, names)
+		}
+		return o, err
+	})
+	images[key] = f
+	return f, nil
+}
+
+// pinImage pins an image and reads its configuration, as one step. The prefix is that of the step's name.
+func (t *translation) pinImage(ctx context.Context, ref reference.Named, p op.Platform, prefix string) (*origin, error) {
+	ref = reference.TagNameOnly(ref)
+	img := &op.Image{Ref: ref.String(), Platform: p}
+	digested, hasDigest := ref.(reference.Digested)
+	if hasDigest {
+		d, err := frontend.ParseDigest(digested.Digest().String())
+		if err != nil {
+			return nil, err
+		}
+		img.Digest = d
+		img.Ref = reference.TrimNamed(ref).String()
+		if tagged, ok := ref.(reference.Tagged); ok {
+			img.Ref += ":" + tagged.Tag()
+		}
+	}
+	if t.req.Pull {
+		img.Resolve = op.ResolveForcePull
+	}
+	o := &origin{}
+	err := t.env.Step(ctx, prefix+" load metadata for "+ref.String(), func(ctx context.Context) error {
+		src, err := t.env.Pin(ctx, img)
+		if err != nil {
+			return err
+		}
+		pinned, ok := src.(*op.Image)
+		if !ok {
+			return fmt.Errorf("%s is not an image", ref)
+		}
+		o.image = pinned
+		o.config, err = t.env.ImageConfig(ctx, pinned)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	o.name = ref.String()
+	if !hasDigest {
+		o.name += "@" + o.image.Digest.String()
+	}
+	if isEmpty(o.config) {
+		o.image = nil
+	}
+	return o, nil
+}
+
+// isEmpty says whether an image has no layers. Old images name them in the history only.
+func isEmpty(c *frontend.ImageConfig) bool {
+	if len(c.RootFS.DiffIDs) > 0 {
+		return false
+	}
+	return !slices.ContainsFunc(c.History, func(h history) bool { return !h.EmptyLayer })
+}

@@ -1,0 +1,175 @@
+package dockerfile
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// run applies RUN.
+func (st *state) run(c command, ic *instructions.RunCommand) error {
+	st.s.use("/") // a process may read anything
+	req := st.t.req
+	r := &runStep{network: req.Network, limits: req.Limits}
+	r.source, r.noCache = ranges(ic.Location()), st.s.noCache
+	args, suffix, err := st.runArgs(ic, r)
+	if err != nil {
+		return err
+	}
+	r.meta = op.ExecMeta{
+		Args: args, Env: st.vars.environ(), Cwd: cwd(&st.img), User: st.img.Config.User,
+		Hostname: req.Hostname, ExtraHosts: req.ExtraHosts, Proxy: st.t.proxy(),
+		ShmSize: req.ShmSize, Ulimits: req.Ulimits, CgroupParent: req.CgroupParent,
+		RemoveStubs: true,
+	}
+	if err := st.mounts(c, ic, r); err != nil {
+		return err
+	}
+	if err := st.privileges(ic, r); err != nil {
+		return err
+	}
+	lex := *st.t.doc.lex
+	lex.RawQuotes, lex.SkipUnsetEnv = true, true
+	r.name = st.number(c, st.shown(&lex, ic.String()+suffix, st.masked(ic)))
+	text, err := st.historyOfRun(args)
+	if err != nil {
+		return err
+	}
+	if err := st.record(text, true); err != nil {
+		return err
+	}
+	size := 1000 + 300*len(r.mounts)
+	for _, kv := range r.meta.Env {
+		size += len(kv) // the vertex's document has it again
+	}
+	return st.addStep(r, size)
+}
+
+// cwd returns the working directory of a process.
+func cwd(img *frontend.ImageConfig) string { return absolute("/", img.Config.WorkingDir) }
+
+// runArgs returns what is executed, and what the name of the step gets at its end.
+func (st *state) runArgs(ic *instructions.RunCommand, r *runStep) (args []string, suffix string, err error) {
+	args = ic.CmdLine
+	if len(ic.Files) == 0 {
+		if ic.PrependShell {
+			args = st.withShell(args)
+		}
+		return args, "", nil
+	}
+	if len(args) != 1 || !ic.PrependShell {
+		return nil, "", fmt.Errorf("parsing produced an invalid run command: %v", args)
+	}
+	if parser.MustParseHeredoc(args[0]) == nil {
+		// A command with here-documents: the shell gets all of it.
+		var b strings.Builder
+		b.WriteString(args[0])
+		for _, f := range ic.Files {
+			b.WriteString("\n" + f.Data + f.Name)
+		}
+		return st.withShell([]string{b.String()}), "", nil
+	}
+	file := ic.Files[0]
+	suffix = " (" + summary(file.Data) + ")"
+	data := file.Data
+	if file.Chomp {
+		data = parser.ChompHeredocContent(data)
+	}
+	if st.img.OS == "windows" || !strings.HasPrefix(data, "#!") {
+		// The document is the command, so that a shell without here-documents will do.
+		return st.withShell([]string{data}), suffix, nil
+	}
+	r.script = &op.Mkfile{Path: "/" + file.Name, Mode: 0o755, Data: []byte(data)}
+	return st.withShell([]string{path.Join(scriptDir, file.Name)}), suffix, nil
+}
+
+// privileges applies --network, --security and --device. What goes beyond a sandbox has to be granted.
+func (st *state) privileges(ic *instructions.RunCommand, r *runStep) error {
+	granted := func(name string) error {
+		if slices.Contains(st.t.req.Entitlements, name) {
+			return nil
+		}
+		return fmt.Errorf("%s is not allowed: both the daemon and the request have to grant it", name)
+	}
+	switch n := instructions.GetNetwork(ic); n {
+	case instructions.NetworkDefault:
+	case instructions.NetworkNone:
+		r.network = op.NetworkNone
+	case instructions.NetworkHost:
+		r.network = op.NetworkHost
+	default:
+		return fmt.Errorf("unsupported network mode %q", n)
+	}
+	if r.network == op.NetworkHost {
+		if err := granted("network.host"); err != nil {
+			return err
+		}
+	}
+	switch s := instructions.GetSecurity(ic); s {
+	case instructions.SecuritySandbox:
+	case instructions.SecurityInsecure:
+		r.security = op.SecurityInsecure
+		if err := granted("security.insecure"); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("security %q is not valid", s)
+	}
+	for _, d := range instructions.GetDevices(ic) {
+		if d.Name == "" {
+			return errors.New("device name is missing")
+		}
+		r.devices = append(r.devices, op.ExecDevice{Name: d.Name, Optional: !d.Required})
+	}
+	return nil
+}
+
+// masked returns the variables as the name of a RUN shows them: what is a secret shows as stars.
+func (st *state) masked(ic *instructions.RunCommand) *vars {
+	v := st.vars
+	for _, m := range instructions.GetMounts(ic) {
+		if m.Type == instructions.MountTypeSecret && m.Env != nil {
+			if v == st.vars {
+				v = v.clone()
+			}
+			_ = v.set(*m.Env, "****") // never too long
+		}
+	}
+	return v
+}
+
+// historyOfRun returns the history entry of a RUN: "RUN |2 a=1 b=2 /bin/sh -c … # buildkit".
+func (st *state) historyOfRun(args []string) (string, error) {
+	var list []string
+	index := map[string]int{}
+	size := 0
+	for _, a := range st.args {
+		v, ok := st.vars.Get(a.Key)
+		if !ok {
+			v = a.ValueString()
+		}
+		kv := a.Key + "=" + v
+		if i, ok := index[a.Key]; ok {
+			list[i] = kv
+			continue
+		}
+		if size += len(kv) + 1; size > maxWord {
+			return "", errBudget
+		}
+		index[a.Key] = len(list)
+		list = append(list, kv)
+	}
+	if n := len(list); n > 0 {
+		list = append([]string{"|" + strconv.Itoa(n)}, list...)
+	}
+	return "RUN " + strings.Join(append(list, args...), " ") + " # buildkit", nil
+}

@@ -1,0 +1,189 @@
+package dockerfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+const (
+	defaultName = "Dockerfile"
+	ignoreName  = ".dockerignore"
+)
+
+// A source is the text of a Dockerfile and the patterns of the .dockerignore that goes with it.
+type source struct {
+	name   string
+	text   []byte
+	ignore []string
+}
+
+// load reads the Dockerfile and .dockerignore. Both places where the latter may be are read at once with the
+// Dockerfile; the one beside the Dockerfile wins. Only a directory of the client's has one.
+func load(ctx context.Context, req *frontend.Request, env frontend.Env) (*source, error) {
+	src := &source{name: req.Filename, text: req.Text}
+	if src.name == "" {
+		src.name = defaultName
+	}
+	var own, shared []byte
+	var ownName string
+	g, gctx := errgroup.WithContext(ctx)
+	if req.Text == nil {
+		g.Go(func() (err error) {
+			own, ownName, err = src.read(gctx, req, env)
+			return err
+		})
+	}
+	local, isLocal := req.Context.(*op.Local)
+	if isLocal {
+		g.Go(func() (err error) {
+			shared, err = readIgnore(gctx, env, local, "[internal] load "+ignoreName)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if !isLocal {
+		return src, nil
+	}
+	text, name := shared, ignoreName
+	if own != nil {
+		text, name = own, ownName
+	}
+	var err error
+	if src.ignore, err = ignore.Parse(text); err != nil {
+		return nil, &frontend.SourceError{File: name, Text: text, Err: fmt.Errorf("failed parsing %s: %w", name, err)}
+	}
+	return src, nil
+}
+
+// read reads the Dockerfile, which may also be called dockerfile, and what is in the .dockerignore beside it.
+func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.Env) (own []byte, name string, err error) {
+	from := req.Dockerfile
+	if from == nil {
+		from = req.Context
+	}
+	if from == nil {
+		return nil, "", &frontend.UsageError{Message: "there is neither a Dockerfile nor a build context to read one from"}
+	}
+	names := []string{s.name}
+	if dir, base := path.Split(s.name); base == defaultName {
+		names = append(names, dir+strings.ToLower(defaultName))
+	}
+	name = s.name + ignoreName
+	if l, ok := from.(*op.Local); ok {
+		only := *l
+		only.Include, only.Exclude = nil, nil
+		only.Follow = append([]string{name}, names...)
+		from = &only
+	}
+	step := "[internal] load build definition from " + s.name
+	err = env.Step(ctx, step, func(ctx context.Context) error {
+		in, err := pinInput(ctx, env, from, step)
+		if err != nil {
+			return fmt.Errorf("failed to read dockerfile: %w", err)
+		}
+		var missing error
+		for _, n := range names {
+			text, err := env.ReadFile(ctx, in, n)
+			if errors.Is(err, fs.ErrNotExist) {
+				if missing == nil {
+					missing = err
+				}
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("failed to read dockerfile: %w", err)
+			}
+			s.name, s.text, missing = n, text, nil
+			break
+		}
+		if missing != nil {
+			return &frontend.UsageError{Message: "failed to read dockerfile: open " + s.name + ": no such file or directory"}
+		}
+		own, err = readOptional(ctx, env, in, name)
+		return err
+	})
+	return own, name, err
+}
+
+// readIgnore reads the .dockerignore at the root of a directory of the client's; nil if there is none.
+func readIgnore(ctx context.Context, env frontend.Env, dir *op.Local, step string) (text []byte, err error) {
+	only := *dir
+	only.Include, only.Exclude, only.Follow = nil, nil, []string{ignoreName}
+	err = env.Step(ctx, step, func(ctx context.Context) error {
+		in, err := pinInput(ctx, env, &only, step)
+		if err != nil {
+			return err
+		}
+		text, err = readOptional(ctx, env, in, ignoreName)
+		return err
+	})
+	return text, err
+}
+
+// pinInput pins src and returns it as an input.
+func pinInput(ctx context.Context, env frontend.Env, src op.Source, name string) (solver.Input, error) {
+	pinned, err := env.Pin(ctx, src)
+	if err != nil {
+		return solver.Input{}, err
+	}
+	return solver.Input{Vertex: solver.NewVertex(pinned, nil, solver.Meta{Name: name, Internal: true})}, nil
+}
+
+// readOptional is ReadFile for a file that need not be there. An empty file is not nil.
+func readOptional(ctx context.Context, env frontend.Env, in solver.Input, name string) ([]byte, error) {
+	text, err := env.ReadFile(ctx, in, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	case text == nil:
+		return []byte{}, nil
+	}
+	return text, nil
+}
+
+// checkSyntax looks for a request of another frontend: "# syntax=" or the build argument that overrides it. Every
+// release of docker/dockerfile means this frontend; anything else would have to be run, which is refused.
+func (s *source) checkSyntax(args map[string]string) error {
+	if v, ok := args["BUILDKIT_SYNTAX"]; ok {
+		ref, _, _ := strings.Cut(strings.TrimSpace(v), " ")
+		if !isDockerfileSyntax(ref) {
+			return &frontend.UsageError{Message: "failed with BUILDKIT_SYNTAX = " + v + ": " + syntaxRefused(ref)}
+		}
+		return nil
+	}
+	ref, _, where, ok := parser.DetectSyntax(s.text)
+	if !ok || isDockerfileSyntax(ref) {
+		return nil
+	}
+	return parser.WithLocation(errors.New(syntaxRefused(ref)), where)
+}
+
+func syntaxRefused(ref string) string {
+	return fmt.Sprintf("frontend %q is not supported: only docker/dockerfile is, and it is built in", ref)
+}
+
+// isDockerfileSyntax says whether ref is a Dockerfile frontend of Docker's, wherever it is mirrored.
+func isDockerfileSyntax(ref string) bool {
+	if ref == "dockerfile.v0" {
+		return true
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	return err == nil && strings.HasPrefix(reference.Path(named), "docker/dockerfile")
+}

@@ -1,0 +1,340 @@
+package layer
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DiffOptions are those of Diff.
+type DiffOptions struct {
+	// Epoch, if not nil, is the latest modification time that is written (SOURCE_DATE_EPOCH).
+	Epoch *time.Time
+}
+
+// Diff writes the layer tar of t to w. For an overlay that is what t.Dir holds; for Plain it is how t.Dir differs from
+// t.Lower[0], or all of it if there is none. The bytes depend on names, types, contents, owners, modes, links, devices,
+// xattrs and whole seconds of modification times alone. t is only read, and must not change meanwhile.
+//
+// Entries are in the order of a walk that goes through each directory's names sorted by their bytes; the whiteouts of a
+// directory come before its other entries, as layer.md asks. Sockets are left out, and so are files whose names a tar
+// would give another meaning (".wh.…"). Headers are USTAR; PAX records are there only for what USTAR cannot say.
+func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
+	root, err := openRetry(unix.AT_FDCWD, t.Dir, dirFlags)
+	if err != nil {
+		return fmt.Errorf("reading layer %s: %w", t.Dir, err)
+	}
+	defer unix.Close(root)
+	base := -1
+	if t.Form == Plain && len(t.Lower) > 0 {
+		if base, err = openRetry(unix.AT_FDCWD, t.Lower[0], dirFlags); err != nil {
+			return fmt.Errorf("reading layer %s: %w", t.Lower[0], err)
+		}
+		defer unix.Close(base)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	d := &differ{ctx: ctx, form: t.Form, first: make(map[inode]string), out: newQueue(ctx)}
+	go func() {
+		defer close(d.out.items)
+		if err := d.dir(&place{fd: root, base: base, emitted: true}); err != nil {
+			cancel(err)
+		}
+	}()
+	err = writeItems(d.out, w, opt)
+	cancel(err)
+	d.out.wait()
+	if err != nil {
+		return fmt.Errorf("writing layer of %s: %w", t.Dir, err)
+	}
+	return nil
+}
+
+type inode struct{ dev, ino uint64 }
+
+// A differ walks the tree and queues what is to be written.
+type differ struct {
+	ctx   context.Context //nolint:containedctx // it ends with the call that made it
+	form  Form
+	first map[inode]string // the name under which a file with several was written
+	out   *queue
+}
+
+// A place is a directory that is being walked.
+type place struct {
+	up      *place
+	fd      int
+	base    int    // the directory that it is compared with, or -1
+	path    string // with a slash at the end; empty for the root
+	st      unix.Stat_t
+	emitted bool // its own entry is written
+}
+
+// emit queues the entries of the directories that lead to p, and of p.
+func (d *differ) emit(p *place) error {
+	if p.emitted {
+		return nil
+	}
+	if err := d.emit(p.up); err != nil {
+		return err
+	}
+	p.emitted = true
+	fd, err := unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return d.out.put(&item{path: p.path, st: p.st, fd: fd})
+}
+
+func (d *differ) dir(p *place) error {
+	names, err := readNames(p.fd)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", p.path, err)
+	}
+	var below []string
+	if p.base >= 0 {
+		if below, err = readNames(p.base); err != nil {
+			return fmt.Errorf("reading %s: %w", p.path, err)
+		}
+		if err := d.removed(p, names, below); err != nil {
+			return err
+		}
+	}
+	type named struct {
+		name string
+		st   unix.Stat_t
+	}
+	files := make([]named, 0, len(names))
+	for _, name := range names {
+		f := named{name: name}
+		if err := statRetry(p.fd, name, &f.st); err != nil {
+			return fmt.Errorf("looking up %s%s: %w", p.path, name, err)
+		}
+		switch {
+		case strings.HasPrefix(name, whiteoutPrefix), f.st.Mode&unix.S_IFMT == unix.S_IFSOCK:
+		case isWhiteout(&f.st):
+			if d.form != Plain {
+				err = d.whiteout(p, whiteoutPrefix+name)
+			}
+		default:
+			files = append(files, f)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for i := range files {
+		in := p.base >= 0 && has(below, files[i].name)
+		if err := d.file(p, files[i].name, &files[i].st, in); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func has(sorted []string, name string) bool {
+	_, ok := slices.BinarySearch(sorted, name)
+	return ok
+}
+
+// removed queues whiteouts for what only the base has.
+func (d *differ) removed(p *place, names, below []string) error {
+	for _, name := range below {
+		if has(names, name) || strings.HasPrefix(name, whiteoutPrefix) {
+			continue
+		}
+		var st unix.Stat_t
+		if err := statRetry(p.base, name, &st); err != nil {
+			return fmt.Errorf("looking up %s%s: %w", p.path, name, err)
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+			continue // in no layer
+		}
+		if err := d.whiteout(p, whiteoutPrefix+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *differ) whiteout(p *place, name string) error {
+	if err := d.emit(p); err != nil {
+		return err
+	}
+	return d.out.put(&item{path: p.path + name, fd: -1, white: true})
+}
+
+// file queues one file, if it differs from the base's, and what is in it.
+func (d *differ) file(p *place, name string, st *unix.Stat_t, inBase bool) error {
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return d.subdir(p, name, st, inBase)
+	}
+	if inBase {
+		if same, err := sameFile(p.fd, p.base, name, st); err != nil || same {
+			return err
+		}
+	}
+	if err := d.emit(p); err != nil {
+		return err
+	}
+	it := &item{path: p.path + name, st: *st, fd: -1}
+	if st.Nlink > 1 {
+		key := inode{st.Dev, st.Ino}
+		if it.link = d.first[key]; it.link != "" {
+			return d.out.put(it)
+		}
+		d.first[key] = it.path
+	}
+	var err error
+	if it.fd, err = openRetry(p.fd, name, openFlags(st)); err != nil {
+		return fmt.Errorf("opening %s: %w", it.path, err)
+	}
+	return d.out.put(it)
+}
+
+// openFlags opens files for reading, and names others only: opening a device does something.
+func openFlags(st *unix.Stat_t) int {
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		return unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
+	}
+	return unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
+}
+
+func (d *differ) subdir(p *place, name string, st *unix.Stat_t, inBase bool) error {
+	if strings.Count(p.path, "/") >= maxDepth {
+		return fmt.Errorf("%s: %w: %d directories deep", cutPath(p.path), ErrTooLarge, maxDepth)
+	}
+	k := &place{up: p, base: -1, path: p.path + name + "/", st: *st}
+	var err error
+	if k.fd, err = openRetry(p.fd, name, dirFlags); err != nil {
+		return fmt.Errorf("opening %s: %w", k.path, err)
+	}
+	defer unix.Close(k.fd)
+	changed := true
+	if inBase {
+		if k.base, err = openRetry(p.base, name, dirFlags); err == nil {
+			defer unix.Close(k.base)
+			changed, err = dirChanged(k.fd, k.base, st)
+		} else if err == unix.ENOTDIR || err == unix.ELOOP {
+			k.base, err = -1, nil
+		}
+		if err != nil {
+			return fmt.Errorf("comparing %s: %w", k.path, err)
+		}
+	}
+	if changed {
+		if err := d.emit(k); err != nil {
+			return err
+		}
+	}
+	if d.form != Plain {
+		opaque, err := isOpaque(k.fd, d.form)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", k.path, err)
+		}
+		if opaque {
+			if err := d.whiteout(k, whiteoutOpaque); err != nil {
+				return err
+			}
+		}
+	}
+	return d.dir(k)
+}
+
+func cutPath(p string) string {
+	if len(p) > 300 {
+		return p[:300] + "…"
+	}
+	return p
+}
+
+// writeItems writes what comes out of q as a tar.
+func writeItems(q *queue, w io.Writer, opt DiffOptions) error {
+	bw := bufio.NewWriterSize(w, 128<<10)
+	tw := tar.NewWriter(bw)
+	for it := range q.items {
+		<-it.ready
+		if it.err == nil {
+			it.err = writeItem(tw, it, opt)
+		}
+		q.release(it)
+		if it.err != nil {
+			return fmt.Errorf("%s: %w", cutPath(it.path), it.err)
+		}
+	}
+	if err := q.failed(); err != nil {
+		return err
+	}
+	if err := tw.Close(); err != nil {
+		return err
+	}
+	return bw.Flush()
+}
+
+func writeItem(tw *tar.Writer, it *item, opt DiffOptions) error {
+	if it.white {
+		return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: it.path})
+	}
+	hdr := header(it)
+	if opt.Epoch != nil && hdr.ModTime.After(*opt.Epoch) {
+		hdr.ModTime = opt.Epoch.Truncate(time.Second)
+	}
+	if err := tw.WriteHeader(hdr); err != nil {
+		return err
+	}
+	if hdr.Size == 0 {
+		return nil
+	}
+	if it.content != nil {
+		_, err := tw.Write(it.content)
+		return err
+	}
+	n, err := io.Copy(tw, fdReader(it.fd))
+	if err == nil && n != hdr.Size {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// header describes an item: no names of users, no times but one, nothing of this host.
+func header(it *item) *tar.Header {
+	st := &it.st
+	hdr := &tar.Header{
+		Name: it.path, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
+		ModTime: time.Unix(st.Mtim.Sec, 0),
+	}
+	for _, x := range it.xattrs {
+		if hdr.PAXRecords == nil {
+			hdr.PAXRecords = make(map[string]string)
+		}
+		hdr.PAXRecords[xattrRecord+x.name] = string(x.value)
+	}
+	if it.link != "" {
+		hdr.Typeflag, hdr.Linkname = tar.TypeLink, it.link
+		return hdr
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		hdr.Typeflag, hdr.Size = tar.TypeReg, st.Size
+	case unix.S_IFDIR:
+		hdr.Typeflag = tar.TypeDir
+	case unix.S_IFLNK:
+		hdr.Typeflag, hdr.Linkname = tar.TypeSymlink, it.target
+	case unix.S_IFIFO:
+		hdr.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		hdr.Typeflag = tar.TypeChar
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			hdr.Typeflag = tar.TypeBlock
+		}
+		hdr.Devmajor, hdr.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	}
+	return hdr
+}

@@ -1,0 +1,181 @@
+package layer
+
+import (
+	"context"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// Limits bound what Apply takes from a tar. A zero field stands for the default, a negative one for no limit.
+type Limits struct {
+	// Size is the largest uncompressed tar, and also the largest sum of file sizes, which sparse files can make greater;
+	// in bytes.
+	Size int64
+	// Ratio is how many times the compressed bytes the uncompressed ones may be, once there are more than RatioFrom of
+	// them. Zeros reach 1032 with gzip.
+	Ratio int64
+	// Entries is the largest number of entries. Those which stand for directories take memory while a tar is applied.
+	Entries int64
+}
+
+// The default limits.
+const (
+	DefaultSize    = 256 << 30
+	DefaultRatio   = 500
+	DefaultEntries = 5_000_000
+	RatioFrom      = 1 << 30
+)
+
+func (l Limits) withDefaults() Limits {
+	for f, d := range map[*int64]int64{&l.Size: DefaultSize, &l.Ratio: DefaultRatio, &l.Entries: DefaultEntries} {
+		switch {
+		case *f == 0:
+			*f = d
+		case *f < 0:
+			*f = 1<<63 - 1
+		}
+	}
+	return l
+}
+
+// A source decompresses and hashes ahead of its reader: one goroutine decompresses, one hashes, and the reader writes
+// files. Buffers go round, so that memory is bounded by sourceBuffers of them.
+type source struct {
+	in     *counter // compressed
+	limits Limits
+
+	cur   []byte
+	buf   []byte // that cur is a part of
+	total int64  // bytes that were read
+	err   error
+
+	free, ready chan []byte
+	stop        chan struct{}
+	wg          sync.WaitGroup
+	fail        error // why ready was closed; io.EOF at the end
+}
+
+const (
+	sourceBuffers = 6
+	sourceBuffer  = 256 << 10
+)
+
+// counter counts what is read through it; the count may be looked at meanwhile.
+type counter struct {
+	ctx      context.Context //nolint:containedctx // it ends with the call that made it
+	r        io.Reader
+	n        atomic.Int64
+	progress func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	n, err := c.r.Read(p)
+	total := c.n.Add(int64(n))
+	if c.progress != nil && n > 0 {
+		c.progress(total)
+	}
+	return n, err
+}
+
+// newSource starts to read from dec, which decompresses what comes through in, and to write all of it to h.
+func newSource(in *counter, dec io.Reader, h hash.Hash, limits Limits) *source {
+	s := &source{
+		in: in, limits: limits,
+		free: make(chan []byte, sourceBuffers), ready: make(chan []byte, sourceBuffers), stop: make(chan struct{}),
+	}
+	for range sourceBuffers {
+		s.free <- nil // made when first used: most layers are small
+	}
+	filled := make(chan []byte, sourceBuffers)
+	s.wg.Go(func() {
+		defer close(filled)
+		s.fail = s.fill(dec, filled)
+	})
+	s.wg.Go(func() {
+		defer close(s.ready)
+		for b := range filled {
+			h.Write(b)
+			s.ready <- b // never blocks: there are no more buffers than it holds
+		}
+	})
+	return s
+}
+
+func (s *source) fill(dec io.Reader, out chan<- []byte) error {
+	var total int64
+	for {
+		var b []byte
+		select {
+		case b = <-s.free:
+		case <-s.stop:
+			return io.ErrClosedPipe
+		}
+		if b == nil {
+			b = make([]byte, sourceBuffer)
+		}
+		b = b[:cap(b)]
+		n, err := 0, error(nil)
+		for n < len(b) && err == nil {
+			var m int
+			m, err = dec.Read(b[n:])
+			n += m
+		}
+		total += int64(n)
+		if lerr := s.check(total); lerr != nil {
+			return lerr
+		}
+		if n > 0 {
+			out <- b[:n] // never blocks
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (s *source) check(total int64) error {
+	if total > s.limits.Size {
+		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, s.limits.Size)
+	}
+	if in := s.in.n.Load(); total > RatioFrom && total/s.limits.Ratio > in {
+		return fmt.Errorf("%w: %d bytes expand to more than %d", ErrTooLarge, in, total)
+	}
+	return nil
+}
+
+// Read implements io.Reader.
+func (s *source) Read(p []byte) (int, error) {
+	for len(s.cur) == 0 {
+		if s.err != nil {
+			return 0, s.err
+		}
+		if s.buf != nil {
+			s.free <- s.buf
+			s.buf = nil
+		}
+		b, ok := <-s.ready
+		if !ok {
+			s.err = s.fail
+			return 0, s.err
+		}
+		s.buf, s.cur = b, b
+	}
+	n := copy(p, s.cur)
+	s.cur = s.cur[n:]
+	s.total += int64(n)
+	return n, nil
+}
+
+// Close ends the goroutines and waits for them; the last read of the source must return for that.
+func (s *source) Close() {
+	close(s.stop)
+	for range s.ready { //nolint:revive // drained so that nothing is held
+	}
+	s.wg.Wait()
+}

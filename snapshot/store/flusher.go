@@ -44,8 +44,9 @@ type flusher struct {
 	dir    string
 	after  time.Duration
 	log    *slog.Logger
-	before func()       // called before each flush
-	sync   func() error // syncfs of the store's file system
+	before func()            // called before each flush
+	live   func(record) bool // whether a line of the log is still of use; nil unless the log is to be compacted
+	sync   func() error      // syncfs of the store's file system
 
 	turn chan struct{} // held by whoever flushes; guards file
 	file *os.File      // the log, open for appending

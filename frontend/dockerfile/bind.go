@@ -49,10 +49,13 @@ func (t *translation) bind() error {
 			s.add(c)
 		}
 	}
+	if err := t.checkCycles(); err != nil {
+		return err
+	}
 	if len(p.stages)+len(p.aliases) == 1 {
 		p.stages[0].title = ""
 	}
-	return t.checkCycles()
+	return nil
 }
 
 // from makes the stage of the i-th FROM.

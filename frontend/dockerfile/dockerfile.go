@@ -19,11 +19,13 @@ package dockerfile
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/containerd/platforms"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -49,6 +51,10 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 	if len(asked) == 0 {
 		asked = []op.Platform{native}
 	}
+	multi, err := isMulti(req, len(asked))
+	if err != nil {
+		return nil, err
+	}
 	out := &frontend.Output{Images: make([]frontend.Image, len(asked))}
 	// Platforms are parsed and expanded separately: an expanded instruction cannot be expanded again.
 	g, ctx := errgroup.WithContext(ctx)
@@ -57,7 +63,7 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 			t := &translation{
 				req: req, env: env, src: src,
 				native: native, platform: platforms.Normalize(p),
-				implicit: len(req.Platforms) == 0, multi: len(asked) > 1, quiet: i > 0,
+				implicit: len(req.Platforms) == 0, multi: multi, quiet: i > 0,
 				budget: &budget{left: budgetBytes},
 			}
 			img, err := t.run(ctx)
@@ -72,6 +78,22 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 		return nil, err
 	}
 	return out, nil
+}
+
+// isMulti says whether names have to tell platforms apart: when there are several, or as the build argument says.
+func isMulti(req *frontend.Request, platforms int) (bool, error) {
+	v := req.BuildArgs["BUILDKIT_MULTI_PLATFORM"]
+	if v == "" {
+		return platforms > 1, nil
+	}
+	b, err := strconv.ParseBool(v)
+	switch {
+	case err != nil:
+		return false, &frontend.UsageError{Message: "invalid boolean value for multi-platform: " + v}
+	case !b && platforms > 1:
+		return false, &frontend.UsageError{Message: "conflicting config: returning multiple target platforms is not allowed"}
+	}
+	return b, nil
 }
 
 // A translation is one Dockerfile on its way to the graph for one platform.
@@ -92,6 +114,8 @@ type translation struct {
 	context *tree // the build context; nil if there is none
 	epoch   epoch
 	budget  *budget
+
+	vertices map[vertexID]*solver.Vertex
 }
 
 // run performs the passes.

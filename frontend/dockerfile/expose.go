@@ -24,14 +24,17 @@ func (st *state) expose(c *instructions.ExposeCommand) error {
 			return err
 		}
 		for _, w := range words {
-			spec, err := parsePort(w)
+			spec, err := splitPort(w)
 			if err != nil {
+				return err
+			}
+			spec.lint(w, c, st.lint)
+			if err := spec.check(); err != nil {
 				return err
 			}
 			if err := st.t.budget.spend(50 * (spec.last - spec.first + 1)); err != nil {
 				return err
 			}
-			spec.lint(w, c, st.lint)
 			ports = append(ports, spec.list()...)
 		}
 	}
@@ -48,9 +51,9 @@ func (st *state) expose(c *instructions.ExposeCommand) error {
 // A port is what one word of EXPOSE says: "[[ip:]host:]first[-last][/proto]". An address and a host port are accepted
 // and mean nothing.
 type port struct {
-	ip, host    string
-	first, last int
-	proto       string // as it is written; "tcp" if it is not
+	ip, host, container string
+	proto               string // as it is written; "tcp" if it is not
+	first, last         int
 }
 
 // list returns the ports as a configuration has them.
@@ -73,46 +76,52 @@ func (p *port) lint(word string, c instructions.Command, l *linter.Linter) {
 	}
 }
 
-func parsePort(word string) (*port, error) {
+// splitPort takes a word apart.
+func splitPort(word string) (*port, error) {
 	parts := strings.Split(word, ":")
 	n := len(parts)
-	p := &port{}
+	p := &port{proto: "tcp"}
 	if n > 1 {
 		p.host = parts[n-2]
 	}
 	if n > 2 {
 		p.ip = strings.Join(parts[:n-2], ":")
 	}
-	container, proto, _ := strings.Cut(parts[n-1], "/")
-	if container == "" {
+	var proto string
+	p.container, proto, _ = strings.Cut(parts[n-1], "/")
+	if p.container == "" {
 		return nil, fmt.Errorf("invalid port: %q: no port specified", word)
 	}
 	switch strings.ToLower(proto) {
 	case "":
-		proto = "tcp"
 	case "tcp", "udp", "sctp":
+		p.proto = proto
 	default:
 		return nil, fmt.Errorf("invalid port: %q: invalid proto: %s", word, proto)
 	}
-	p.proto = proto
+	return p, nil
+}
+
+// check parses the parts.
+func (p *port) check() error {
 	if err := checkIP(p.ip); err != nil {
-		return nil, err
+		return err
 	}
 	var err error
-	if p.first, p.last, err = portRange(container); err != nil {
-		return nil, errors.New("invalid containerPort: " + container)
+	if p.first, p.last, err = portRange(p.container); err != nil {
+		return errors.New("invalid containerPort: " + p.container)
 	}
 	if p.host == "" {
-		return p, nil
+		return nil
 	}
 	first, last, err := portRange(p.host)
 	if err != nil {
-		return nil, errors.New("invalid hostPort: " + p.host)
+		return errors.New("invalid hostPort: " + p.host)
 	}
 	if p.last != p.first && p.last-p.first != last-first {
-		return nil, fmt.Errorf("invalid ranges specified for container and host Ports: %s and %s", container, p.host)
+		return fmt.Errorf("invalid ranges specified for container and host Ports: %s and %s", p.container, p.host)
 	}
-	return p, nil
+	return nil
 }
 
 func checkIP(ip string) error {

@@ -178,7 +178,7 @@ func newCase(t testing.TB, ar *txtar.Archive) *testcase {
 				c.env.dirs[dir] = map[string]string{}
 			}
 			c.env.dirs[dir][name] = string(f.Data)
-		case "want", "buildkit":
+		case "want", "buildkit", "differs":
 		default:
 			ctx[f.Name] = string(f.Data)
 		}

@@ -49,7 +49,7 @@ func splitChallenges(s string) []challenge {
 	}
 	var all []challenge
 	for {
-		s = strings.TrimLeft(s, " \t,")
+		s = strings.TrimLeft(s, " \t,=") // "=" may end a token68
 		word, rest := cutToken(s)
 		if word == "" {
 			return all

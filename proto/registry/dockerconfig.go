@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 )
@@ -142,8 +143,9 @@ func runHelper(ctx context.Context, helper, key string) (authn.AuthConfig, error
 	cmd.Stdin = strings.NewReader(key)
 	out := &cappedBuffer{}
 	cmd.Stdout = out
+	cmd.WaitDelay = time.Second // a child of the helper may keep its output open
 	if err := cmd.Run(); err != nil {
-		said := strings.TrimSpace(out.String())
+		said := strings.TrimSpace(out.buf.String())
 		if said == "credentials not found in native keychain" {
 			return authn.AuthConfig{}, nil
 		}
@@ -154,7 +156,7 @@ func runHelper(ctx context.Context, helper, key string) (authn.AuthConfig, error
 		return authn.AuthConfig{}, err
 	}
 	var doc struct{ Username, Secret string }
-	if err := json.Unmarshal(out.Bytes(), &doc); err != nil {
+	if err := json.Unmarshal(out.buf.Bytes(), &doc); err != nil {
 		return authn.AuthConfig{}, errors.New("its answer is not what the protocol asks for") // and may be a secret
 	}
 	if doc.Username == "<token>" {
@@ -164,12 +166,9 @@ func runHelper(ctx context.Context, helper, key string) (authn.AuthConfig, error
 }
 
 // A cappedBuffer keeps the first maxHelperOutput bytes.
-type cappedBuffer struct{ bytes.Buffer }
+type cappedBuffer struct{ buf bytes.Buffer }
 
 func (b *cappedBuffer) Write(p []byte) (int, error) {
-	if rest := maxHelperOutput - b.Len(); len(p) > rest {
-		b.Buffer.Write(p[:rest])
-		return len(p), nil
-	}
-	return b.Buffer.Write(p)
+	b.buf.Write(p[:min(len(p), maxHelperOutput-b.buf.Len())])
+	return len(p), nil
 }

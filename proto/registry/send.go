@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -29,6 +30,9 @@ type request struct {
 	about  string // for errors: the reference
 	// patience is how long the server may think once it has the whole request; at least StallTimeout.
 	patience time.Duration
+	// sending counts bodies that are not closed yet. A transport may do that after the answer has come; whoever owns what
+	// a body reads from waits here.
+	sending sync.WaitGroup
 }
 
 // location returns where rq goes if it goes to ep.
@@ -140,15 +144,12 @@ func (c *Client) roundTrip(ctx context.Context, ep *endpoint, rq *request, to *h
 		return nil, err
 	}
 	watched, dog := watch(ctx, c.opts.StallTimeout)
-	req, err := rq.build(watched, to)
+	req, err := rq.build(watched, to, dog)
 	if err != nil {
 		dog.end()
 		return nil, err
 	}
 	req.Header.Set("User-Agent", c.opts.UserAgent)
-	if req.Body != nil {
-		req.Body = &sentBody{req.Body, dog, rq.patience}
-	}
 	dog.within(max(c.opts.StallTimeout, rq.patience))
 	resp, err := t.RoundTrip(req)
 	if err != nil {
@@ -171,7 +172,7 @@ func (c *Client) roundTrip(ctx context.Context, ep *endpoint, rq *request, to *h
 }
 
 // build makes the HTTP request of one hop.
-func (rq *request) build(ctx context.Context, to *hopTo) (*http.Request, error) {
+func (rq *request) build(ctx context.Context, to *hopTo, dog *watchdog) (*http.Request, error) {
 	u := *to.url
 	u.User, u.Fragment = nil, "" // a location must not bring credentials of its own
 	req := (&http.Request{
@@ -183,16 +184,25 @@ func (rq *request) build(ctx context.Context, to *hopTo) (*http.Request, error) 
 	if to.authz != "" {
 		req.Header.Set("Authorization", to.authz)
 	}
-	if rq.body != nil {
-		body, err := rq.body()
+	switch {
+	case rq.body == nil:
+	case rq.size == 0: // a body that is not nil, of length 0, would be sent in chunks
+		req.Body = http.NoBody
+	default:
+		req.ContentLength = rq.size
+		req.GetBody = func() (io.ReadCloser, error) {
+			body, err := rq.body()
+			if err != nil {
+				return nil, err
+			}
+			rq.sending.Add(1)
+			return &sentBody{body, dog, rq.patience, sync.OnceFunc(rq.sending.Done)}, nil
+		}
+		body, err := req.GetBody()
 		if err != nil {
 			return nil, err
 		}
-		req.Body, req.ContentLength = body, rq.size
-		if rq.size == 0 { // a body that is not nil, of length 0, would be sent in chunks
-			body.Close()
-			req.Body = http.NoBody
-		}
+		req.Body = body
 	}
 	return req, nil
 }

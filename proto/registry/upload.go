@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 )
 
 // fallbackChunk is the size of a chunk, in bytes, once a registry has refused a whole blob as too large for a request.
@@ -122,19 +123,23 @@ func (p *blobPush) uploadWhole(ctx context.Context, at *url.URL) error {
 	rq.header.Set("Content-Type", "application/octet-stream")
 	rq.expect = []int{http.StatusCreated, http.StatusOK, http.StatusNoContent, http.StatusAccepted}
 	rq.size = p.desc.Size
+	src := &source{blob: p.desc, trace: traceOf(ctx)}
 	rq.body = func() (io.ReadCloser, error) {
 		r, err := p.open()
 		if err != nil {
-			return nil, err
+			return nil, src.failed(err)
 		}
-		return &countedReader{ReadCloser: r, push: p, trace: traceOf(ctx)}, nil
+		return &sourceReader{ReadCloser: r, src: src}, nil
 	}
 	resp, err := p.c.once(ctx, p.c.origin(p.repo.Host), rq)
-	if err != nil {
-		return err
+	if err == nil {
+		drain(resp.Body)
 	}
-	drain(resp.Body)
-	return nil
+	rq.sending.Wait() // open's owner may close what is behind it once we return
+	if own := src.err.Load(); own != nil {
+		return fmt.Errorf("reading the blob: %w", *own)
+	}
+	return err
 }
 
 // uploadChunks sends the blob in pieces of p.chunk bytes.
@@ -196,19 +201,38 @@ func (p *blobPush) request(method string, at *url.URL) *request {
 	}
 }
 
-// A countedReader reports what goes out.
-type countedReader struct {
-	io.ReadCloser
-	push  *blobPush
+// A source is a blob as it goes out. That it cannot be read is not for the network to make good, so the error is kept
+// apart from those of the request that it spoils.
+type source struct {
+	blob  Descriptor
 	trace *Trace
-	n     int64
+	err   atomic.Pointer[error]
 }
 
-func (r *countedReader) Read(p []byte) (int, error) {
+func (s *source) failed(err error) error {
+	s.err.CompareAndSwap(nil, &err)
+	return err
+}
+
+// A sourceReader reads a source once and reports how far it is.
+type sourceReader struct {
+	io.ReadCloser
+	src *source
+	n   int64
+}
+
+func (r *sourceReader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
 	r.n += int64(n)
 	if n > 0 {
-		r.trace.bytes(r.push.desc.Digest, r.n, r.push.desc.Size)
+		r.src.trace.bytes(r.src.blob.Digest, r.n, r.src.blob.Size)
+	}
+	ended := errors.Is(err, io.EOF)
+	switch {
+	case r.n > r.src.blob.Size || ended && r.n < r.src.blob.Size:
+		return n, r.src.failed(fmt.Errorf("%w: it has not the %d bytes that it should", ErrDigest, r.src.blob.Size))
+	case err != nil && !ended:
+		return n, r.src.failed(err)
 	}
 	return n, err
 }

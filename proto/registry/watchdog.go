@@ -72,6 +72,12 @@ type sentBody struct {
 	io.ReadCloser
 	dog      *watchdog
 	patience time.Duration
+	closed   func() // idempotent
+}
+
+func (b *sentBody) Close() error {
+	defer b.closed()
+	return b.ReadCloser.Close()
 }
 
 func (b *sentBody) Read(p []byte) (int, error) {

@@ -1,0 +1,251 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
+)
+
+// Mirrors are written like hosts, with a scheme and a path if need be, and nothing else.
+func TestParseMirror(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		want mirrorSpec
+	}{
+		{"mirror.test", mirrorSpec{"", "mirror.test", ""}},
+		{"Mirror.test:5000/", mirrorSpec{"", "mirror.test:5000", ""}},
+		{"https://mirror.test/proxy/hub", mirrorSpec{"https", "mirror.test", "proxy/hub/"}},
+		{"http://10.0.0.1:5000", mirrorSpec{"http", "10.0.0.1:5000", ""}},
+		{"[::1]:5000", mirrorSpec{"", "[::1]:5000", ""}},
+		{"", mirrorSpec{}},
+		{"ftp://mirror.test", mirrorSpec{}},
+		{"https://u:p@mirror.test", mirrorSpec{}},
+		{"mirror.test?x=1", mirrorSpec{}},
+		{"mirror.test/../x", mirrorSpec{}},
+		{"mirror.test/a b", mirrorSpec{}},
+	} {
+		got, err := parseMirror(tt.in)
+		if got != tt.want || (err == nil) != (tt.want != mirrorSpec{}) {
+			t.Errorf("%q: got %+v, %v; want %+v", tt.in, got, err, tt.want)
+		}
+	}
+}
+
+// withMirrors sets up two mirrors that go before the registry.
+func withMirrors(w *world) (one, two *registrytest.Registry) {
+	one, two = registrytest.New(registrytest.Behaviour{}), registrytest.New(registrytest.Behaviour{})
+	w.trust("one.test", Host{})
+	w.trust(testHost, Host{Mirrors: []string{"one.test", "http://two.test:5000/proxy"}})
+	w.net.HTTPS("one.test:443", one)
+	w.net.HTTP("two.test:5000", two)
+	return one, two
+}
+
+// Mirrors are asked in order, each once, and whatever they lack or do wrong the registry makes good.
+func TestMirrors(t *testing.T) {
+	content := pattern(100_000)
+	for _, tt := range []struct {
+		name   string
+		put    string // which of "1", "2" and "o", the registry itself, have the content
+		fault  registrytest.Fault
+		remove bool // the first mirror from the network
+		counts [3]int
+	}{
+		{name: "the first has it", put: "12o", counts: [3]int{1, 0, 0}},
+		{name: "the second has it", put: "2o", counts: [3]int{1, 1, 0}},
+		{name: "none has it", put: "o", counts: [3]int{1, 1, 1}},
+		{name: "the first is gone", put: "12o", remove: true, counts: [3]int{0, 1, 0}},
+		{name: "the first is broken", put: "12o", fault: registrytest.Fault{Status: 503, RetryAfter: "30"}, counts: [3]int{1, 1, 0}},
+		{name: "the first forbids", put: "12o", fault: registrytest.Fault{Status: 403}, counts: [3]int{1, 1, 0}},
+		{name: "the first breaks off", put: "12o", fault: registrytest.Fault{CutAfter: 1000}, counts: [3]int{1, 1, 0}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var one, two *registrytest.Registry
+			inWorld(t, func(w *world) { one, two = withMirrors(w) }, func(ctx context.Context, w *world) {
+				d := describeBytes(content)
+				for _, p := range tt.put {
+					switch p {
+					case '1':
+						one.PutBlob("team/app", content)
+					case '2':
+						two.PutBlob("proxy/team/app", content)
+					case 'o':
+						w.reg.PutBlob("team/app", content)
+					}
+				}
+				if tt.fault != (registrytest.Fault{}) {
+					one.Fail(tt.fault)
+				}
+				if tt.remove {
+					w.net.Remove("one.test:443")
+				}
+				start := time.Now()
+				got, err := w.readBlob(ctx, d)
+				if err != nil || !bytes.Equal(got, content) {
+					t.Fatalf("got %d bytes, %v", len(got), err)
+				}
+				counts := [3]int{one.Count("", ""), two.Count("", ""), w.reg.Count("", "")}
+				if counts != tt.counts {
+					t.Errorf("requests %v, want %v", counts, tt.counts)
+				}
+				if d := time.Since(start); d > time.Second {
+					t.Errorf("it took %v", d)
+				}
+				for _, r := range append(one.Requests(), two.Requests()...) {
+					if r.Query != "ns="+testHost {
+						t.Errorf("a mirror is asked with %q", r.Query)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A mirror that lies is found out: manifests come from the next one at once; a blob that is fetched begins again
+// elsewhere; one that is streamed is an error, and the mirror is not asked again for a while.
+func TestMirrorLies(t *testing.T) {
+	content := pattern(50_000)
+	setUp := func(w *world) {
+		one, _ := withMirrors(w)
+		one.PutBlob("team/app", content)
+		one.Fail(registrytest.Fault{Kind: registrytest.Blob, Corrupt: true})
+		one.PutImage("team/app", "1", []byte("{}"))
+		one.Fail(registrytest.Fault{Kind: registrytest.Manifest, Corrupt: true})
+	}
+	inWorld(t, setUp, func(ctx context.Context, w *world) {
+		d := w.putBlob(content)
+		if _, err := w.readBlob(ctx, d); !errors.Is(err, ErrDigest) {
+			t.Fatalf("streamed: %v", err)
+		}
+		if got, err := w.readBlob(ctx, d); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("streamed again: %v", err)
+		}
+		time.Sleep(2 * mirrorRest)
+		f := tempSink(t)
+		if err := w.c.FetchBlob(ctx, repoAt(testHost), d, f); err != nil {
+			t.Errorf("fetched: %v", err)
+		}
+		time.Sleep(2 * mirrorRest)
+		digest, _ := w.reg.PutImage("team/app", "1", []byte("{}"))
+		if desc, _, err := w.c.Get(ctx, repoAt(testHost).At(withDigest(t, digest).Digest)); err != nil || desc.Digest.String() != digest {
+			t.Errorf("a manifest: %+v, %v", desc, err)
+		}
+	})
+}
+
+// A mirror that did not answer is left alone for a while and then asked again; pushes never go to a mirror.
+func TestMirrorRests(t *testing.T) {
+	var one, two *registrytest.Registry
+	inWorld(t, func(w *world) { one, two = withMirrors(w) }, func(ctx context.Context, w *world) {
+		d := w.putBlob([]byte("x"))
+		w.net.Remove("one.test:443")
+		for range 5 {
+			if _, err := w.readBlob(ctx, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := w.net.Dials("one.test:443"); n != 1 {
+			t.Errorf("%d dials of a mirror that is down, want 1", n)
+		}
+		time.Sleep(2 * mirrorRest)
+		if _, err := w.readBlob(ctx, d); err != nil || w.net.Dials("one.test:443") != 2 {
+			t.Errorf("it is not asked again: %v", err)
+		}
+		before := two.Count("", "")
+		if _, err := w.c.PushBlob(ctx, repoAt(testHost), describeBytes([]byte("y")), opener([]byte("y")), nil); err != nil {
+			t.Fatal(err)
+		}
+		if one.Count("", "")+two.Count("", "") != before {
+			t.Error("a push went to a mirror")
+		}
+	})
+}
+
+// If all fail, the error is the registry's own, and says what the mirrors said.
+func TestMirrorsAllFail(t *testing.T) {
+	inWorld(t, func(w *world) { withMirrors(w) }, func(ctx context.Context, w *world) {
+		_, err := w.c.Resolve(ctx, repoAt(testHost).Tag("1"))
+		var status *StatusError
+		if !errors.As(err, &status) || status.Host != testHost || !strings.Contains(err.Error(), "mirror two.test:5000/proxy/: ") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func tempSink(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "blob"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// FetchBlob goes on from what is there, throws away what is wrong, and leaves what it has when it cannot go on.
+func TestFetchBlob(t *testing.T) {
+	content := pattern(100_000)
+	wrong := append([]byte("wrong"), content[5:]...)
+	for _, tt := range []struct {
+		name   string
+		before []byte
+		fault  registrytest.Fault
+		err    error
+		after  []byte
+		ranges []string
+	}{
+		{name: "nothing there", after: content, ranges: []string{""}},
+		{name: "half there", before: content[:50_000], after: content, ranges: []string{"bytes=50000-"}},
+		{name: "all there", before: content, after: content},
+		{name: "another half", before: wrong[:50_000], after: content, ranges: []string{"bytes=50000-", ""}},
+		{name: "another whole", before: wrong, after: content, ranges: []string{""}},
+		{name: "too much", before: append(content[:len(content):len(content)], 1), after: content, ranges: []string{""}},
+		{name: "a wrong registry", fault: registrytest.Fault{Corrupt: true}, err: ErrDigest, after: []byte{}, ranges: []string{""}},
+		{name: "a lost registry", fault: registrytest.Fault{Status: 404, After: 1}, before: nil, after: content, ranges: []string{""}},
+		{name: "a registry lost half-way", fault: registrytest.Fault{Status: 404}, before: content[:50_000], err: ErrNotFound, after: content[:50_000]},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inWorld(t, nil, func(ctx context.Context, w *world) {
+				d := w.putBlob(content)
+				if tt.fault != (registrytest.Fault{}) {
+					w.reg.Fail(tt.fault)
+				}
+				f := tempSink(t)
+				if _, err := f.Write(tt.before); err != nil {
+					t.Fatal(err)
+				}
+				if err := w.c.FetchBlob(ctx, repoAt(testHost), d, f); !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+					t.Errorf("got %v, want %v", err, tt.err)
+				}
+				got, err := os.ReadFile(f.Name())
+				if err != nil || !bytes.Equal(got, tt.after) {
+					t.Errorf("the file has %d bytes, want %d", len(got), len(tt.after))
+				}
+				if tt.ranges == nil && tt.err == nil && w.reg.Count("", "") > 0 {
+					t.Errorf("it asked: %+v", w.reg.Requests())
+				}
+				for i, want := range tt.ranges {
+					if r := w.reg.Requests(); i >= len(r) || r[i].Range != want {
+						t.Errorf("request %d is not for range %q: %+v", i, want, r)
+					}
+				}
+			})
+		})
+	}
+}
+
+// An empty blob can be fetched, too.
+func TestFetchEmptyBlob(t *testing.T) {
+	inWorld(t, nil, func(ctx context.Context, w *world) {
+		if err := w.c.FetchBlob(ctx, repoAt(testHost), w.putBlob([]byte{}), tempSink(t)); err != nil {
+			t.Error(err)
+		}
+	})
+}

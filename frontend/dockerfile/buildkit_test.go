@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -28,12 +29,14 @@ type translated struct {
 	Ops      []string        `json:"ops,omitempty"`
 }
 
+var corpus = flag.String("corpus", "testdata/buildkit", "directory with the cases of TestBuildKit")
+
 // TestBuildKit checks that each Dockerfile of the corpus means what it means to BuildKit v0.32.2: the configuration and
 // history, the names of vertices, what they do, the warnings, and errors with their lines. The section "buildkit" of
 // each file was written by a program that calls BuildKit's own translation. A line of a section
 // "differs" names what is not compared and says why.
 func TestBuildKit(t *testing.T) {
-	files, err := filepath.Glob("testdata/buildkit/*.txtar")
+	files, err := filepath.Glob(filepath.Join(*corpus, "*.txtar"))
 	if err != nil || len(files) < 100 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -28,6 +29,9 @@ type origin struct {
 // triggers of each base before the instructions of the stage. Triggers may read from stages and images that nothing
 // needed before, so it goes on until there is nothing new.
 func (t *translation) resolve(ctx context.Context) (map[*stage]bool, error) {
+	if err := t.checkNames(); err != nil {
+		return nil, err
+	}
 	for {
 		needed := t.plan.target.reachable()
 		if err := t.resolveOrigins(ctx, t.outside(needed)); err != nil {
@@ -49,6 +53,30 @@ func (t *translation) resolve(ctx context.Context) (map[*stage]bool, error) {
 			return needed, nil
 		}
 	}
+}
+
+// checkNames refuses names that cannot be those of images, in stages that are not needed too.
+func (t *translation) checkNames() error {
+	check := func(s *stage) error {
+		if s.parent != nil || s.src.BaseName == scratch {
+			return nil
+		}
+		if _, err := reference.ParseNormalizedNamed(s.src.BaseName); err != nil {
+			return at(fmt.Errorf("failed to parse stage name %q: %w", s.src.BaseName, err), s.src.Location)
+		}
+		return nil
+	}
+	for _, s := range t.plan.stages {
+		if err := check(s); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.plan.aliases)) {
+		if err := check(t.plan.aliases[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // resolveOrigins finds the origins of the stages that have none yet.

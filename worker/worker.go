@@ -26,12 +26,6 @@ var (
 	ErrAmbiguous = errors.New("more than one image matches")
 )
 
-// Errors of what talks to registries, found with errors.Is.
-var (
-	ErrUnauthenticated = errors.New("the registry wants other credentials")
-	ErrDenied          = errors.New("the registry does not allow it")
-)
-
 // A Builder performs builds. It is safe for concurrent use.
 type Builder interface {
 	// Build performs one build and reports its events to events, which is called from one goroutine at a time and must

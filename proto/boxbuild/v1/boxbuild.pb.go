@@ -4713,6 +4713,86 @@ func (x *ImportResponse) GetId() string {
 	return ""
 }
 
+type PingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PingRequest) Reset() {
+	*x = PingRequest{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PingRequest) ProtoMessage() {}
+
+func (x *PingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
+func (*PingRequest) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{64}
+}
+
+type PingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PingResponse) Reset() {
+	*x = PingResponse{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PingResponse) ProtoMessage() {}
+
+func (x *PingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
+func (*PingResponse) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *PingResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 type InfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4721,7 +4801,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4733,7 +4813,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4746,7 +4826,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{64}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{66}
 }
 
 type InfoResponse struct {
@@ -4777,7 +4857,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4789,7 +4869,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4802,7 +4882,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{65}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *InfoResponse) GetVersion() string {
@@ -4953,7 +5033,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4965,7 +5045,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4978,7 +5058,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{66}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{68}
 }
 
 type DiskUsageResponse struct {
@@ -4992,7 +5072,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5004,7 +5084,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5017,7 +5097,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{67}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DiskUsageResponse) GetImages() *UsageClass {
@@ -5053,7 +5133,7 @@ type UsageClass struct {
 
 func (x *UsageClass) Reset() {
 	*x = UsageClass{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5065,7 +5145,7 @@ func (x *UsageClass) String() string {
 func (*UsageClass) ProtoMessage() {}
 
 func (x *UsageClass) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5078,7 +5158,7 @@ func (x *UsageClass) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageClass.ProtoReflect.Descriptor instead.
 func (*UsageClass) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{68}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *UsageClass) GetTotal() int32 {
@@ -5127,7 +5207,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5139,7 +5219,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5152,7 +5232,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{69}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *UsageRecord) GetId() string {
@@ -5239,7 +5319,7 @@ type PruneRequest struct {
 
 func (x *PruneRequest) Reset() {
 	*x = PruneRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5251,7 +5331,7 @@ func (x *PruneRequest) String() string {
 func (*PruneRequest) ProtoMessage() {}
 
 func (x *PruneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5264,7 +5344,7 @@ func (x *PruneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneRequest.ProtoReflect.Descriptor instead.
 func (*PruneRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{70}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PruneRequest) GetAll() bool {
@@ -5320,7 +5400,7 @@ type PruneResponse struct {
 
 func (x *PruneResponse) Reset() {
 	*x = PruneResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5332,7 +5412,7 @@ func (x *PruneResponse) String() string {
 func (*PruneResponse) ProtoMessage() {}
 
 func (x *PruneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5345,7 +5425,7 @@ func (x *PruneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneResponse.ProtoReflect.Descriptor instead.
 func (*PruneResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{71}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *PruneResponse) GetImages() []*Removed {
@@ -5379,7 +5459,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5391,7 +5471,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5404,7 +5484,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{72}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *LoginRequest) GetRegistry() string {
@@ -5430,7 +5510,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5442,7 +5522,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5455,7 +5535,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{73}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *LoginResponse) GetIdentityToken() string {
@@ -5804,6 +5884,9 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x05input\" \n" +
 	"\x0eImportResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\r\n" +
+	"\vPingRequest\"(\n" +
+	"\fPingResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\"\r\n" +
 	"\vInfoRequest\"\xed\x04\n" +
 	"\fInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
@@ -5893,8 +5976,9 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x04Push\x12\x16.boxbuild.v1.PushInput\x1a\x17.boxbuild.v1.PushOutput(\x010\x01\x12;\n" +
 	"\x04Load\x12\x16.boxbuild.v1.LoadInput\x1a\x17.boxbuild.v1.LoadOutput(\x010\x01\x126\n" +
 	"\x04Save\x12\x18.boxbuild.v1.SaveRequest\x1a\x12.boxbuild.v1.Chunk0\x01\x12A\n" +
-	"\x06Import\x12\x18.boxbuild.v1.ImportInput\x1a\x1b.boxbuild.v1.ImportResponse(\x012\x91\x02\n" +
+	"\x06Import\x12\x18.boxbuild.v1.ImportInput\x1a\x1b.boxbuild.v1.ImportResponse(\x012\xce\x02\n" +
 	"\x06System\x12;\n" +
+	"\x04Ping\x12\x18.boxbuild.v1.PingRequest\x1a\x19.boxbuild.v1.PingResponse\x12;\n" +
 	"\x04Info\x12\x18.boxbuild.v1.InfoRequest\x1a\x19.boxbuild.v1.InfoResponse\x12J\n" +
 	"\tDiskUsage\x12\x1d.boxbuild.v1.DiskUsageRequest\x1a\x1e.boxbuild.v1.DiskUsageResponse\x12>\n" +
 	"\x05Prune\x12\x19.boxbuild.v1.PruneRequest\x1a\x1a.boxbuild.v1.PruneResponse\x12>\n" +
@@ -5913,7 +5997,7 @@ func file_boxbuild_v1_boxbuild_proto_rawDescGZIP() []byte {
 }
 
 var file_boxbuild_v1_boxbuild_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
+var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
 var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	(ErrorKind)(0),                // 0: boxbuild.v1.ErrorKind
 	(*Error)(nil),                 // 1: boxbuild.v1.Error
@@ -5980,23 +6064,25 @@ var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	(*ImportOptions)(nil),         // 62: boxbuild.v1.ImportOptions
 	(*ImportInput)(nil),           // 63: boxbuild.v1.ImportInput
 	(*ImportResponse)(nil),        // 64: boxbuild.v1.ImportResponse
-	(*InfoRequest)(nil),           // 65: boxbuild.v1.InfoRequest
-	(*InfoResponse)(nil),          // 66: boxbuild.v1.InfoResponse
-	(*DiskUsageRequest)(nil),      // 67: boxbuild.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),     // 68: boxbuild.v1.DiskUsageResponse
-	(*UsageClass)(nil),            // 69: boxbuild.v1.UsageClass
-	(*UsageRecord)(nil),           // 70: boxbuild.v1.UsageRecord
-	(*PruneRequest)(nil),          // 71: boxbuild.v1.PruneRequest
-	(*PruneResponse)(nil),         // 72: boxbuild.v1.PruneResponse
-	(*LoginRequest)(nil),          // 73: boxbuild.v1.LoginRequest
-	(*LoginResponse)(nil),         // 74: boxbuild.v1.LoginResponse
-	nil,                           // 75: boxbuild.v1.Frontend.ContextsEntry
-	nil,                           // 76: boxbuild.v1.Frontend.BuildArgsEntry
-	nil,                           // 77: boxbuild.v1.Frontend.LabelsEntry
-	nil,                           // 78: boxbuild.v1.Output.AttrsEntry
-	nil,                           // 79: boxbuild.v1.BuildResult.MetadataEntry
-	nil,                           // 80: boxbuild.v1.ImageSummary.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 81: google.protobuf.Timestamp
+	(*PingRequest)(nil),           // 65: boxbuild.v1.PingRequest
+	(*PingResponse)(nil),          // 66: boxbuild.v1.PingResponse
+	(*InfoRequest)(nil),           // 67: boxbuild.v1.InfoRequest
+	(*InfoResponse)(nil),          // 68: boxbuild.v1.InfoResponse
+	(*DiskUsageRequest)(nil),      // 69: boxbuild.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),     // 70: boxbuild.v1.DiskUsageResponse
+	(*UsageClass)(nil),            // 71: boxbuild.v1.UsageClass
+	(*UsageRecord)(nil),           // 72: boxbuild.v1.UsageRecord
+	(*PruneRequest)(nil),          // 73: boxbuild.v1.PruneRequest
+	(*PruneResponse)(nil),         // 74: boxbuild.v1.PruneResponse
+	(*LoginRequest)(nil),          // 75: boxbuild.v1.LoginRequest
+	(*LoginResponse)(nil),         // 76: boxbuild.v1.LoginResponse
+	nil,                           // 77: boxbuild.v1.Frontend.ContextsEntry
+	nil,                           // 78: boxbuild.v1.Frontend.BuildArgsEntry
+	nil,                           // 79: boxbuild.v1.Frontend.LabelsEntry
+	nil,                           // 80: boxbuild.v1.Output.AttrsEntry
+	nil,                           // 81: boxbuild.v1.BuildResult.MetadataEntry
+	nil,                           // 82: boxbuild.v1.ImageSummary.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 83: google.protobuf.Timestamp
 }
 var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	0,   // 0: boxbuild.v1.Error.kind:type_name -> boxbuild.v1.ErrorKind
@@ -6009,14 +6095,14 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	8,   // 7: boxbuild.v1.BuildRequest.frontend:type_name -> boxbuild.v1.Frontend
 	12,  // 8: boxbuild.v1.BuildRequest.directories:type_name -> boxbuild.v1.Directory
 	13,  // 9: boxbuild.v1.BuildRequest.outputs:type_name -> boxbuild.v1.Output
-	75,  // 10: boxbuild.v1.Frontend.contexts:type_name -> boxbuild.v1.Frontend.ContextsEntry
-	76,  // 11: boxbuild.v1.Frontend.build_args:type_name -> boxbuild.v1.Frontend.BuildArgsEntry
-	77,  // 12: boxbuild.v1.Frontend.labels:type_name -> boxbuild.v1.Frontend.LabelsEntry
+	77,  // 10: boxbuild.v1.Frontend.contexts:type_name -> boxbuild.v1.Frontend.ContextsEntry
+	78,  // 11: boxbuild.v1.Frontend.build_args:type_name -> boxbuild.v1.Frontend.BuildArgsEntry
+	79,  // 12: boxbuild.v1.Frontend.labels:type_name -> boxbuild.v1.Frontend.LabelsEntry
 	14,  // 13: boxbuild.v1.Frontend.platforms:type_name -> boxbuild.v1.Platform
 	9,   // 14: boxbuild.v1.Frontend.extra_hosts:type_name -> boxbuild.v1.HostIP
 	10,  // 15: boxbuild.v1.Frontend.ulimits:type_name -> boxbuild.v1.Ulimit
 	11,  // 16: boxbuild.v1.Frontend.limits:type_name -> boxbuild.v1.Limits
-	78,  // 17: boxbuild.v1.Output.attrs:type_name -> boxbuild.v1.Output.AttrsEntry
+	80,  // 17: boxbuild.v1.Output.attrs:type_name -> boxbuild.v1.Output.AttrsEntry
 	12,  // 18: boxbuild.v1.Output.directory:type_name -> boxbuild.v1.Directory
 	16,  // 19: boxbuild.v1.BuildOutput.accepted:type_name -> boxbuild.v1.BuildAccepted
 	20,  // 20: boxbuild.v1.BuildOutput.event:type_name -> boxbuild.v1.Event
@@ -6025,9 +6111,9 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	18,  // 23: boxbuild.v1.BuildFinished.result:type_name -> boxbuild.v1.BuildResult
 	1,   // 24: boxbuild.v1.BuildFinished.error:type_name -> boxbuild.v1.Error
 	19,  // 25: boxbuild.v1.BuildResult.images:type_name -> boxbuild.v1.BuiltImage
-	79,  // 26: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
+	81,  // 26: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
 	14,  // 27: boxbuild.v1.BuiltImage.platform:type_name -> boxbuild.v1.Platform
-	81,  // 28: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
+	83,  // 28: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
 	21,  // 29: boxbuild.v1.Event.declared:type_name -> boxbuild.v1.Declared
 	22,  // 30: boxbuild.v1.Event.started:type_name -> boxbuild.v1.Started
 	23,  // 31: boxbuild.v1.Event.cached:type_name -> boxbuild.v1.Cached
@@ -6039,8 +6125,8 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	29,  // 37: boxbuild.v1.Event.warning:type_name -> boxbuild.v1.Warning
 	4,   // 38: boxbuild.v1.Declared.ranges:type_name -> boxbuild.v1.LineRange
 	1,   // 39: boxbuild.v1.Failed.error:type_name -> boxbuild.v1.Error
-	81,  // 40: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
-	81,  // 41: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
+	83,  // 40: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
+	83,  // 41: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
 	4,   // 42: boxbuild.v1.Warning.ranges:type_name -> boxbuild.v1.LineRange
 	31,  // 43: boxbuild.v1.Ask.credentials:type_name -> boxbuild.v1.CredentialsQuestion
 	32,  // 44: boxbuild.v1.Ask.channel:type_name -> boxbuild.v1.ChannelQuestion
@@ -6048,13 +6134,13 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	1,   // 46: boxbuild.v1.Answer.error:type_name -> boxbuild.v1.Error
 	1,   // 47: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
 	38,  // 48: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
-	81,  // 49: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
-	80,  // 50: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
+	83,  // 49: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
+	82,  // 50: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
 	14,  // 51: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
 	38,  // 52: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
-	81,  // 53: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
+	83,  // 53: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
 	43,  // 54: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
-	81,  // 55: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
+	83,  // 55: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
 	48,  // 56: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
 	14,  // 57: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
 	49,  // 58: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
@@ -6075,12 +6161,12 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	14,  // 73: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
 	62,  // 74: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
 	14,  // 75: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
-	81,  // 76: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
-	69,  // 77: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
-	69,  // 78: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
-	70,  // 79: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	81,  // 80: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	81,  // 81: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	83,  // 76: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
+	71,  // 77: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
+	71,  // 78: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
+	72,  // 79: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
+	83,  // 80: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	83,  // 81: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
 	48,  // 82: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
 	34,  // 83: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
 	5,   // 84: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
@@ -6095,28 +6181,30 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	57,  // 93: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
 	61,  // 94: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
 	63,  // 95: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	65,  // 96: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	67,  // 97: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	71,  // 98: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	73,  // 99: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	15,  // 100: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	35,  // 101: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	37,  // 102: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	40,  // 103: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	42,  // 104: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	45,  // 105: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	47,  // 106: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	51,  // 107: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	54,  // 108: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	58,  // 109: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	35,  // 110: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	64,  // 111: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	66,  // 112: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	68,  // 113: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	72,  // 114: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	74,  // 115: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	100, // [100:116] is the sub-list for method output_type
-	84,  // [84:100] is the sub-list for method input_type
+	65,  // 96: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	67,  // 97: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	69,  // 98: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	73,  // 99: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	75,  // 100: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	15,  // 101: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	35,  // 102: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	37,  // 103: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	40,  // 104: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	42,  // 105: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	45,  // 106: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	47,  // 107: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	51,  // 108: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	54,  // 109: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	58,  // 110: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	35,  // 111: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	64,  // 112: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	66,  // 113: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	68,  // 114: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	70,  // 115: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	74,  // 116: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	76,  // 117: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	101, // [101:118] is the sub-list for method output_type
+	84,  // [84:101] is the sub-list for method input_type
 	84,  // [84:84] is the sub-list for extension type_name
 	84,  // [84:84] is the sub-list for extension extendee
 	0,   // [0:84] is the sub-list for field type_name
@@ -6218,7 +6306,7 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_boxbuild_v1_boxbuild_proto_rawDesc), len(file_boxbuild_v1_boxbuild_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   80,
+			NumMessages:   82,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

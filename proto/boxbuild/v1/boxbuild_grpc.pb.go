@@ -593,6 +593,7 @@ var Images_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	System_Ping_FullMethodName      = "/boxbuild.v1.System/Ping"
 	System_Info_FullMethodName      = "/boxbuild.v1.System/Info"
 	System_DiskUsage_FullMethodName = "/boxbuild.v1.System/DiskUsage"
 	System_Prune_FullMethodName     = "/boxbuild.v1.System/Prune"
@@ -605,6 +606,8 @@ const (
 //
 // System is the daemon and its store as a whole.
 type SystemClient interface {
+	// Ping says that the daemon takes calls.
+	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingResponse, error)
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error)
 	DiskUsage(ctx context.Context, in *DiskUsageRequest, opts ...grpc.CallOption) (*DiskUsageResponse, error)
 	Prune(ctx context.Context, in *PruneRequest, opts ...grpc.CallOption) (*PruneResponse, error)
@@ -618,6 +621,16 @@ type systemClient struct {
 
 func NewSystemClient(cc grpc.ClientConnInterface) SystemClient {
 	return &systemClient{cc}
+}
+
+func (c *systemClient) Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PingResponse)
+	err := c.cc.Invoke(ctx, System_Ping_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *systemClient) Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error) {
@@ -666,6 +679,8 @@ func (c *systemClient) Login(ctx context.Context, in *LoginRequest, opts ...grpc
 //
 // System is the daemon and its store as a whole.
 type SystemServer interface {
+	// Ping says that the daemon takes calls.
+	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error)
 	Prune(context.Context, *PruneRequest) (*PruneResponse, error)
@@ -681,6 +696,9 @@ type SystemServer interface {
 // pointer dereference when methods are called.
 type UnimplementedSystemServer struct{}
 
+func (UnimplementedSystemServer) Ping(context.Context, *PingRequest) (*PingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
+}
 func (UnimplementedSystemServer) Info(context.Context, *InfoRequest) (*InfoResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Info not implemented")
 }
@@ -712,6 +730,24 @@ func RegisterSystemServer(s grpc.ServiceRegistrar, srv SystemServer) {
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&System_ServiceDesc, srv)
+}
+
+func _System_Ping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).Ping(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_Ping_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).Ping(ctx, req.(*PingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _System_Info_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -793,6 +829,10 @@ var System_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "boxbuild.v1.System",
 	HandlerType: (*SystemServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Ping",
+			Handler:    _System_Ping_Handler,
+		},
 		{
 			MethodName: "Info",
 			Handler:    _System_Info_Handler,

@@ -5,16 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"strings"
 
+	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker"
 )
-
-// An exitCoder is the error of a process that ended with other than 0.
-type exitCoder interface{ ExitCode() int }
 
 // failure makes an error of a kind.
 func failure(kind boxbuildv1.ErrorKind, format string, args ...any) error {
@@ -45,9 +45,9 @@ func wireError(err error) *boxbuildv1.Error {
 		out.Message = strings.Replace(out.Message, src.Error(), src.Err.Error(), 1)
 		out.Source = &boxbuildv1.SourceError{File: src.File, Ranges: ranges(src.Ranges), Quote: src.Quote()}
 	}
-	var exit exitCoder
+	var exit *executor.ExitError
 	if errors.As(err, &exit) {
-		out.Step = &boxbuildv1.StepError{ExitCode: int32(exit.ExitCode())}
+		out.Step = &boxbuildv1.StepError{ExitCode: int32(exit.Exit.Code)}
 		var vertex *solver.VertexError
 		if errors.As(err, &vertex) && vertex.Vertex != nil {
 			out.Step.Name = vertex.Vertex.Name()
@@ -58,9 +58,10 @@ func wireError(err error) *boxbuildv1.Error {
 
 func kindOf(err error) boxbuildv1.ErrorKind {
 	var (
-		exit exitCoder
+		exit *executor.ExitError
 		src  *frontend.SourceError
 		use  *frontend.UsageError
+		resp *registry.StatusError
 	)
 	switch {
 	case errors.Is(err, ErrDraining):
@@ -69,15 +70,15 @@ func kindOf(err error) boxbuildv1.ErrorKind {
 		return boxbuildv1.ErrorKind_ERROR_KIND_CANCELED
 	case errors.As(err, &exit):
 		return boxbuildv1.ErrorKind_ERROR_KIND_STEP
-	case errors.Is(err, worker.ErrUnauthenticated):
-		return boxbuildv1.ErrorKind_ERROR_KIND_UNAUTHENTICATED
-	case errors.Is(err, worker.ErrDenied):
+	case errors.As(err, &resp) && resp.Status == http.StatusForbidden:
 		return boxbuildv1.ErrorKind_ERROR_KIND_DENIED
+	case errors.Is(err, registry.ErrUnauthorized):
+		return boxbuildv1.ErrorKind_ERROR_KIND_UNAUTHENTICATED
 	case errors.As(err, &src):
 		return boxbuildv1.ErrorKind_ERROR_KIND_SOURCE
 	case errors.As(err, &use):
 		return boxbuildv1.ErrorKind_ERROR_KIND_USAGE
-	case errors.Is(err, worker.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, worker.ErrNotFound), errors.Is(err, registry.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND
 	case errors.Is(err, worker.ErrInUse), errors.Is(err, worker.ErrAmbiguous):
 		return boxbuildv1.ErrorKind_ERROR_KIND_CONFLICT

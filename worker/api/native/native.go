@@ -174,6 +174,16 @@ func (s *Server) running() int {
 	return len(s.builds)
 }
 
+// Ping implements the service.
+func (s *Server) Ping(context.Context, *boxbuildv1.PingRequest) (*boxbuildv1.PingResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return nil, failure(boxbuildv1.ErrorKind_ERROR_KIND_UNAVAILABLE, "%v", ErrDraining)
+	}
+	return &boxbuildv1.PingResponse{Version: s.opt.About.GetVersion()}, nil
+}
+
 // Info implements the service.
 func (s *Server) Info(ctx context.Context, _ *boxbuildv1.InfoRequest) (*boxbuildv1.InfoResponse, error) {
 	info := &boxbuildv1.InfoResponse{}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+// maxDockerfile bounds a Dockerfile from standard input, in bytes.
+const maxDockerfile = 16 << 20
+
+// A buildPlan is a build as the daemon is asked for it, and what the client does itself.
+type buildPlan struct {
+	request *boxbuildv1.BuildRequest
+	outputs []clientOutput // parallel to request.Outputs
+}
+
+// plan turns flags into a request. What it refuses is wrong whatever the daemon thinks.
+func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
+	req := &boxbuildv1.BuildRequest{Tags: opt.tags, Frontend: &boxbuildv1.Frontend{
+		Target:        opt.target,
+		NoCache:       opt.noCache,
+		NoCacheStages: opt.noCacheFilter,
+		Pull:          opt.pull,
+		CgroupParent:  opt.cgroupParent,
+		Entitlements:  opt.allow,
+		Limits:        opt.limits.wire(),
+	}}
+	front := req.Frontend
+	switch opt.network {
+	case "", "default", "none", "host":
+		front.Network = opt.network
+	default:
+		return nil, usagef("unsupported network mode %q: default, none or host", opt.network)
+	}
+	if front.Network == "host" {
+		front.Entitlements = append(front.Entitlements, "network.host")
+	}
+	var err error
+	if front.BuildArgs, err = a.buildArgs(opt.buildArgs); err != nil {
+		return nil, err
+	}
+	if front.Labels, err = keyValues(opt.labels, "label"); err != nil {
+		return nil, err
+	}
+	for _, p := range opt.platforms {
+		wire, err := parsePlatform(p)
+		if err != nil {
+			return nil, err
+		}
+		front.Platforms = append(front.Platforms, wire)
+	}
+	if front.ExtraHosts, err = extraHosts(opt.addHosts); err != nil {
+		return nil, err
+	}
+	if opt.shmSize != "" {
+		if front.ShmSize, err = units.RAMInBytes(opt.shmSize); err != nil {
+			return nil, usagef("invalid --shm-size %q: %v", opt.shmSize, err)
+		}
+	}
+	if front.Ulimits, err = ulimits(opt.ulimits); err != nil {
+		return nil, err
+	}
+	if err := a.planContexts(req, opt); err != nil {
+		return nil, err
+	}
+	plan := &buildPlan{request: req}
+	return plan, a.planOutputs(plan, opt)
+}
+
+// planContexts sets where the context, the Dockerfile and the named contexts come from.
+func (a *app) planContexts(req *boxbuildv1.BuildRequest, opt *buildOptions) error {
+	front := req.Frontend
+	switch {
+	case opt.context == "-":
+		if opt.file != "" {
+			return usagef("a Dockerfile cannot be named when standard input is the Dockerfile")
+		}
+		text, err := a.stdinDockerfile()
+		if err != nil {
+			return err
+		}
+		front.Dockerfile = &boxbuildv1.Frontend_Text{Text: text}
+	case strings.Contains(opt.context, "://") || strings.HasPrefix(opt.context, "git@"):
+		front.Context = &boxbuildv1.Frontend_ContextUrl{ContextUrl: opt.context}
+	default:
+		dir, err := directory("context", opt.context)
+		if err != nil {
+			return fmt.Errorf("ERROR: failed to build: unable to prepare context: %w", err)
+		}
+		req.Directories = append(req.Directories, dir)
+		front.Context = &boxbuildv1.Frontend_ContextDirectory{ContextDirectory: dir.Name}
+		if err := a.planDockerfile(req, opt); err != nil {
+			return err
+		}
+	}
+	named, err := keyValues(opt.contexts, "build-context")
+	if err != nil {
+		return err
+	}
+	for name, value := range named {
+		if strings.Contains(value, "://") || strings.HasPrefix(value, "target:") {
+			continue
+		}
+		dir, err := directory(name, value)
+		if err != nil {
+			return fmt.Errorf("ERROR: failed to build: unable to prepare context %s: %w", name, err)
+		}
+		req.Directories = append(req.Directories, dir)
+		named[name] = "local:" + name
+	}
+	front.Contexts = named
+	return nil
+}
+
+// planDockerfile finds the Dockerfile of a local context. A path is relative to the working directory, as in docker.
+func (a *app) planDockerfile(req *boxbuildv1.BuildRequest, opt *buildOptions) error {
+	front := req.Frontend
+	path := opt.file
+	switch path {
+	case "-":
+		text, err := a.stdinDockerfile()
+		if err != nil {
+			return err
+		}
+		front.Dockerfile = &boxbuildv1.Frontend_Text{Text: text}
+		return nil
+	case "":
+		path = filepath.Join(opt.context, "Dockerfile")
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			if lower := filepath.Join(opt.context, "dockerfile"); exists(lower) {
+				path = lower
+			}
+		}
+	}
+	if st, err := os.Stat(path); err != nil {
+		return fmt.Errorf("ERROR: failed to build: failed to read dockerfile: open %s: no such file or directory", filepath.Base(path))
+	} else if st.IsDir() {
+		return fmt.Errorf("ERROR: failed to build: failed to read dockerfile: %s is a directory", path)
+	}
+	dir, err := directory("dockerfile", filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("ERROR: failed to build: %w", err)
+	}
+	req.Directories = append(req.Directories, dir)
+	front.Dockerfile = &boxbuildv1.Frontend_DockerfileDirectory{DockerfileDirectory: dir.Name}
+	front.Filename = filepath.Base(path)
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// stdinDockerfile reads a Dockerfile from standard input.
+func (a *app) stdinDockerfile() ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(a.stdin, maxDockerfile+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the Dockerfile from standard input: %w", err)
+	case len(text) > maxDockerfile:
+		return nil, usagef("the Dockerfile from standard input is larger than %s", units.BytesSize(maxDockerfile))
+	case isArchive(text):
+		return nil, usagef("standard input is an archive: a context from standard input is not supported")
+	}
+	return text, nil
+}
+
+// isArchive says whether b begins as a tar does, or one of the usual compressions.
+func isArchive(b []byte) bool {
+	for _, magic := range []string{"\x1f\x8b", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(b, []byte(magic)) {
+			return true
+		}
+	}
+	return len(b) > 262 && string(b[257:262]) == "ustar"
+}
+
+// directory describes a directory so that the daemon knows it again.
+func directory(name, path string) (*boxbuildv1.Directory, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	switch err := unix.Stat(abs, &st); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("path %q not found", path)
+	case err != nil:
+		return nil, fmt.Errorf("path %q: %w", path, err)
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return nil, fmt.Errorf("path %q is not a directory", path)
+	}
+	return &boxbuildv1.Directory{Name: name, Path: abs, Device: st.Dev, Inode: st.Ino}, nil
+}
+
+// parsePlatform reads os[/arch[/variant]], or "local" for the machine's own.
+func parsePlatform(s string) (*boxbuildv1.Platform, error) {
+	if s == "local" {
+		s = platforms.DefaultString()
+	}
+	p, err := platforms.Parse(s)
+	if err != nil {
+		return nil, usagef("invalid platform %q: %v", s, err)
+	}
+	return &boxbuildv1.Platform{
+		Os: p.OS, Architecture: p.Architecture, Variant: p.Variant,
+		OsVersion: p.OSVersion, OsFeatures: p.OSFeatures,
+	}, nil
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+// buildDone writes what the user wants to know of a build that went well.
+func (a *app) buildDone(opt *buildOptions, res *boxbuildv1.BuildResult) error {
+	id := imageID(res)
+	if opt.iidFile != "" && id != "" {
+		if err := writeFile(opt.iidFile, 0o666&^umask(), strings.NewReader(id)); err != nil {
+			return fmt.Errorf("writing the image ID: %w", err)
+		}
+	}
+	if opt.metadataFile != "" {
+		text, err := json.MarshalIndent(metadata(res.GetMetadata()), "", "  ")
+		if err != nil {
+			return fmt.Errorf("writing metadata: %w", err)
+		}
+		if err := writeFile(opt.metadataFile, 0o644, bytes.NewReader(text)); err != nil {
+			return fmt.Errorf("writing metadata: %w", err)
+		}
+	}
+	if opt.quiet && id != "" {
+		fmt.Fprintln(a.stdout, id)
+	}
+	return nil
+}
+
+// imageID is the ID of the image that was built; the first of several; "" if there is none.
+func imageID(res *boxbuildv1.BuildResult) string {
+	if len(res.GetImages()) > 0 {
+		return res.GetImages()[0].GetId()
+	}
+	return res.GetMetadata()["containerimage.config.digest"]
+}
+
+// metadata decodes values that are JSON in base64, as buildx does.
+func metadata(in map[string]string) map[string]any {
+	out := map[string]any{}
+	for k, v := range in {
+		out[k] = v
+		raw, err := base64.StdEncoding.DecodeString(v)
+		if err != nil || len(raw) == 0 || raw[0] != '{' && raw[0] != '[' {
+			continue
+		}
+		if json.Valid(raw) {
+			out[k] = json.RawMessage(raw)
+		}
+	}
+	return out
+}
+
+// warnings are those of a build.
+type warnings []*boxbuildv1.Warning
+
+func (w *warnings) add(warning *boxbuildv1.Warning) {
+	if warning != nil {
+		*w = append(*w, warning)
+	}
+}
+
+// print sums the warnings up as buildx does, each in full if debug.
+func (w warnings) print(to io.Writer, mode string, debug bool) {
+	if len(w) == 0 || mode == "quiet" || mode == "none" || mode == "rawjson" {
+		return
+	}
+	hint := " (use boxbuild --debug to expand)"
+	if debug {
+		hint = ""
+	}
+	fmt.Fprintf(to, "\n %s found%s:\n", plural(len(w), "warning"), hint)
+	for _, warning := range w {
+		line := ""
+		if r := warning.GetRanges(); len(r) > 0 {
+			line = fmt.Sprintf(" (line %d)", r[0].GetStart())
+		}
+		fmt.Fprintf(to, " - %s%s\n", warning.GetShort(), line)
+		if !debug {
+			continue
+		}
+		for _, d := range warning.GetDetail() {
+			fmt.Fprintf(to, "%s\n", d)
+		}
+		if warning.GetUrl() != "" {
+			fmt.Fprintf(to, "More info: %s\n", warning.GetUrl())
+		}
+		fmt.Fprintln(to)
+	}
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/boxbuild/boxbuild/cmd/internal/progress"
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+// A buildStream is the client's side of one build: it shows events and answers questions.
+type buildStream struct {
+	app      *app
+	plan     *buildPlan
+	display  *progress.Display
+	client   boxbuildv1.BuildsClient
+	warnings warnings
+
+	stream boxbuildv1.Builds_BuildClient
+	mu     sync.Mutex     // serialises sends
+	tasks  sync.WaitGroup // answers under way
+}
+
+// run performs the build. When ctx ends the build is cancelled, and run waits until the daemon has ended it.
+func (s *buildStream) run(ctx context.Context) (*boxbuildv1.BuildResult, error) {
+	call, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer s.tasks.Wait()
+	defer hangUp()
+	var err error
+	if s.stream, err = s.client.Build(call); err != nil {
+		return nil, err
+	}
+	if err := s.send(&boxbuildv1.BuildInput{Input: &boxbuildv1.BuildInput_Start{Start: s.plan.request}}); err != nil {
+		return nil, s.lost(err)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		// If it cannot be sent, the stream is broken and the build is over anyway.
+		_ = s.send(&boxbuildv1.BuildInput{Input: &boxbuildv1.BuildInput_Cancel{Cancel: &boxbuildv1.CancelBuild{}}})
+	})
+	defer stop()
+	for {
+		out, err := s.stream.Recv()
+		if err != nil {
+			return nil, s.lost(err)
+		}
+		switch o := out.GetOutput().(type) {
+		case *boxbuildv1.BuildOutput_Event:
+			s.warnings.add(o.Event.GetWarning())
+			s.display.Event(o.Event)
+		case *boxbuildv1.BuildOutput_Ask:
+			s.tasks.Go(func() { s.answer(call, o.Ask) })
+		case *boxbuildv1.BuildOutput_Finished:
+			if e := o.Finished.GetError(); e != nil {
+				return nil, &buildError{e}
+			}
+			return o.Finished.GetResult(), nil
+		}
+	}
+}
+
+// lost returns why the stream broke.
+func (s *buildStream) lost(err error) error {
+	if errors.Is(err, io.EOF) {
+		if _, recvErr := s.stream.Recv(); recvErr != nil {
+			err = recvErr
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return errors.New("the daemon ended the build without a result")
+	}
+	return err
+}
+
+func (s *buildStream) send(in *boxbuildv1.BuildInput) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream.Send(in)
+}
+
+// answer answers a question. A channel is its own answer unless it fails.
+func (s *buildStream) answer(ctx context.Context, ask *boxbuildv1.Ask) {
+	ans := &boxbuildv1.Answer{Id: ask.GetId()}
+	var err error
+	switch q := ask.GetQuestion().(type) {
+	case *boxbuildv1.Ask_Credentials:
+		var cred *boxbuildv1.Credentials
+		if cred, err = credentialsFor(q.Credentials.GetRegistry()); err == nil {
+			ans.Answer = &boxbuildv1.Answer_Credentials{Credentials: cred}
+		}
+	case *boxbuildv1.Ask_Channel:
+		if err = s.channel(ctx, q.Channel); err == nil {
+			return
+		}
+	default:
+		err = errors.New("the daemon asks what this client does not know; update it")
+	}
+	if err != nil {
+		ans.Answer = &boxbuildv1.Answer_Error{Error: &boxbuildv1.Error{Message: err.Error()}}
+	}
+	// If it cannot be sent, the stream is broken, which run sees.
+	_ = s.send(&boxbuildv1.BuildInput{Input: &boxbuildv1.BuildInput_Answer{Answer: ans}})
+}
+
+// channel opens the channel that q asks for and serves it until it ends.
+func (s *buildStream) channel(ctx context.Context, q *boxbuildv1.ChannelQuestion) error {
+	ctx, hangUp := context.WithCancel(ctx)
+	defer hangUp()
+	number, ok := q.GetWhat().(*boxbuildv1.ChannelQuestion_Output)
+	if !ok {
+		return errors.New("this client does not send directories")
+	}
+	if int(number.Output) >= len(s.plan.outputs) {
+		return fmt.Errorf("there is no output %d", number.Output)
+	}
+	stream, err := s.client.Channel(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Open{Open: q.GetToken()}}); err != nil {
+		return err
+	}
+	body := &chunkReader{recv: stream.Recv}
+	if err := s.plan.outputs[number.Output].receive(s.app.stdout, body); err != nil {
+		// The daemon learns why, and that fails the build.
+		_ = stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Error{Error: &boxbuildv1.Error{Message: err.Error()}}})
+		return nil
+	}
+	if err := stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Done{Done: true}}); err != nil {
+		return err
+	}
+	_, err = stream.Recv() // the daemon has the last word
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// A chunkReader reads the bytes of a stream of chunks. Only an eof chunk is its end: a stream that ends without one was
+// cut off.
+type chunkReader struct {
+	recv  func() (*boxbuildv1.Chunk, error)
+	rest  []byte
+	ended bool
+}
+
+// Read implements io.Reader.
+func (r *chunkReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		if r.ended {
+			return 0, io.EOF
+		}
+		chunk, err := r.recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return 0, io.ErrUnexpectedEOF
+		case err != nil:
+			return 0, err
+		case chunk.GetError() != nil:
+			return 0, &boxbuildv1.Failure{Wire: chunk.GetError()}
+		}
+		r.ended = chunk.GetEof()
+		r.rest = chunk.GetData()
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}

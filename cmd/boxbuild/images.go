@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/docker/cli/cli/command/formatter"
+	"github.com/moby/moby/api/types/image"
+	"github.com/spf13/cobra"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+// formatHelp is docker's help of --format.
+const formatHelp = `Format output using a custom template:
+'table':            Print output in table format with column headers (default)
+'table TEMPLATE':   Print output in table format using the given Go template
+'json':             Print in JSON format
+'TEMPLATE':         Print output using the given Go template.
+Refer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates`
+
+type imagesOptions struct {
+	match              string
+	all, quiet         bool
+	noTrunc, digests   bool
+	format             string
+	filters            []string
+	dangling           string // "true", "false" or ""
+	labels, references []string
+	before, since      string
+}
+
+func (a *app) imagesCommand() *cobra.Command {
+	var opt imagesOptions
+	cmd := &cobra.Command{
+		Use:                   "images [OPTIONS] [REPOSITORY[:TAG]]",
+		Short:                 "List images",
+		Args:                  maxArgs(1),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				opt.match = args[0]
+			}
+			return a.listImages(cmd.Context(), &opt)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&opt.quiet, "quiet", "q", false, "Only show image IDs")
+	f.BoolVarP(&opt.all, "all", "a", false, "Show all images (default hides dangling images)")
+	f.BoolVar(&opt.noTrunc, "no-trunc", false, "Don't truncate output")
+	f.BoolVar(&opt.digests, "digests", false, "Show digests")
+	f.StringVar(&opt.format, "format", "", formatHelp)
+	f.StringArrayVarP(&opt.filters, "filter", "f", nil, "Filter output based on conditions provided")
+	return cmd
+}
+
+func (a *app) listImages(ctx context.Context, opt *imagesOptions) error {
+	if err := opt.parseFilters(); err != nil {
+		return err
+	}
+	images, err := a.images(ctx)
+	if err != nil {
+		return err
+	}
+	resp, err := images.List(ctx, &boxbuildv1.ListRequest{})
+	if err != nil {
+		return err
+	}
+	list, err := opt.choose(resp.GetImages())
+	if err != nil {
+		return err
+	}
+	format := opt.format
+	if format == "" {
+		format = formatter.TableFormatKey
+	}
+	return formatter.ImageWrite(formatter.ImageContext{
+		Context: formatter.Context{
+			Output: a.stdout,
+			Format: formatter.NewImageFormat(format, opt.quiet, opt.digests),
+			Trunc:  !opt.noTrunc,
+		},
+		Digest: opt.digests,
+	}, rows(list))
+}
+
+func (o *imagesOptions) parseFilters() error {
+	if o.match != "" {
+		o.references = append(o.references, o.match)
+	}
+	for _, f := range o.filters {
+		key, value, ok := strings.Cut(f, "=")
+		if !ok {
+			return usagef("invalid argument %q for \"-f, --filter\" flag: invalid filter format (should be name=[value])", f)
+		}
+		switch strings.ToLower(strings.TrimSpace(key)) {
+		case "dangling":
+			switch value {
+			case "true", "1":
+				o.dangling = "true"
+			case "false", "0":
+				o.dangling = "false"
+			default:
+				return usagef("invalid filter 'dangling=%s'", value)
+			}
+		case "label":
+			o.labels = append(o.labels, value)
+		case "before":
+			o.before = value
+		case "since":
+			o.since = value
+		case "reference":
+			o.references = append(o.references, value)
+		default:
+			return usagef("invalid filter '%s'", key)
+		}
+	}
+	return nil
+}
+
+// choose returns the images that the user wants to see, the newest first.
+func (o *imagesOptions) choose(all []*boxbuildv1.ImageSummary) ([]*boxbuildv1.ImageSummary, error) {
+	before, err := created(all, o.before)
+	if err != nil {
+		return nil, err
+	}
+	since, err := created(all, o.since)
+	if err != nil {
+		return nil, err
+	}
+	var out []*boxbuildv1.ImageSummary
+	for _, img := range all {
+		dangling := len(img.GetNames()) == 0
+		at := img.GetCreated().AsTime()
+		switch {
+		case o.dangling == "true" && !dangling, o.dangling == "false" && dangling:
+		case dangling && !o.all && o.dangling != "true":
+		case o.before != "" && !at.Before(before), o.since != "" && !at.After(since):
+		case !hasLabels(img.GetLabels(), o.labels):
+		default:
+			if named := o.named(img); named != nil {
+				out = append(out, named)
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *boxbuildv1.ImageSummary) int {
+		return b.GetCreated().AsTime().Compare(a.GetCreated().AsTime())
+	})
+	return out, nil
+}
+
+// named returns img with the names that the user wants; nil if it has none.
+func (o *imagesOptions) named(img *boxbuildv1.ImageSummary) *boxbuildv1.ImageSummary {
+	if len(o.references) == 0 {
+		return img
+	}
+	var names []string
+	for _, n := range img.GetNames() {
+		if slices.ContainsFunc(o.references, func(pattern string) bool { return matchesReference(pattern, n) }) {
+			names = append(names, n)
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	return &boxbuildv1.ImageSummary{
+		Id: img.GetId(), Names: names, RepoDigests: img.GetRepoDigests(), Created: img.GetCreated(), Size: img.GetSize(),
+		SharedSize: img.GetSharedSize(), Labels: img.GetLabels(), Platform: img.GetPlatform(),
+	}
+}
+
+// matchesReference says whether a pattern (path.Match syntax, with or without tag and domain) matches a name.
+func matchesReference(pattern, name string) bool {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return false
+	}
+	if ok, err := reference.FamiliarMatch(pattern, ref); err == nil && ok {
+		return true
+	}
+	ok, err := path.Match(pattern, name)
+	return err == nil && ok
+}
+
+// created finds when the image of that name or ID was made; the zero time for no name.
+func created(all []*boxbuildv1.ImageSummary, ref string) (time.Time, error) {
+	if ref == "" {
+		return time.Time{}, nil
+	}
+	want := ref
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
+		want = reference.TagNameOnly(named).String()
+	}
+	for _, img := range all {
+		hex := strings.TrimPrefix(img.GetId(), "sha256:")
+		if slices.Contains(img.GetNames(), want) || (len(ref) >= 4 && strings.HasPrefix(hex, strings.TrimPrefix(ref, "sha256:"))) {
+			return img.GetCreated().AsTime(), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("No such image: %s", ref) //nolint:staticcheck // docker's words
+}
+
+// hasLabels says whether labels have all of want: "key" or "key=value".
+func hasLabels(labels map[string]string, want []string) bool {
+	for _, w := range want {
+		k, v, withValue := strings.Cut(w, "=")
+		if got, ok := labels[k]; !ok || (withValue && got != v) {
+			return false
+		}
+	}
+	return true
+}
+
+// rows turns images into what docker's formatter takes: one image for each repository, since the formatter itself
+// prints the repositories of one image in random order.
+func rows(list []*boxbuildv1.ImageSummary) []image.Summary {
+	var out []image.Summary
+	for _, img := range list {
+		row := image.Summary{
+			ID: img.GetId(), Created: img.GetCreated().AsTime().Unix(), Size: img.GetSize(),
+			SharedSize: img.GetSharedSize(), Labels: img.GetLabels(), Containers: -1,
+		}
+		repos := map[string]*image.Summary{}
+		var order []string
+		at := func(name string, add bool) *image.Summary {
+			ref, err := reference.ParseNormalizedNamed(name)
+			if err != nil {
+				return nil
+			}
+			if repos[ref.Name()] == nil && add {
+				next := row
+				repos[ref.Name()] = &next
+				order = append(order, ref.Name())
+			}
+			return repos[ref.Name()]
+		}
+		for _, n := range img.GetNames() {
+			if r := at(n, true); r != nil {
+				r.RepoTags = append(r.RepoTags, n)
+			}
+		}
+		for _, d := range img.GetRepoDigests() {
+			if r := at(d, len(img.GetNames()) == 0); r != nil {
+				r.RepoDigests = append(r.RepoDigests, d)
+			}
+		}
+		if len(order) == 0 {
+			out = append(out, row)
+		}
+		for _, name := range order {
+			out = append(out, *repos[name])
+		}
+	}
+	return out
+}

@@ -1,0 +1,66 @@
+// Boxbuild is the command line of boxbuild. Each command turns its flags into one typed request to the daemon and
+// prints the answer; it links none of the engine, and so starts in a few milliseconds.
+//
+// With no daemon listening, and no address given, a command starts boxbuildd itself (start.go).
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"google.golang.org/grpc"
+
+	"github.com/boxbuild/boxbuild/cmd/internal/config"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := interruptible()
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: config.OSEnv()}
+	code := a.run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// An app is one call of the program.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	env            config.Env
+	cfg            *config.Client
+	conn           *grpc.ClientConn // see connect
+}
+
+// An interrupt is the cause with which the context ends when the user interrupts.
+type interrupt struct{ signal syscall.Signal }
+
+func (i interrupt) Error() string { return "interrupted by " + i.signal.String() }
+
+// interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP cancels. A second one ends the program at
+// once, whatever it waits for.
+func interruptible() (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		for first := true; ; first = false {
+			select {
+			case s := <-signals:
+				sig, _ := s.(syscall.Signal)
+				if !first {
+					os.Exit(128 + int(sig))
+				}
+				cancel(interrupt{sig})
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); close(done); cancel(nil) }
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boxbuild/boxbuild/cmd/internal/config"
+)
+
+// run performs one command line and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if a.conn != nil {
+		_ = a.conn.Close() // nothing is under way any more
+	}
+	return a.finish(ctx, err)
+}
+
+// root returns the command tree.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "boxbuild [OPTIONS] COMMAND",
+		Short: "A fast builder of images from Dockerfiles",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return usagef("boxbuild: unknown command: boxbuild %s\n\nRun 'boxbuild --help' for more information", args[0])
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+		SilenceUsage:          true,
+		SilenceErrors:         true,
+		DisableFlagsInUseLine: true,
+		Version:               version,
+		CompletionOptions:     cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetVersionTemplate("boxbuild version {{.Version}}\n")
+	root.SetUsageTemplate(usageTemplate)
+	root.SetHelpTemplate("{{.UsageString}}")
+	root.SetHelpCommand(&cobra.Command{Use: "help", Hidden: true, RunE: func(cmd *cobra.Command, args []string) error {
+		found, _, err := root.Find(args)
+		if err != nil {
+			return usagef("boxbuild: unknown command: boxbuild %s", strings.Join(args, " "))
+		}
+		return found.Help()
+	}})
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%v\n\nUsage:  %s\n\nRun '%s --help' for more information", err, cmd.UseLine(), cmd.CommandPath())
+	})
+	a.cfg = config.NewClient(root.PersistentFlags(), a.env)
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if err := a.cfg.Load(); err != nil {
+			return usageError{err.Error()}
+		}
+		return nil
+	}
+	root.Flags().BoolP("version", "v", false, "Print version information and quit")
+	root.Flags().BoolP("help", "h", false, "Print usage")
+	root.AddCommand(
+		a.buildCommand(), a.imagesCommand(),
+	)
+	return root
+}
+
+// usageTemplate is docker's.
+const usageTemplate = `Usage:  {{if .Runnable}}{{if .HasParent}}{{.UseLine}}{{else}}{{.CommandPath}} [OPTIONS] COMMAND{{end}}{{else}}{{.CommandPath}} COMMAND{{end}}
+
+{{if .Long}}{{.Long}}{{else}}{{.Short}}{{end}}
+{{- if gt .Aliases 0}}
+
+Aliases:
+  {{.NameAndAliases}}
+{{- end}}
+{{- if .HasAvailableSubCommands}}
+
+Commands:
+{{- range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
+{{- end}}
+{{- if .HasAvailableLocalFlags}}
+
+{{if .HasParent}}Options{{else}}Global Options{{end}}:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{- end}}
+{{- if .HasAvailableSubCommands}}
+
+Run '{{.CommandPath}} COMMAND --help' for more information on a command.
+{{- end}}
+`
+
+// noArgs, exactArgs, minArgs and maxArgs say how many arguments a command takes, in docker's words.
+func noArgs(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case cmd.HasSubCommands():
+		return usagef("%s: unknown command: %s %s\n\nUsage:  %s\n\nRun '%s --help' for more information",
+			cmd.Root().Name(), cmd.CommandPath(), args[0], cmd.UseLine(), cmd.CommandPath())
+	}
+	return argError(cmd, "accepts no arguments")
+}
+
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return argError(cmd, "requires "+plural(n, "argument"))
+	}
+}
+
+func minArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= n {
+			return nil
+		}
+		return argError(cmd, "requires at least "+plural(n, "argument"))
+	}
+}
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return argError(cmd, "requires at most "+plural(n, "argument"))
+	}
+}
+
+func argError(cmd *cobra.Command, what string) error {
+	return usagef("%s: '%s' %s\n\nUsage:  %s\n\nRun '%s --help' for more information",
+		cmd.Root().Name(), cmd.CommandPath(), what, cmd.UseLine(), cmd.CommandPath())
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return fmt.Sprintf("%d %s", n, word)
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}
+
+// group is a command that only has others below it.
+func group(use, short string, sub ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: noArgs, DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return errors.Join(cmd.Help()) },
+	}
+	cmd.AddCommand(sub...)
+	return cmd
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"google.golang.org/grpc"
+
+	"github.com/boxbuild/boxbuild/cmd/internal/config"
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/proto/filesync"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/api/native"
+)
+
+const (
+	// stopTimeout is how long all may take from the first signal to the end.
+	stopTimeout = 9 * time.Second
+	// drainTimeout is how much of that the calls under way have.
+	drainTimeout = 6 * time.Second
+)
+
+// A daemon is what newWorker makes: all that the services stand on.
+type daemon struct {
+	Builder  worker.Builder
+	Images   worker.Images
+	Platform op.Platform // the machine's own
+	// OpenDirectory, ReceiveDirectory and Login are as in native.Options.
+	OpenDirectory    func(path string) (filesync.Source, error)
+	ReceiveDirectory func(ctx context.Context, conn io.ReadWriteCloser) (filesync.Source, error)
+	Login            func(ctx context.Context, registry string, auth authn.AuthConfig) (string, error)
+	// HTTP serves HTTP/1.1 on the socket; nil if nothing does.
+	HTTP http.Handler
+	// Register adds more services to the socket's gRPC server; it may be nil.
+	Register func(grpc.ServiceRegistrar)
+	// About is added to what Info answers; it may be nil.
+	About *boxbuildv1.InfoResponse
+	// Close ends everything. No call is under way then.
+	Close func() error
+}
+
+// serve runs the daemon until it is told to stop, or has been idle for long enough.
+func serve(cfg *config.Daemon, p process, lock *rootLock, log *slog.Logger) (err error) {
+	path, err := config.SocketPath(cfg.Addr)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	// What a daemon needs to know of its worker it knows before anybody can connect.
+	d, err := p.worker(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	s := &server{cfg: cfg, daemon: d, log: log, presence: &presence{last: time.Now()}, ended: make(chan error, 3)}
+	defer func() {
+		lock.leave()
+		err = errors.Join(err, s.close())
+	}()
+	if s.socket, err = listen(path, cfg.Group); err != nil {
+		return err
+	}
+	s.start()
+	log.Info("serving", "version", version, "root", cfg.Root, "addr", cfg.Addr, "pid", os.Getpid())
+	notify(p.env, "READY=1")
+	reason, err := s.wait(p.signals)
+	log.Info("stopping", "reason", reason)
+	notify(p.env, "STOPPING=1")
+	lock.leave()
+	go func() {
+		// Whoever asks twice is not made to wait.
+		<-p.signals
+		log.Warn("stopping at once")
+		os.Exit(1)
+	}()
+	return errors.Join(err, s.stop())
+}
+
+// A server is the daemon while it serves.
+type server struct {
+	cfg      *config.Daemon
+	daemon   *daemon
+	log      *slog.Logger
+	presence *presence
+	socket   *socket
+	split    *splitter
+	native   *native.Server
+	grpc     *grpc.Server
+	http     *http.Server
+	ended    chan error // of the splitter and of both servers
+	started  int        // how many of them will report
+}
+
+// start serves in the background.
+func (s *server) start() {
+	d := s.daemon
+	s.native = native.New(native.Options{
+		Builder: d.Builder, Images: d.Images, Platform: d.Platform, About: about(s.cfg, d.About),
+		OpenDirectory: d.OpenDirectory, ReceiveDirectory: d.ReceiveDirectory, Login: d.Login, Log: s.log,
+	})
+	s.grpc = grpc.NewServer(native.GRPCOptions(s.log)...)
+	s.native.Register(s.grpc)
+	if d.Register != nil {
+		d.Register(s.grpc)
+	}
+	handler := d.HTTP
+	if handler == nil {
+		handler = http.HandlerFunc(noHTTP)
+	}
+	s.http = &http.Server{Handler: handler, ReadHeaderTimeout: sniffTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.split = newSplitter(s.socket, s.presence, s.log)
+	s.started = 3
+	go func() { s.ended <- s.split.run() }()
+	go func() { s.ended <- s.grpc.Serve(s.split.grpc) }()
+	go func() { s.ended <- s.http.Serve(s.split.http) }()
+}
+
+// noHTTP answers clients that speak HTTP/1.1 to a daemon that does not.
+func noHTTP(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusNotFound)
+	_ = json.NewEncoder(w).Encode(map[string]string{"message": "this daemon serves gRPC only"}) // the client may be gone
+}
+
+// wait returns when the daemon is to stop, and why.
+func (s *server) wait(signals <-chan os.Signal) (string, error) {
+	idle := s.cfg.Idle()
+	tick := time.Hour
+	if idle > 0 {
+		tick = max(idle/8, 10*time.Millisecond)
+	}
+	tick = min(tick, restAfter)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var rest rest
+	for {
+		select {
+		case sig := <-signals:
+			return sig.String(), nil
+		case err := <-s.ended:
+			s.started--
+			return "no longer serving", fmt.Errorf("serving: %w", err)
+		case now := <-ticker.C:
+			since, quiet := s.idleSince()
+			rest.tick(now, since, quiet)
+			if quiet && idle > 0 && now.Sub(since) >= idle && s.presence.shut(since) {
+				return "idle", nil
+			}
+		}
+	}
+}
+
+// idleSince returns since when nobody has been there and nothing has run; false if that is not so.
+func (s *server) idleSince() (time.Time, bool) {
+	called, quiet := s.native.Idle()
+	left, empty := s.presence.since()
+	if left.After(called) {
+		called = left
+	}
+	return called, quiet && empty
+}
+
+// stop takes no more calls, cancels those under way, and waits for them.
+func (s *server) stop() error {
+	s.socket.remove()
+	s.native.Drain()
+	_ = s.socket.Close() // the splitter reports
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	err := s.native.Wait(ctx)
+	if err != nil {
+		err = errors.New("stopping: calls are still under way")
+	}
+	s.grpc.Stop()
+	_ = s.http.Close()
+	_ = s.split.grpc.Close()
+	for ; s.started > 0; s.started-- {
+		if e := <-s.ended; e != nil && !errors.Is(e, net.ErrClosed) && !errors.Is(e, http.ErrServerClosed) {
+			s.log.Warn("stopping", "error", e)
+		}
+	}
+	return err
+}
+
+// close ends the worker. A worker that does not end in time is left to the kernel, which ends it with the process.
+func (s *server) close() error {
+	done := make(chan error, 1)
+	go func() { done <- s.daemon.Close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(stopTimeout - drainTimeout):
+		return errors.New("stopping: the worker does not end")
+	}
+}

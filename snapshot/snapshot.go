@@ -60,7 +60,8 @@ type Info struct {
 	Parent  ID // empty for a bottom
 	Created time.Time
 	Used    time.Time // last used as a parent or a view; a hint
-	// Size is the bytes that the snapshot takes beyond its parent, and Inodes its files, counted at commit.
+	// Size is the bytes that the snapshot takes on the disk beyond its parent, and Inodes its files without the root.
+	// They are counted at commit; both are -1 for a moment after the commit of a snapshot with many files.
 	Size   int64
 	Inodes int64
 }
@@ -94,14 +95,17 @@ type Snapshotter interface {
 // A Differ is a Snapshotter that can say where the difference of a snapshot to its parent lies, without comparing.
 type Differ interface {
 	// Upper returns the directory that holds what id adds to its parent, with overlayfs's whiteouts (character devices
-	// 0:0) and opaque marks (the xattr trusted.overlay.opaque, or user.overlay.opaque in a user namespace). ok is
-	// false where id has no such directory. The directory must not be written to.
+	// 0:0) and opaque marks (the xattr trusted.overlay.opaque, or user.overlay.opaque in a user namespace, with the
+	// value "y"). Other attributes of these two prefixes are overlayfs's notes and no part of the difference. The root
+	// directory always has the owner, mode, times and attributes of the whole tree's root. ok is false where id has no
+	// such directory. The directory must not be written to.
 	Upper(ctx context.Context, id ID) (dir string, ok bool, err error)
 }
 
 // A DraftWriter is a Snapshotter that lets the difference be written straight into a directory, in the form that
 // Differ.Upper has, which saves a mount. Only layer application uses it.
 type DraftWriter interface {
-	// DraftUpper returns that directory of the draft d.
+	// DraftUpper returns that directory of the draft d. An opaque mark on the directory itself hides all of the parent.
+	// In a draft without a parent there must be no whiteouts: nothing would hide them.
 	DraftUpper(ctx context.Context, d Draft) (dir string, ok bool, err error)
 }

@@ -231,7 +231,13 @@ func (e *env) difference() {
 		f(dir)
 		e.must(e.s.Commit(ctx, "w", id))
 	}
-	opaque := func(dir string) { e.must(unix.Lsetxattr(dir, "trusted.overlay.opaque", []byte("y"), 0)) }
+	opaque := func(dir string) {
+		err := unix.Lsetxattr(dir, "trusted.overlay.opaque", []byte("y"), 0)
+		if errors.Is(err, unix.EPERM) { // in a user namespace
+			err = unix.Lsetxattr(dir, "user.overlay.opaque", []byte("y"), 0)
+		}
+		e.must(err)
+	}
 	write("written", "base", func(dir string) {
 		e.must(unix.Mknod(dir+"/b", unix.S_IFCHR, 0))
 		file(e.T, "d/z", "3")(dir)

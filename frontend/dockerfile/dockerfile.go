@@ -18,14 +18,12 @@ package dockerfile
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 
 	"github.com/containerd/platforms"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/frontend"
-	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -55,27 +53,25 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 	if err != nil {
 		return nil, err
 	}
+	ts := make([]*translation, len(asked))
 	out := &frontend.Output{Images: make([]frontend.Image, len(asked))}
-	// Platforms are parsed and expanded separately: an expanded instruction cannot be expanded again.
+	common := &shared{}
 	g, ctx := errgroup.WithContext(ctx)
 	for i, p := range asked {
-		g.Go(func() error {
-			t := &translation{
-				req: req, env: env, src: src,
-				native: native, platform: platforms.Normalize(p),
-				implicit: len(req.Platforms) == 0, multi: multi, quiet: i > 0,
-				budget: &budget{left: budgetBytes},
-			}
-			img, err := t.run(ctx)
-			if err != nil {
-				return src.located(err)
-			}
-			out.Images[i] = *img
-			return nil
-		})
+		t := &translation{
+			req: req, env: env, src: src, shared: common,
+			native: native, platform: platforms.Normalize(p),
+			implicit: len(req.Platforms) == 0, multi: multi, quiet: i > 0,
+			budget: &budget{left: budgetBytes / len(asked)},
+		}
+		ts[i] = t
+		g.Go(func() error { return src.located(t.run(ctx)) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	for i, t := range ts {
+		out.Images[i] = *t.graph()
 	}
 	return out, nil
 }
@@ -98,9 +94,10 @@ func isMulti(req *frontend.Request, platforms int) (bool, error) {
 
 // A translation is one Dockerfile on its way to the graph for one platform.
 type translation struct {
-	req *frontend.Request
-	env frontend.Env
-	src *source
+	req    *frontend.Request
+	env    frontend.Env
+	src    *source
+	shared *shared
 
 	native   op.Platform // of the daemon
 	platform op.Platform // that the image is for
@@ -114,36 +111,29 @@ type translation struct {
 	context *tree // the build context; nil if there is none
 	epoch   epoch
 	budget  *budget
-
-	vertices map[vertexID]*solver.Vertex
 }
 
-// run performs the passes.
-func (t *translation) run(ctx context.Context) (*frontend.Image, error) {
+// run performs the passes up to the graph.
+func (t *translation) run(ctx context.Context) error {
 	var err error
 	if t.doc, err = parse(t.src, t.lintConfig); err != nil {
-		return nil, err
+		return err
 	}
 	if err := t.bindGlobals(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := t.bind(); err != nil {
-		return nil, err
+		return err
 	}
 	needed, err := t.resolve(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := t.expand(needed); err != nil {
-		return nil, err
+		return err
 	}
-	img := t.image()
 	if err := t.doc.lintError(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := t.pinTrees(ctx); err != nil {
-		return nil, fmt.Errorf("loading the build context: %w", err)
-	}
-	t.graph(img)
-	return img, nil
+	return t.pinTrees(ctx)
 }

@@ -8,7 +8,8 @@ import (
 
 // graph is the last pass: it makes vertices of the steps of the target and of all that it reads from. Everything that
 // they read is pinned, so every key in the graph is final.
-func (t *translation) graph(img *frontend.Image) {
+func (t *translation) graph() *frontend.Image {
+	img := t.image()
 	target := t.plan.target
 	needed := target.reachable()
 	for _, s := range t.plan.stages {
@@ -17,27 +18,7 @@ func (t *translation) graph(img *frontend.Image) {
 		}
 	}
 	img.Root, img.Layers = target.root, target.layers
-}
-
-// vertex makes a vertex, or returns one that is there already: what is the same is in the graph once, under the name
-// that it had first.
-func (t *translation) vertex(o solver.Op, inputs []solver.Input, meta solver.Meta) *solver.Vertex {
-	v := solver.NewVertex(o, inputs, meta)
-	id := vertexID{v.Recipe(), meta.IgnoreCache}
-	if old, ok := t.vertices[id]; ok {
-		return old
-	}
-	if t.vertices == nil {
-		t.vertices = map[vertexID]*solver.Vertex{}
-	}
-	t.vertices[id] = v
-	return v
-}
-
-// A vertexID says which vertices are the same.
-type vertexID struct {
-	recipe  solver.Key
-	noCache bool
+	return img
 }
 
 // build makes the vertices of a stage, once.
@@ -89,7 +70,7 @@ func (t *translation) groundRoot(s *stage) *solver.Input {
 		name = "FROM " + o.name
 	}
 	meta := t.meta(s, &stepHead{name: name, source: ranges(s.src.Location)})
-	return &solver.Input{Vertex: t.vertex(o.image, nil, meta)}
+	return &solver.Input{Vertex: t.shared.vertex(o.image, nil, meta)}
 }
 
 // meta returns what a vertex of a stage has for people.
@@ -130,5 +111,5 @@ func (t *translation) mkdirVertex(s *stage, step *mkdirStep) solver.Input {
 		inputs = []solver.Input{*s.root}
 	}
 	file := &op.File{Actions: []op.FileAction{a}}
-	return solver.Input{Vertex: t.vertex(file, inputs, t.meta(s, &step.stepHead))}
+	return solver.Input{Vertex: t.shared.vertex(file, inputs, t.meta(s, &step.stepHead))}
 }

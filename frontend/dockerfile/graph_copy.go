@@ -10,14 +10,14 @@ import (
 func (t *translation) copyVertex(s *stage, step *copyStep) solver.Input {
 	if !step.link || s.root == nil {
 		file, inputs := t.copyOp(s.root, step)
-		return solver.Input{Vertex: t.vertex(file, inputs, t.meta(s, &step.stepHead))}
+		return solver.Input{Vertex: t.shared.vertex(file, inputs, t.meta(s, &step.stepHead))}
 	}
 	file, inputs := t.copyOp(nil, step)
 	meta := t.meta(s, &step.stepHead)
 	meta.Group = meta.Name
-	files := t.vertex(file, inputs, meta)
+	files := t.shared.vertex(file, inputs, meta)
 	meta.Name = linkName(meta.Name)
-	return solver.Input{Vertex: t.vertex(&op.Merge{}, []solver.Input{*s.root, {Vertex: files}}, meta)}
+	return solver.Input{Vertex: t.shared.vertex(&op.Merge{}, []solver.Input{*s.root, {Vertex: files}}, meta)}
 }
 
 // linkName turns "[2/3] COPY a b" into "[2/3] LINK COPY a b".

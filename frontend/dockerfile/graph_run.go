@@ -41,7 +41,7 @@ func (t *translation) runVertex(s *stage, step *runStep) solver.Input {
 		}
 		e.Mounts = append(e.Mounts, m)
 	}
-	return solver.Input{Vertex: t.vertex(e, inputs, t.meta(s, &step.stepHead))}
+	return solver.Input{Vertex: t.shared.vertex(e, inputs, t.meta(s, &step.stepHead))}
 }
 
 // scriptVertex makes the tree that holds a here-document which is executed.
@@ -49,7 +49,7 @@ func (t *translation) scriptVertex(s *stage, step *runStep) *solver.Vertex {
 	file := &op.File{Actions: []op.FileAction{{Input: op.NoInput, Second: op.NoInput, Mkfile: step.script}}}
 	meta := t.meta(s, &stepHead{name: "[internal] preparing inline document"})
 	meta.Internal = true
-	return t.vertex(file, nil, meta)
+	return t.shared.vertex(file, nil, meta)
 }
 
 // cacheVertex makes the directory that a cache mount with an owner or a mode begins as.
@@ -61,5 +61,5 @@ func (t *translation) cacheVertex(base *solver.Input, dir *op.Mkdir) *solver.Inp
 		inputs = []solver.Input{*base}
 	}
 	meta := solver.Meta{Name: "[internal] setting cache mount permissions", Internal: true}
-	return &solver.Input{Vertex: t.vertex(&op.File{Actions: []op.FileAction{a}}, inputs, meta)}
+	return &solver.Input{Vertex: t.shared.vertex(&op.File{Actions: []op.FileAction{a}}, inputs, meta)}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/distribution/reference"
 	"golang.org/x/sync/errgroup"
@@ -81,13 +80,12 @@ func (t *translation) checkNames() error {
 
 // resolveOrigins finds the origins of the stages that have none yet.
 func (t *translation) resolveOrigins(ctx context.Context, stages []*stage) error {
-	images := map[string]func() (*origin, error){}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range stages {
 		if s.origin != nil {
 			continue
 		}
-		find, err := t.originOf(ctx, s, images)
+		find, err := t.originOf(ctx, s)
 		if err != nil {
 			return at(err, s.src.Location)
 		}
@@ -119,7 +117,7 @@ func (t *translation) platformOf(s *stage) op.Platform {
 }
 
 // originOf returns a function that finds the origin of s. Stages that start from the same image share one answer.
-func (t *translation) originOf(ctx context.Context, s *stage, images map[string]func() (*origin, error)) (func() (*origin, error), error) {
+func (t *translation) originOf(ctx context.Context, s *stage) (func() (*origin, error), error) {
 	p := t.platformOf(s)
 	if s.override != nil {
 		return func() (*origin, error) { return t.loadNamed(ctx, s.override, p) }, nil
@@ -140,10 +138,7 @@ func (t *translation) originOf(ctx context.Context, s *stage, images map[string]
 		return func() (*origin, error) { return t.loadNamed(ctx, nc, p) }, nil
 	}
 	key := ref.String() + " " + op.PlatformString(p)
-	if f, ok := images[key]; ok {
-		return f, nil
-	}
-	f := sync.OnceValues(func() (*origin, error) {
+	return t.shared.image(key, func() (*origin, error) {
 		prefix := "[internal]"
 		if t.multi {
 			prefix = "[" + op.PlatformString(p) + " internal]"
@@ -154,9 +149,7 @@ func (t *translation) originOf(ctx context.Context, s *stage, images map[string]
 			err = didYouMean(fmt.Errorf("%s: %w", s.src.BaseName, err), s.src.BaseName, names)
 		}
 		return o, err
-	})
-	images[key] = f
-	return f, nil
+	}), nil
 }
 
 // pinImage pins an image and reads its configuration, as one step. The prefix is that of the step's name.

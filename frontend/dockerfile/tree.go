@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -44,20 +45,22 @@ func (tr *tree) follow() []string {
 
 // pin fixes the content.
 func (tr *tree) pin(ctx context.Context, t *translation) error {
-	src := tr.src
+	src, key := tr.src, tr.label
 	if l, ok := src.(*op.Local); ok {
 		only := *l
 		only.Include, only.Exclude, only.Follow = nil, tr.ignore, tr.follow()
 		src = &only
+		key = fmt.Sprintf("%s %q", key, only.Follow)
 	}
-	return t.env.Step(ctx, tr.label, func(ctx context.Context) error {
-		in, err := pinInput(ctx, t.env, src, tr.label)
-		if err != nil {
+	in, err := t.shared.tree(key, func() (in solver.Input, err error) {
+		err = t.env.Step(ctx, tr.label, func(ctx context.Context) error {
+			in, err = pinInput(ctx, t.env, src, tr.label)
 			return err
-		}
-		tr.input = &in
-		return nil
-	})
+		})
+		return in, err
+	})()
+	tr.input = &in
+	return err
 }
 
 // pinTrees pins every tree that something is read from, all at once.

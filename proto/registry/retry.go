@@ -84,7 +84,7 @@ func retryable(err error) bool {
 		dns   *net.DNSError
 	)
 	switch {
-	case errors.As(err, &cert), errors.As(err, &alert), errors.As(err, &head), errors.Is(err, http.ErrSchemeMismatch):
+	case errors.As(err, &cert), errors.As(err, &alert), errors.As(err, &head):
 		return false
 	case errors.As(err, &dns):
 		return !dns.IsNotFound

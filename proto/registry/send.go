@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -160,15 +161,23 @@ func (c *Client) roundTrip(ctx context.Context, ep *endpoint, rq *request, to *h
 			return nil, context.Cause(ctx)
 		case stalled:
 			return nil, &transportError{fmt.Errorf("%s: %w", to.url.Host, errStalled)}
-		case errors.Is(err, http.ErrSchemeMismatch) && ep.conf.Insecure && to.url.Host == ep.addr:
+		case answersPlain(err) && ep.conf.Insecure && to.url.Host == ep.addr:
 			c.markPlain(ep.name)
 			return nil, &transportError{fmt.Errorf("%s does not speak TLS", to.url.Host)}
+		case answersPlain(err):
+			err = fmt.Errorf("%s speaks plain HTTP, which is used only with hosts that are configured so: %w", to.url.Host, err)
 		}
 		return nil, &transportError{err}
 	}
 	dog.pause()
 	resp.Body = &receivedBody{resp.Body, dog}
 	return resp, nil
+}
+
+// answersPlain says whether a server answered a TLS handshake in plain HTTP.
+func answersPlain(err error) bool {
+	var head tls.RecordHeaderError
+	return errors.As(err, &head) && string(head.RecordHeader[:]) == "HTTP/"
 }
 
 // build makes the HTTP request of one hop.

@@ -41,11 +41,11 @@ type build struct {
 	req    *Build
 	plan   *plan
 	box    *mailbox
-	active int     // how many nodes are in an active state
-	todo   []*node // nodes in state waiting whose inputs are to be looked at
-	clock  uint64  // counts the times that a node was done
-	losses int     // over all nodes
-	err    error   // why the build has failed
+	active int            // how many nodes are in an active state
+	todo   ordered[*node] // nodes in state waiting whose inputs are to be looked at
+	clock  uint64         // counts the times that a node was done
+	losses int            // over all nodes
+	err    error          // why the build has failed
 
 	probes, hashes lane
 	lines          map[any]*line
@@ -109,6 +109,10 @@ func (b *build) run(ctx context.Context) {
 	defer b.close()
 	for _, n := range b.plan.nodes {
 		b.tell(n, Event{Kind: Declared})
+	}
+	if ctx.Err() != nil {
+		b.err = interruption(ctx)
+		return
 	}
 	for _, t := range b.req.Targets {
 		b.demand(b.plan.byVertex[t.Vertex])

@@ -14,6 +14,7 @@ var (
 	errNobodyWaits = errors.New("no build waits for the step any more")
 	errLanded      = errors.New("the step is over and its results are held")
 	errTakenOff    = errors.New("the step has been admitted")
+	errNoHeir      = errors.New("the build whose inputs the step runs on has gone")
 )
 
 // flights are the steps that are running or about to, one for each step key. This is where concurrent builds meet. A
@@ -63,8 +64,8 @@ type flight struct {
 	// Guarded by fs.mu:
 	phase    phase
 	members  []*member
-	lead     *member // it runs on this one's vertex, inputs and context
-	orphaned bool    // lead has left before the end
+	lead     *member // answers for it: its build holds the inputs, and its context's values are the flight's
+	orphaned bool    // the first lead has left before the end
 	fresh    bool    // some member's request was
 	began    time.Time
 	release  func() // gives back what was admitted, once a member has gone on
@@ -76,11 +77,13 @@ type member struct {
 	line   *line
 	value  func(key any) any                // looks into the build's context
 	keep   func(o outcome) (outcome, error) // makes the results the build's own; may block
+	hold   func(out []Result) error         // under the build\'s context; may block
 	began  func(at time.Time)               // must not block
 	ended  func(o outcome)                  // must not block
 	reader *reader                          // of the flight's log
 	f      *flight                          // set by join
 	dying  bool                             // the build's own: the flight has been cancelled for this member
+	backs  bool                             // guarded by flights.mu: the build holds what the flight runs on
 }
 
 // An outcome is how a flight ended.
@@ -107,6 +110,10 @@ func (fs *flights) join(q *request, m *member) {
 		fs.byKey[q.key.key] = f
 	}
 	m.f = f
+	m.backs = slices.Equal(q.in, f.step.Inputs) // a build holds its own inputs
+	if !m.backs {
+		m.reader.tasks.Go(func() { fs.back(m) })
+	}
 	f.members = append(f.members, m)
 	f.fresh = f.fresh || q.fresh
 	if f.phase == flying {
@@ -133,8 +140,17 @@ func (fs *flights) newFlight(q *request) *flight {
 	return f
 }
 
-// A flightContext has the values of a context of a build that waits for the flight. Which build that is changes when
-// the first one leaves.
+// back makes m fit to answer for a flight that runs on another build's inputs, equal in what is selected of them but not
+// the same. If it cannot, the flight ends should its lead leave.
+func (fs *flights) back(m *member) {
+	if m.hold(m.f.step.Inputs) == nil {
+		fs.mu.Lock()
+		m.backs = true
+		fs.mu.Unlock()
+	}
+}
+
+// A flightContext has the values of the context of the build that answers for the flight.
 type flightContext struct {
 	context.Context //nolint:containedctx // it is a context
 	f               *flight
@@ -145,14 +161,8 @@ func (c flightContext) Value(key any) any {
 		return v
 	}
 	c.f.fs.mu.Lock()
-	var value func(any) any
-	if len(c.f.members) > 0 {
-		value = c.f.members[0].value
-	}
+	value := c.f.lead.value
 	c.f.fs.mu.Unlock()
-	if value == nil {
-		return nil
-	}
 	return value(key)
 }
 
@@ -229,6 +239,10 @@ func (f *flight) takeOff() time.Time {
 // closeLocked lets nobody join f any more.
 func (fs *flights) closeLocked(f *flight) {
 	f.phase = landed
+	fs.forgetLocked(f)
+}
+
+func (fs *flights) forgetLocked(f *flight) {
 	if fs.byKey[f.step.Key] == f {
 		delete(fs.byKey, f.step.Key)
 	}
@@ -257,12 +271,13 @@ func (f *flight) land(o outcome, release func()) {
 	}
 }
 
-// deliver hands m the outcome when it has read the log to its end and has made the results its own.
+// deliver hands m the outcome when it has made the results its own and has read the log to its end. The results come
+// first, so that a slow client has no part in what they are kept alive for.
 func (m *member) deliver(o outcome) {
-	m.reader.drain()
 	if o.err == nil {
 		o, o.kept = m.keep(o)
 	}
+	m.reader.drain()
 	m.ended(o)
 }
 
@@ -290,24 +305,48 @@ func (fs *flights) abandon(m *member, cause error) (owed, dying bool) {
 		fs.mu.Unlock()
 		return true, false
 	case last && f.phase != queued:
-		if fs.byKey[f.step.Key] == f {
-			delete(fs.byKey, f.step.Key)
-		}
+		fs.forgetLocked(f)
 		fs.mu.Unlock()
 		f.cancel(fmt.Errorf("%w: %w", errNobodyWaits, cause))
 		return true, true
 	}
 	f.members = slices.DeleteFunc(f.members, func(x *member) bool { return x == m })
-	f.orphaned = f.orphaned || f.lead == m
-	if last {
-		fs.closeLocked(f)
-	}
+	end := fs.succeedLocked(f, m)
 	fs.mu.Unlock()
 	f.log.detach(m.reader)
-	if last {
+	switch {
+	case last:
 		f.cancel(fmt.Errorf("%w: %w", errNobodyWaits, cause))
+	case end != nil:
+		m.reader.tasks.Go(end)
 	}
 	return false, false
+}
+
+// succeedLocked deals with the members of f that remain when m has left. If m was the lead, another one that holds what
+// the flight runs on becomes it. If there is none, the flight must end, and those who remain will try again: the
+// function that is returned ends it. It may block.
+func (fs *flights) succeedLocked(f *flight, m *member) (end func()) {
+	if len(f.members) == 0 {
+		fs.closeLocked(f)
+		return nil
+	}
+	if f.lead != m {
+		return nil
+	}
+	f.orphaned = true
+	for _, heir := range f.members {
+		if heir.backs {
+			f.lead = heir
+			return nil
+		}
+	}
+	if f.phase != queued {
+		fs.forgetLocked(f)
+		return func() { f.cancel(errNoHeir) }
+	}
+	fs.closeLocked(f)
+	return func() { f.land(outcome{key: f.step.Key, in: f.step.Inputs, err: errNoHeir}, func() {}) }
 }
 
 // leave takes m off after its outcome. It reports whether m was the last, so that the log can be thrown away.

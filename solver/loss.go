@@ -82,7 +82,7 @@ func (b *build) giveUp(err error) {
 		return
 	}
 	b.err = err
-	b.todo = nil
+	b.todo = ordered[*node]{}
 	b.cancel(err)
 	for _, n := range b.plan.nodes {
 		switch n.state {

@@ -44,14 +44,13 @@ func (b *build) probed(n *node, out []Result, ok bool, warn error) {
 // must not be followed on the goroutine's stack.
 func (b *build) wait(n *node) {
 	b.move(n, waiting)
-	b.todo = append(b.todo, n)
+	b.todo.push(n.order, n)
 }
 
 // gather looks at the inputs of every node on the list, and demands those that are not done.
 func (b *build) gather() {
-	for len(b.todo) > 0 {
-		n := b.todo[len(b.todo)-1]
-		b.todo = b.todo[:len(b.todo)-1]
+	for b.todo.len() > 0 {
+		_, n := b.todo.pop()
 		for _, in := range n.inputs {
 			if in.state != done {
 				n.pending++
@@ -130,6 +129,7 @@ func (b *build) launch(n *node, in []Result, k stepKey) {
 		order: n.order,
 		line:  b.line(v),
 		value: b.value,
+		hold:  b.hold,
 		keep:  func(o outcome) (outcome, error) { return b.keep(v, o) },
 		began: func(at time.Time) {
 			b.box.post(func() { b.tell(n, Event{Kind: Started, Time: at, Key: k.key}) })
@@ -212,7 +212,7 @@ func (b *build) finish(n *node, out []Result, e Event) {
 		if w.pending == 0 && w.state == waiting && b.err == nil {
 			w.cause = n
 			n.effects++
-			b.todo = append(b.todo, w)
+			b.todo.push(w.order, w)
 		}
 	}
 	n.waiters = nil

@@ -78,11 +78,12 @@ func (g *Graph) Define(line string) error {
 		}
 		inputs = append(inputs, in)
 	}
-	g.add(f[0], solver.NewVertex(op, inputs, meta))
+	g.Add(f[0], solver.NewVertex(op, inputs, meta))
 	return nil
 }
 
-func (g *Graph) add(name string, v *solver.Vertex) {
+// Add puts v into the graph under name.
+func (g *Graph) Add(name string, v *solver.Vertex) {
 	if g.byName == nil {
 		g.byName = make(map[string]*solver.Vertex)
 	}
@@ -140,7 +141,7 @@ func Chain(n int) *Graph {
 			in = []solver.Input{{Vertex: g.byName["v"+strconv.Itoa(i-1)]}}
 		}
 		name := "v" + strconv.Itoa(i)
-		g.add(name, solver.NewVertex(op, in, solver.Meta{Name: name}))
+		g.Add(name, solver.NewVertex(op, in, solver.Meta{Name: name}))
 	}
 	return g
 }
@@ -161,7 +162,7 @@ func Wide(n int) *Graph {
 		}
 		v := solver.NewVertex(op, mine, solver.Meta{Name: name})
 		in = append(in, solver.Input{Vertex: v})
-		g.add(name, v)
+		g.Add(name, v)
 	}
 	return g
 }
@@ -186,7 +187,7 @@ func Random(rng *rand.Rand, n int) *Graph {
 				in = append(in, randomInput(rng, g, i))
 			}
 		}
-		g.add(name, solver.NewVertex(op, in, meta))
+		g.Add(name, solver.NewVertex(op, in, meta))
 	}
 	return g
 }

@@ -16,8 +16,8 @@ import (
 type World struct {
 	// OnRun, if set, is called by Run before it does anything; what it returns is what Run returns.
 	OnRun func(ctx context.Context, step *solver.Step) error
-	// Strict has a result vanish as soon as nothing holds it any more: neither a context that it was held under nor that
-	// of the run that made it. A solver that uses a result which it does not hold is found out by LostError.
+	// Strict has a result vanish as soon as nothing holds it any more: neither a lease in a context that it was held
+	// under, nor the context of the run that made it. A solver that uses what it does not hold shows in Losses.
 	Strict bool
 
 	mu     sync.Mutex // guards what follows
@@ -96,8 +96,19 @@ func (w *World) Hold(ctx context.Context, r solver.Result) error {
 	if _, ok := w.values[r]; !ok {
 		return fmt.Errorf("holding %s: %w", r, solver.ErrMiss)
 	}
+	if lease, ok := ctx.Value(leaseKey{}).(context.Context); ok {
+		ctx = lease
+	}
 	w.holdLocked(ctx, r)
 	return nil
+}
+
+type leaseKey struct{}
+
+// WithLease returns a context for a build. What the build holds in a strict World is kept until release is called.
+func WithLease(ctx context.Context) (leased context.Context, release func()) {
+	lease, release := context.WithCancel(context.WithoutCancel(ctx))
+	return context.WithValue(ctx, leaseKey{}, lease), release
 }
 
 func (w *World) holdLocked(ctx context.Context, r solver.Result) {

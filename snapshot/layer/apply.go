@@ -19,9 +19,17 @@ type Options struct {
 	// DiffID is what the digest of the uncompressed tar must be; empty if it is not known. SHA-256 or SHA-512.
 	DiffID digest.Digest
 	Limits Limits
+	// Archive says that the tar is not a layer but an archive of a user's, as ADD unpacks it: no name means a whiteout,
+	// and an entry for the root changes nothing.
+	Archive bool
+	// Owner, if set, owns everything instead of whom the tar says.
+	Owner *Owner
 	// Progress, if set, is called with the number of bytes read from the compressed stream so far, from one goroutine.
 	Progress func(read int64)
 }
+
+// An Owner is a user and a group, by number.
+type Owner struct{ UID, GID int }
 
 // A Result describes what Apply has applied.
 type Result struct {
@@ -65,7 +73,10 @@ func Apply(ctx context.Context, t Target, r io.Reader, opt Options) (Result, err
 	h := alg.Hash()
 	src := newSource(in, dec, h, limits)
 	defer src.Close()
-	a := &applier{ctx: ctx, tree: tree, src: src, limits: limits, buf: make([]byte, 256<<10)}
+	a := &applier{
+		ctx: ctx, tree: tree, src: src, limits: limits, buf: make([]byte, 256<<10),
+		archive: opt.Archive, owner: opt.Owner,
+	}
 	if err := a.run(); err != nil {
 		return Result{}, err
 	}
@@ -91,6 +102,8 @@ type applier struct {
 	entries int64
 	bytes   int64 // sum of the files' sizes
 	buf     []byte
+	archive bool
+	owner   *Owner
 }
 
 func (a *applier) run() error {
@@ -153,16 +166,25 @@ func (a *applier) entry(hdr *tar.Header, content io.Reader) error {
 	if len(parts) > maxDepth {
 		return fmt.Errorf("%w: %d directories deep", ErrTooLarge, len(parts))
 	}
+	if a.owner != nil {
+		hdr.Uid, hdr.Gid = a.owner.UID, a.owner.GID
+	}
 	if len(parts) == 0 {
+		if a.archive && hdr.Typeflag == tar.TypeDir {
+			return nil
+		}
 		return a.rootEntry(hdr)
 	}
 	a.tree.stamp = timespec(hdr)
 	base := parts[len(parts)-1]
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if strings.HasPrefix(base, whiteoutPrefix) && !a.archive {
 		return a.whiteout(parts[:len(parts)-1], base)
 	}
 	if hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0 {
 		// overlayfs, and so everybody who unpacks onto it, takes that for a whiteout.
+		if a.archive {
+			return errors.New("a character device 0:0 cannot be stored: it would hide a file")
+		}
 		return a.hide(parts[:len(parts)-1], base)
 	}
 	if err := checkOwner(hdr); err != nil {

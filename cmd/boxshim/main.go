@@ -23,9 +23,6 @@ import (
 
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
-		if os.Getenv("_LIBCONTAINER_INITTYPE") == "standard" {
-			libcontainer.Attach()
-		}
 		libcontainer.Init()
 	}
 }
@@ -46,6 +43,11 @@ func run(args []string) (int, error) {
 	switch {
 	case len(args) == 3 && args[0] == "pool":
 		if err := pool(args[1], args[2]); err != nil {
+			return 1, err
+		}
+		return 0, nil
+	case len(args) == 1 && args[0] == libcontainer.FilterMode:
+		if err := libcontainer.CompileFilter(); err != nil {
 			return 1, err
 		}
 		return 0, nil

@@ -19,6 +19,13 @@ type Attachment struct {
 	Path  string
 }
 
+// A plan is what a new process has to do before libcontainer's code runs in it. The descriptors of the mounts come with
+// it, then that of the compiled filter, if Filter is set.
+type plan struct {
+	Mounts []Attachment
+	Filter bool
+}
+
 // attachFD is where the socket with the attachments is in a new process: the first of libcontainer's ExtraFiles. It
 // counts as one that the sandbox's process inherits, so Attach leaves a close-on-exec file there.
 const attachFD = 3
@@ -26,9 +33,9 @@ const attachFD = 3
 // maxAttachments is what one message with descriptors can carry (SCM_MAX_FD less a few).
 const maxAttachments = 240
 
-// sendAttachments returns the end of a socket pair that the new process reads them from, and the other, from which
+// sendPlan returns the end of a socket pair that the new process reads its plan from, and the other, from which
 // awaitAttach reads how it went.
-func sendAttachments(list []Attachment) (parent, child *os.File, err error) {
+func sendPlan(list []Attachment, filter *os.File) (parent, child *os.File, err error) {
 	if len(list) > maxAttachments {
 		return nil, nil, fmt.Errorf("attaching %d mounts: more than %d", len(list), maxAttachments)
 	}
@@ -37,18 +44,21 @@ func sendAttachments(list []Attachment) (parent, child *os.File, err error) {
 		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
 	}
 	parent, child = os.NewFile(uintptr(fds[0]), "attach"), os.NewFile(uintptr(fds[1]), "attach")
-	body, err := json.Marshal(list)
+	body, err := json.Marshal(plan{Mounts: list, Filter: filter != nil})
 	if err == nil {
-		mounts := make([]int, len(list))
-		for i, a := range list {
-			mounts[i] = int(a.Mount.Fd())
+		rights := make([]int, 0, len(list)+1)
+		for _, a := range list {
+			rights = append(rights, int(a.Mount.Fd()))
 		}
-		err = unix.Sendmsg(fds[0], body, unix.UnixRights(mounts...), nil, 0)
+		if filter != nil {
+			rights = append(rights, int(filter.Fd()))
+		}
+		err = unix.Sendmsg(fds[0], body, unix.UnixRights(rights...), nil, 0)
 	}
 	if err != nil {
 		parent.Close()
 		child.Close()
-		return nil, nil, fmt.Errorf("sending the mounts: %w", err)
+		return nil, nil, fmt.Errorf("sending the plan: %w", err)
 	}
 	return parent, child, nil
 }
@@ -63,9 +73,9 @@ func awaitAttach(parent *os.File) error {
 	return errors.New(string(msg))
 }
 
-// Attach is the first thing that the first process of a sandbox does, in its new namespaces: it puts its mounts into
-// place. It ends the process if it can't.
-func Attach() {
+// prepare is the first thing that a new process does, in its new namespaces: it puts the mounts of a new sandbox into
+// place, and maps the compiled filter. It ends the process if it can't.
+func prepare() {
 	sock := os.NewFile(attachFD, "attach")
 	err := attach(attachFD)
 	if err != nil {
@@ -84,39 +94,56 @@ func Attach() {
 }
 
 func attach(sock int) error {
-	body := make([]byte, 128<<10)
-	oob := make([]byte, unix.CmsgSpace(4*maxAttachments))
-	n, oobn, flags, _, err := unix.Recvmsg(sock, body, oob, unix.MSG_CMSG_CLOEXEC)
+	p, fds, err := receivePlan(sock)
 	if err != nil {
-		return fmt.Errorf("receiving the mounts: %w", err)
+		return fmt.Errorf("receiving the plan: %w", err)
 	}
-	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		return errors.New("receiving the mounts: the message was cut off")
-	}
-	var list []Attachment
-	if err := json.Unmarshal(body[:n], &list); err != nil {
-		return fmt.Errorf("decoding the mounts: %w", err)
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil {
-		return fmt.Errorf("receiving the mounts: %w", err)
-	}
-	var fds []int
-	for i := range msgs {
-		got, err := unix.ParseUnixRights(&msgs[i])
-		if err != nil {
-			return fmt.Errorf("receiving the mounts: %w", err)
-		}
-		fds = append(fds, got...)
-	}
-	if len(fds) != len(list) {
-		return fmt.Errorf("receiving the mounts: %d descriptors for %d mounts", len(fds), len(list))
-	}
-	for i, a := range list {
+	for i, a := range p.Mounts {
 		if err := unix.MoveMount(fds[i], "", unix.AT_FDCWD, a.Path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("attaching a mount at %s: %w", a.Path, err)
 		}
-		unix.Close(fds[i])
+	}
+	if p.Filter {
+		if err := useFilter(fds[len(fds)-1]); err != nil {
+			return err
+		}
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 	return nil
+}
+
+func receivePlan(sock int) (p plan, fds []int, err error) {
+	body := make([]byte, 128<<10)
+	oob := make([]byte, unix.CmsgSpace(4*(maxAttachments+1)))
+	n, oobn, flags, _, err := unix.Recvmsg(sock, body, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return p, nil, err
+	}
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		return p, nil, errors.New("it was cut off")
+	}
+	if err := json.Unmarshal(body[:n], &p); err != nil {
+		return p, nil, err
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return p, nil, err
+	}
+	for i := range msgs {
+		got, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			return p, nil, err
+		}
+		fds = append(fds, got...)
+	}
+	want := len(p.Mounts)
+	if p.Filter {
+		want++
+	}
+	if len(fds) != want {
+		return p, nil, fmt.Errorf("%d descriptors instead of %d", len(fds), want)
+	}
+	return p, fds, nil
 }

@@ -5,44 +5,38 @@ package libcontainer
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/boxbuild/boxbuild/executor"
 )
 
 // A hierarchy says where in /sys/fs/cgroup the files are that tell what a sandbox used.
 type hierarchy struct {
-	memory, cpu, devices string // directories of the controllers; all the same with cgroup v2
+	memory, devices string // directories of the controllers; the same with cgroup v2
 }
 
 func findHierarchy() hierarchy {
 	const root = "/sys/fs/cgroup"
 	if isV2() {
-		return hierarchy{memory: root, cpu: root, devices: root}
+		return hierarchy{memory: root, devices: root}
 	}
-	h := hierarchy{memory: filepath.Join(root, "memory"), devices: filepath.Join(root, "devices")}
-	for _, d := range []string{"cpuacct", "cpu,cpuacct"} {
-		if _, err := os.Stat(filepath.Join(root, d)); err == nil {
-			h.cpu = filepath.Join(root, d)
-		}
-	}
-	return h
+	return hierarchy{memory: root + "/memory", devices: root + "/devices"}
 }
 
-// usage reads what the cgroup at path has used, and how many of its processes the kernel killed for want of memory.
-// What can't be read, as a controller may be missing, is 0.
-func (h hierarchy) usage(path string) (u executor.Usage, oomKills uint64) {
+// memoryUse reads the most memory that the cgroup at path has used, and how many of its processes the kernel killed for
+// want of memory. What can't be read, as there may be no such controller, is 0.
+func (h hierarchy) memoryUse(path string) (peak int64, oomKills uint64) {
 	if isV2() {
-		u.CPU = time.Duration(keyed(h.cpu+path+"/cpu.stat", "usage_usec")) * time.Microsecond
-		u.PeakMemory = int64(number(h.memory + path + "/memory.peak"))
-		return u, keyed(h.memory+path+"/memory.events", "oom_kill")
+		return int64(number(h.memory + path + "/memory.peak")), h.oomKills(path)
 	}
-	u.CPU = time.Duration(number(h.cpu + path + "/cpuacct.usage"))
-	u.PeakMemory = int64(number(h.memory + path + "/memory.max_usage_in_bytes"))
-	return u, keyed(h.memory+path+"/memory.oom_control", "oom_kill")
+	return int64(number(h.memory + path + "/memory.max_usage_in_bytes")), h.oomKills(path)
+}
+
+// oomKills is the second result of memoryUse.
+func (h hierarchy) oomKills(path string) uint64 {
+	if isV2() {
+		return keyed(h.memory+path+"/memory.events", "oom_kill")
+	}
+	return keyed(h.memory+path+"/memory.oom_control", "oom_kill")
 }
 
 // pids returns the processes in the cgroup at path.

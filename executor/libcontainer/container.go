@@ -42,7 +42,7 @@ type Container struct {
 	init   *lc.Process
 	root   *os.File
 	stubs  stubs
-	umask  *uint32
+	filter *os.File // the compiled filter, which the Runtime owns; nil if there is none
 
 	mu       sync.Mutex
 	finished bool // guarded by mu; the first process has been reaped
@@ -63,12 +63,12 @@ func (r *Runtime) Start(o *Options) (c *Container, terminal *os.File, err error)
 	if trace == nil {
 		trace = func(string) {}
 	}
-	config, err := r.config(o.Spec)
+	config, filter, err := r.config(o.Spec)
 	if err != nil {
 		return nil, nil, err
 	}
 	trace("config")
-	c = &Container{rt: r, id: o.ID, cgroup: o.Spec.Linux.CgroupsPath, root: o.Root}
+	c = &Container{rt: r, id: o.ID, cgroup: o.Spec.Linux.CgroupsPath, root: o.Root, filter: filter}
 	if c.stubs, err = makeStubs(o.Root, mountPoints(o.Spec.Mounts)); err != nil {
 		return nil, nil, err
 	}
@@ -84,7 +84,7 @@ func (r *Runtime) Start(o *Options) (c *Container, terminal *os.File, err error)
 	trace("create")
 	c.init = newProcess(o.Spec.Process, o.Stdio)
 	c.init.Init = true
-	terminal, err = c.run(c.init, o)
+	terminal, err = c.launch(c.init, o.Spec.Process, o.Attachments)
 	if err != nil {
 		_ = c.lc.Destroy()
 		return nil, nil, err
@@ -93,15 +93,15 @@ func (r *Runtime) Start(o *Options) (c *Container, terminal *os.File, err error)
 	return c, terminal, nil
 }
 
-// run starts the first process with the socket that it gets its mounts from.
-func (c *Container) run(p *lc.Process, o *Options) (terminal *os.File, err error) {
-	parent, child, err := sendAttachments(o.Attachments)
+// launch starts a process with the socket that it gets its plan from.
+func (c *Container) launch(p *lc.Process, desc *specs.Process, mounts []Attachment) (terminal *os.File, err error) {
+	parent, child, err := sendPlan(mounts, c.filter)
 	if err != nil {
 		return nil, err
 	}
 	defer parent.Close()
 	p.ExtraFiles = []*os.File{child}
-	console, err := newConsole(p, o.Spec.Process.Terminal)
+	console, err := newConsole(p, desc.Terminal)
 	if err != nil {
 		child.Close()
 		return nil, err
@@ -113,7 +113,7 @@ func (c *Container) run(p *lc.Process, o *Options) (terminal *os.File, err error
 		if aerr := awaitAttach(parent); aerr != nil {
 			return nil, aerr
 		}
-		return nil, startError(o.Spec.Process.Args[0], err)
+		return nil, startError(desc.Args[0], err)
 	}
 	return console.master()
 }
@@ -198,11 +198,8 @@ func (c *Container) Wait() executor.Exit {
 	c.stubs.remove()
 	c.root.Close()
 	var oom uint64
-	exit.Usage, oom = c.rt.cgroups.usage(c.cgroup)
+	exit.Usage.PeakMemory, oom = c.rt.cgroups.memoryUse(c.cgroup)
 	exit.OOMKilled = oom > 0
-	if exit.Usage.CPU == 0 && state != nil {
-		exit.Usage.CPU = state.UserTime() + state.SystemTime()
-	}
 	return exit
 }
 
@@ -212,6 +209,8 @@ func exitOf(state *os.ProcessState) executor.Exit {
 		exit.Code = 255
 		return exit
 	}
+	// With those of all processes that it, or the kernel at its end, waited for.
+	exit.Usage.CPU = state.UserTime() + state.SystemTime()
 	status, ok := state.Sys().(syscall.WaitStatus)
 	if ok && status.Signaled() {
 		exit.Signal = status.Signal()
@@ -276,16 +275,8 @@ func (c *Container) Exec(p *specs.Process, stdio [3]*os.File) (*ExecProcess, *os
 		Inheritable: p.Capabilities.Inheritable,
 		Ambient:     p.Capabilities.Ambient,
 	}
-	console, err := newConsole(out, p.Terminal)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer console.close()
-	_, oom := c.rt.cgroups.usage(c.cgroup)
-	if err := c.lc.Start(out); err != nil {
-		return nil, nil, startError(p.Args[0], err)
-	}
-	master, err := console.master()
+	oom := c.rt.cgroups.oomKills(c.cgroup)
+	master, err := c.launch(out, p, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -299,11 +290,7 @@ func (e *ExecProcess) Wait() executor.Exit {
 	e.done = true
 	e.mu.Unlock()
 	exit := exitOf(state)
-	_, oom := e.c.rt.cgroups.usage(e.c.cgroup)
-	exit.OOMKilled = oom > e.oomSeen && exit.Signal == syscall.SIGKILL
-	if state != nil {
-		exit.Usage.CPU = state.UserTime() + state.SystemTime()
-	}
+	exit.OOMKilled = e.c.rt.cgroups.oomKills(e.c.cgroup) > e.oomSeen && exit.Signal == syscall.SIGKILL
 	return exit
 }
 

@@ -5,7 +5,7 @@
 //
 // Life of a sandbox: Runtime.Start makes mount point stubs in the root, gives libcontainer the specification, and sends
 // the file descriptors of the root and of bind sources to the new process, which attaches them in its own mount
-// namespace before libcontainer looks at them (Attach). Container.Wait reaps the first process, takes the stubs away
+// namespace before libcontainer looks at them (prepare). Container.Wait reaps the first process, takes the stubs away
 // again, reads what the cgroup knows, and lets the root go; Destroy removes the cgroup and the state.
 //
 // So no mount of any sandbox is ever in the mount namespace of the runtime, or in that of another sandbox: not for an
@@ -19,7 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
+	"runtime/debug"
 
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // without it, no rule of a device cgroup is set
@@ -37,8 +37,7 @@ const (
 
 // A Runtime runs sandboxes. It is safe for concurrent use.
 type Runtime struct {
-	mu       sync.Mutex
-	profiles map[*specs.LinuxSeccomp]*configs.Seccomp // guarded by mu
+	profiles profiles
 	cgroups  hierarchy
 }
 
@@ -49,54 +48,43 @@ func NewRuntime() (*Runtime, error) {
 			return nil, fmt.Errorf("making %s: %w", d, err)
 		}
 	}
-	return &Runtime{profiles: make(map[*specs.LinuxSeccomp]*configs.Seccomp), cgroups: findHierarchy()}, nil
+	// For the processes that libcontainer starts, which have one thing to do at a time.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return nil, err
+	}
+	return &Runtime{cgroups: findHierarchy()}, nil
 }
 
 // Dir returns the directory of the sandbox id, where its root and sources are attached.
 func Dir(id string) string { return filepath.Join(boxDir, id) }
 
-// config converts spec for libcontainer. The filter is converted once for each profile, as that takes longer than all
-// the rest.
-func (r *Runtime) config(spec *specs.Spec) (*configs.Config, error) {
-	filter := spec.Linux.Seccomp
+// config converts spec for libcontainer. The compiled filter, if there is one, is for the new process to use.
+func (r *Runtime) config(spec *specs.Spec) (*configs.Config, *os.File, error) {
 	linux := *spec.Linux
 	linux.Seccomp = nil
 	plain := *spec
 	plain.Linux = &linux
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{Spec: &plain})
 	if err != nil {
-		return nil, fmt.Errorf("converting the specification: %w", err)
+		return nil, nil, fmt.Errorf("converting the specification: %w", err)
 	}
 	config.Labels = nil
-	if config.Seccomp, err = r.profile(filter); err != nil {
-		return nil, fmt.Errorf("converting the seccomp profile: %w", err)
-	}
-	config.Rlimits, err = rlimits(spec.Process.Rlimits)
-	return config, err
-}
-
-func (r *Runtime) profile(filter *specs.LinuxSeccomp) (*configs.Seccomp, error) {
-	if filter == nil {
-		return nil, nil
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if p, ok := r.profiles[filter]; ok {
-		return p, nil
-	}
-	p, err := specconv.SetupSeccomp(filter)
+	profile, err := r.profiles.get(spec.Linux.Seccomp)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	// Profiles that came with one sandbox are not worth keeping: the default ones are few.
-	if len(r.profiles) < 64 {
-		r.profiles[filter] = p
-	}
-	return p, nil
+	config.Seccomp = profile.config
+	config.Rlimits, err = rlimits(spec.Process.Rlimits)
+	return config, profile.program, err
 }
 
 // isV2 says whether the machine has only the unified cgroup hierarchy.
 func isV2() bool { return cgroups.IsCgroup2UnifiedMode() }
 
-// Init is the rest of the re-executed program: it becomes the sandbox's process. It does not return.
-func Init() { lc.Init() }
+// Init is the re-executed program: it becomes a process of a sandbox. It does not return.
+func Init() {
+	// It ends, or executes something else, long before its garbage would be worth collecting.
+	debug.SetGCPercent(-1)
+	prepare()
+	lc.Init()
+}

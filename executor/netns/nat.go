@@ -1,0 +1,256 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+func tableName(id string) string { return "boxbuild_" + id }
+
+// makeTable makes the daemon's own table. Being its own, neither Docker's, podman's and firewalld's rules nor their
+// reloading touch it, and it touches none of them.
+func (n *network) makeTable(hostAccess bool) error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName(n.id)})
+	chain := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) func(...[]expr.Any) {
+		ch := c.AddChain(&nftables.Chain{Name: name, Table: t, Type: typ, Hooknum: hook, Priority: prio})
+		return func(parts ...[]expr.Any) {
+			var exprs []expr.Any
+			for _, p := range parts {
+				exprs = append(exprs, p...)
+			}
+			c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: exprs})
+		}
+	}
+	br := bridgeName(n.id)
+	in, notIn, out, notOut := inIf(br, true), inIf(br, false), outIf(br, true), outIf(br, false)
+
+	// Outwards with the host's address.
+	rule := chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	rule(source(n.subnet, true), notOut, []expr.Any{&expr.Masq{}})
+
+	// The forwarder listens on a port that was free: 53 may be taken by a server that listens on all addresses.
+	rule = chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		rule(in, destination(n.gateway), port(proto, 53), redirect(n.dns.port))
+	}
+
+	rule = chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
+	if !hostAccess {
+		rule(in, established(), verdict(expr.VerdictAccept))
+		for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			rule(in, source(n.subnet, true), destination(n.gateway), port(proto, n.dns.port), verdict(expr.VerdictAccept))
+		}
+		rule(in, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}}) // port unreachable
+	}
+	// The bridge's address is for sandboxes, and for the host itself, whose packets come in by lo.
+	rule(notIn, inIf("lo", false), destination(n.gateway), verdict(expr.VerdictDrop))
+
+	rule = chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+	rule(in, source(n.subnet, false), verdict(expr.VerdictDrop)) // a forged address
+	rule(in, out, verdict(expr.VerdictDrop))
+	rule(out, established(), verdict(expr.VerdictAccept))
+	rule(out, verdict(expr.VerdictDrop))
+	return c.Flush()
+}
+
+// removeTable removes the daemon's table, and its rules in other tables.
+func removeTable(id string) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("opening nftables: %w", err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return fmt.Errorf("listing nftables tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == tableName(id) {
+			c.DelTable(t)
+			if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("removing nftables table %s: %w", t.Name, err)
+			}
+		}
+	}
+	if err := eachForwardChain(c, func(ch *nftables.Chain) error { return removeAccepts(c, ch, id) }); err != nil {
+		return err
+	}
+	return legacyAccepts(id, "-D")
+}
+
+// AcceptForwarded lets packets of the bridge pass where someone else's forward chain drops what it does not know, as
+// Docker's and many firewalls' do: a packet has to pass the chains of all tables. For iptables on nftables, a rule is
+// put in front of each such chain; for the older iptables, with the iptables-legacy program.
+func acceptForwarded(id string) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("opening nftables: %w", err)
+	}
+	err = eachForwardChain(c, func(ch *nftables.Chain) error {
+		if ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop {
+			return nil
+		}
+		br := bridgeName(id)
+		for _, match := range [][]expr.Any{inIf(br, true), append(outIf(br, true), established()...)} {
+			c.InsertRule(&nftables.Rule{
+				Table: ch.Table, Chain: ch, UserData: []byte(tableName(id)),
+				Exprs: append(append(match, &expr.Counter{}), verdict(expr.VerdictAccept)...),
+			})
+		}
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("accepting packets in %s %s: %w", ch.Table.Name, ch.Name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return legacyAccepts(id, "-I")
+}
+
+// eachForwardChain calls f with the forward chains of all IPv4 tables but those of boxbuild daemons.
+func eachForwardChain(c *nftables.Conn, f func(*nftables.Chain) error) error {
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
+		chains, err := c.ListChainsOfTableFamily(family)
+		if err != nil {
+			return fmt.Errorf("listing nftables chains: %w", err)
+		}
+		for _, ch := range chains {
+			if ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Type != nftables.ChainTypeFilter ||
+				strings.HasPrefix(ch.Table.Name, tableName("")) {
+				continue
+			}
+			if err := f(ch); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func removeAccepts(c *nftables.Conn, ch *nftables.Chain, id string) error {
+	rules, err := c.GetRules(ch.Table, ch)
+	if err != nil {
+		return nil // the chain has gone in the meantime, and the rules with it
+	}
+	for _, r := range rules {
+		if string(r.UserData) == tableName(id) {
+			if err := c.DelRule(r); err != nil {
+				return fmt.Errorf("removing a rule of %s %s: %w", ch.Table.Name, ch.Name, err)
+			}
+		}
+	}
+	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("removing rules of %s %s: %w", ch.Table.Name, ch.Name, err)
+	}
+	return nil
+}
+
+// legacyAccepts inserts (-I) or deletes (-D) the rules of acceptForwarded in the tables of the older iptables, if the
+// kernel has them and their FORWARD chain drops.
+func legacyAccepts(id, action string) error {
+	tables, err := os.ReadFile("/proc/net/ip_tables_names")
+	if err != nil || !strings.Contains(string(tables), "filter") {
+		return nil
+	}
+	program, err := exec.LookPath("iptables-legacy")
+	if err != nil {
+		return nil // the tables were made by something that is not here to be asked
+	}
+	list, err := exec.Command(program, "-w", "-S", "FORWARD").Output()
+	if err != nil {
+		return fmt.Errorf("listing iptables rules: %w", err)
+	}
+	br := bridgeName(id)
+	if action == "-I" && !strings.Contains(string(list), "-P FORWARD DROP") ||
+		action == "-D" && !strings.Contains(string(list), br) {
+		return nil
+	}
+	for _, match := range [][]string{
+		{"-i", br},
+		{"-o", br, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"},
+	} {
+		args := append([]string{"-w", action, "FORWARD"}, match...)
+		if out, err := exec.Command(program, append(args, "-j", "ACCEPT")...).CombinedOutput(); err != nil {
+			return fmt.Errorf("changing iptables rules: %w: %s", err, out)
+		}
+	}
+	return nil
+}
+
+// The expressions of a rule, as nft(8) would make them.
+
+func cmpOp(equal bool) expr.CmpOp {
+	if equal {
+		return expr.CmpOpEq
+	}
+	return expr.CmpOpNeq
+}
+
+func ifName(key expr.MetaKey, name string, equal bool) []expr.Any {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: cmpOp(equal), Register: 1, Data: padded},
+	}
+}
+
+func inIf(name string, equal bool) []expr.Any  { return ifName(expr.MetaKeyIIFNAME, name, equal) }
+func outIf(name string, equal bool) []expr.Any { return ifName(expr.MetaKeyOIFNAME, name, equal) }
+
+// source matches packets whose source address is, or is not, in p.
+func source(p netip.Prefix, equal bool) []expr.Any {
+	mask := ipNet(p).Mask
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: cmpOp(equal), Register: 1, Data: p.Addr().AsSlice()},
+	}
+}
+
+func destination(a netip.Addr) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a.AsSlice()},
+	}
+}
+
+func port(proto byte, n uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(n)},
+	}
+}
+
+func redirect(to uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(to)},
+		&expr.Redir{RegisterProtoMin: 1},
+	}
+}
+
+func established() []expr.Any {
+	mask := binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+func verdict(k expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k}} }

@@ -66,18 +66,37 @@ func (st *state) configure(ic instructions.Command) error {
 }
 
 func (st *state) env(ic *instructions.EnvCommand) error {
-	text := "ENV"
+	var text strings.Builder
+	text.WriteString("ENV")
 	for i := range ic.Env {
 		e := &ic.Env[i]
 		st.lintDelimiter(ic.Name(), e.NoDelim, ic)
 		lint.SecretName("ENV", e.Key, ic.Location(), st.lint)
-		text += " " + e.String()
-		if err := st.vars.set(e.Key, e.Value); err != nil {
+		text.WriteString(" " + e.String())
+		if err := st.t.budget.spend(300 + 3*len(e.Key) + 3*len(e.Value)); err != nil {
 			return err
 		}
-		st.img.Config.Env = setEnv(st.img.Config.Env, e.Key, e.Value)
+		if err := st.vars.put(e.Key, e.Value); err != nil {
+			return err
+		}
+		st.setEnv(e.Key, e.Value)
 	}
-	return st.record(text, false)
+	return st.record(text.String(), false)
+}
+
+// setEnv sets a variable in the environment of the configuration, where it keeps its place.
+func (st *state) setEnv(name, value string) {
+	c := &st.img.Config
+	if st.envShared {
+		c.Env = slices.Clone(c.Env)
+		st.envShared = false
+	}
+	if i, ok := st.envAt[name]; ok {
+		c.Env[i] = name + "=" + value
+		return
+	}
+	st.envAt[name] = len(c.Env)
+	c.Env = append(c.Env, name+"="+value)
 }
 
 func (st *state) label(ic *instructions.LabelCommand) error {
@@ -85,14 +104,18 @@ func (st *state) label(ic *instructions.LabelCommand) error {
 	if c.Labels == nil {
 		c.Labels = make(map[string]string, len(ic.Labels))
 	}
-	text := "LABEL"
+	var text strings.Builder
+	text.WriteString("LABEL")
 	for i := range ic.Labels {
 		l := &ic.Labels[i]
 		st.lintDelimiter(ic.Name(), l.NoDelim, ic)
-		text += " " + l.String()
+		text.WriteString(" " + l.String())
+		if err := st.t.budget.spend(150 + len(l.Key) + len(l.Value)); err != nil {
+			return err
+		}
 		c.Labels[l.Key] = l.Value
 	}
-	return st.record(text, false)
+	return st.record(text.String(), false)
 }
 
 // lintDelimiter reports "ENV key value".
@@ -111,6 +134,9 @@ func (st *state) volume(ic *instructions.VolumeCommand) error {
 	for _, v := range ic.Volumes {
 		if v == "" {
 			return errors.New("VOLUME specified can not be an empty string")
+		}
+		if err := st.t.budget.spend(100 + len(v)); err != nil {
+			return err
 		}
 		c.Volumes[v] = struct{}{}
 	}

@@ -117,23 +117,23 @@ type translation struct {
 func (t *translation) run(ctx context.Context) error {
 	var err error
 	if t.doc, err = parse(t.src, t.lintConfig); err != nil {
-		return err
+		return t.src.inText(err)
 	}
 	if err := t.bindGlobals(); err != nil {
-		return err
+		return t.src.inText(err)
 	}
 	if err := t.bind(); err != nil {
-		return err
+		return t.src.inText(err)
 	}
 	needed, err := t.resolve(ctx)
 	if err != nil {
 		return err
 	}
 	if err := t.expand(needed); err != nil {
-		return err
+		return t.src.inText(err)
 	}
 	if err := t.doc.lintError(); err != nil {
-		return err
+		return t.src.inText(err)
 	}
 	return t.pinTrees(ctx)
 }

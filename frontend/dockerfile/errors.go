@@ -32,15 +32,34 @@ func atLine(err error, line int) error {
 // located returns err as the user should see it: with file, text and ranges if it has a position.
 func (s *source) located(err error) error {
 	var le *parser.LocationError
-	var se *frontend.SourceError
-	if err == nil || errors.As(err, &se) || !errors.As(err, &le) {
+	if err == nil || isFinal(err) || !errors.As(err, &le) {
 		return err
 	}
-	var all []parser.Range
-	for _, l := range le.Locations {
-		all = append(all, l...)
+	return s.inText(err)
+}
+
+// inText is located for an error that is about the text, even if nobody knows where.
+func (s *source) inText(err error) error {
+	if err == nil || isFinal(err) {
+		return err
 	}
-	return &frontend.SourceError{File: s.name, Text: s.text, Ranges: ranges(all), Err: err}
+	se := &frontend.SourceError{File: s.name, Text: s.text, Err: err}
+	var le *parser.LocationError
+	if errors.As(err, &le) {
+		var all []parser.Range
+		for _, l := range le.Locations {
+			all = append(all, l...)
+		}
+		se.Ranges = ranges(all)
+	}
+	return se
+}
+
+// isFinal says whether err is of the frontend's contract already.
+func isFinal(err error) bool {
+	var se *frontend.SourceError
+	var ue *frontend.UsageError
+	return errors.As(err, &se) || errors.As(err, &ue)
 }
 
 // ranges merges the parser's ranges, one a line, into as few as there are.

@@ -29,12 +29,14 @@ type state struct {
 	base     *op.Image             // at the bottom
 	baseCfg  *frontend.ImageConfig // of base
 	platform op.Platform
-	vars     *vars                               // the environment of RUN, and the scope of expansion
-	args     []instructions.KeyValuePairOptional // declared by ARG, in order
+	vars     *vars          // the environment of RUN, and the scope of expansion
+	args     args           // declared by ARG
+	envAt    map[string]int // where a variable is in the configuration's environment
 	steps    []step
 	done     int    // steps that have a number in their name
 	fromName string // the name of the base's vertex
 
+	envShared                bool // the configuration's environment is another state's too
 	workdirSet               bool
 	cmd, entrypoint, healthy lint.Tracker
 }
@@ -80,7 +82,7 @@ func (t *translation) expand(needed map[*stage]bool) error {
 
 // begin returns the state before the first instruction of s.
 func (t *translation) begin(s *stage) (*state, error) {
-	st := &state{t: t, s: s, lint: t.doc.lint}
+	st := &state{t: t, s: s, lint: t.doc.lint, envShared: true}
 	if p := s.parent; p != nil {
 		st.inherit(p.st)
 	} else {
@@ -94,8 +96,13 @@ func (t *translation) begin(s *stage) (*state, error) {
 		c.Env = append(slices.Clip(c.Env), "PATH="+defaultPath)
 	}
 	// The image's environment comes after ARGs of the parent's: it wins.
+	st.envAt = make(map[string]int, len(c.Env))
+	for i, kv := range slices.Backward(c.Env) {
+		name, _ := cutEnv(kv)
+		st.envAt[name] = i // the first of equal names
+	}
 	for _, kv := range c.Env {
-		if err := st.vars.set(cutEnv(kv)); err != nil {
+		if err := st.vars.put(cutEnv(kv)); err != nil {
 			return nil, err
 		}
 	}
@@ -111,7 +118,7 @@ func (st *state) inherit(p *state) {
 	st.img.Config.OnBuild = nil
 	st.base, st.baseCfg, st.platform = p.base, p.baseCfg, p.platform
 	st.vars = p.vars.clone()
-	st.args = slices.Clip(p.args)
+	st.args = p.args.clone()
 	st.workdirSet = p.workdirSet
 }
 
@@ -188,41 +195,10 @@ func (st *state) word(lex *shell.Lex, word string, c instructions.Command) (stri
 // lintUndefined reports variables that nothing declares.
 func (st *state) lintUndefined(unmatched map[string]struct{}, where []parser.Range) {
 	for _, name := range slices.Sorted(maps.Keys(unmatched)) {
-		declared := slices.ContainsFunc(st.args, func(a instructions.KeyValuePairOptional) bool { return a.Key == name })
-		if declared || neverEnv[name] {
+		if st.args.has(name) || neverEnv[name] {
 			continue
 		}
 		rule := &linter.RuleUndefinedVar
 		st.lint.Run(rule, where, rule.Format(name, suggest(name, st.vars.Keys())))
 	}
-}
-
-// arg applies ARG: a build argument goes before the default, and without either a global ARG gives the value.
-func (st *state) arg(c *instructions.ArgCommand) error {
-	text := "ARG"
-	for _, a := range c.Args {
-		lint.SecretName("ARG", a.Key, c.Location(), st.lint)
-		if v, ok := st.t.req.BuildArgs[a.Key]; ok {
-			a.Value = &v
-		} else if a.Value != nil {
-			v, err := st.word(st.t.doc.lex, *a.Value, c)
-			if err != nil {
-				return err
-			}
-			a.Value = &v
-		} else if v, ok := st.t.globals.Get(a.Key); ok {
-			a.Value = &v
-		}
-		text += " " + a.Key
-		if a.Value != nil {
-			text += "=" + *a.Value
-			if !neverEnv[a.Key] {
-				if err := st.vars.set(a.Key, *a.Value); err != nil {
-					return err
-				}
-			}
-		}
-		st.args = append(st.args, a)
-	}
-	return st.record(text, false)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
+	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -36,8 +37,8 @@ func (t *translation) bindGlobals() error {
 	if err := t.declare(t.globals, t.doc.globals, t.req.BuildArgs); err != nil {
 		return err
 	}
-	v, ok := t.req.BuildArgs[epochArg]
-	if !ok {
+	v, asked := t.req.BuildArgs[epochArg]
+	if !asked {
 		v, _ = t.globals.Get(epochArg)
 	}
 	if v == "" {
@@ -45,7 +46,11 @@ func (t *translation) bindGlobals() error {
 	}
 	sec, err := strconv.ParseInt(v, 10, 64)
 	if err != nil {
-		return fmt.Errorf("invalid SOURCE_DATE_EPOCH: %s", v)
+		err = fmt.Errorf("invalid SOURCE_DATE_EPOCH: %s", v)
+		if asked {
+			err = &frontend.UsageError{Message: err.Error()}
+		}
+		return err
 	}
 	tm := time.Unix(sec, 0).UTC()
 	t.epoch = &tm
@@ -80,7 +85,7 @@ func (t *translation) automatic() (*vars, error) {
 		if o, ok := t.req.BuildArgs[kv[0]]; ok {
 			val = o
 		}
-		if err := v.set(kv[0], val); err != nil {
+		if err := v.put(kv[0], val); err != nil {
 			return nil, err
 		}
 	}
@@ -102,7 +107,11 @@ func (t *translation) declare(scope *vars, cmds []instructions.ArgCommand, args 
 				}
 				val = m.Result
 			}
-			if err := scope.set(kv.Key, val); err != nil {
+			err := t.budget.spend(200 + len(val))
+			if err == nil {
+				err = scope.put(kv.Key, val)
+			}
+			if err != nil {
 				return at(err, cmds[i].Location())
 			}
 		}

@@ -31,8 +31,8 @@ func (st *state) record(text string, layer bool) error {
 // size returns about how many bytes a state takes beyond what it shares with that before it.
 func (st *state) size() int {
 	c := &st.img.Config
-	n := 2000 + st.vars.size() + 112*len(st.img.History) + 40*len(st.args)
-	return n + 60*(len(c.Env)+len(c.ExposedPorts)+len(c.Volumes)+len(c.Labels))
+	n := 2000 + st.vars.size() + 112*len(st.img.History) + st.args.size()
+	return n + 100*(len(c.Env)+len(c.ExposedPorts)+len(c.Volumes)+len(c.Labels))
 }
 
 // cloneConfig returns a copy that can be changed. Slices are shared: they are only appended to, and clipped here.

@@ -12,7 +12,8 @@ import (
 // far above what a Dockerfile that could be built needs.
 const (
 	maxText   = 1 << 20   // bytes of a Dockerfile
-	maxWords  = 150_000   // words in a Dockerfile; the parser makes a node of each
+	maxWords  = 100_000   // words in a Dockerfile; the parser makes a node of each
+	maxSteps  = 10_000    // instructions in a Dockerfile; some are 2 KiB each
 	maxNested = 100       // "${" inside one another; expansion recurses
 	maxValue  = 128 << 10 // bytes of a variable: Linux passes no longer string to a process
 	maxWord   = 1 << 20   // bytes that variables put into one word

@@ -45,7 +45,7 @@ func (t *translation) trigger(s *stage, text string) (command, error) {
 	if err := checkText([]byte(text)); err != nil {
 		return command{}, err
 	}
-	if err := t.budget.spend(20 * len(text)); err != nil {
+	if err := t.budget.spend(3000 + 4*len(text)); err != nil {
 		return command{}, err
 	}
 	tree, err := parser.Parse(strings.NewReader(text))

@@ -39,6 +39,9 @@ func parse(src *source, config func(directive string) (*linter.Config, error)) (
 	if err != nil {
 		return nil, err
 	}
+	if n := len(tree.AST.Children); n > maxSteps {
+		return nil, fmt.Errorf("the Dockerfile has %d instructions; at most %d are allowed", n, maxSteps)
+	}
 	for _, w := range tree.Warnings {
 		if w.URL == linter.RuleNoEmptyContinuation.URL && w.Location != nil {
 			rule := &linter.RuleNoEmptyContinuation

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -47,9 +46,12 @@ func (st *state) run(c command, ic *instructions.RunCommand) error {
 	if err := st.record(text, true); err != nil {
 		return err
 	}
-	size := 1000 + 300*len(r.mounts)
+	size := 1500 + 600*len(r.mounts)
 	for _, kv := range r.meta.Env {
-		size += len(kv) // the vertex's document has it again
+		size += 32 + len(kv) // the vertex's document has it again
+	}
+	for _, a := range args {
+		size += 32 + len(a)
 	}
 	return st.addStep(r, size)
 }
@@ -141,35 +143,8 @@ func (st *state) masked(ic *instructions.RunCommand) *vars {
 			if v == st.vars {
 				v = v.clone()
 			}
-			_ = v.set(*m.Env, "****") // never too long
+			_ = v.put(*m.Env, "****") // never too long
 		}
 	}
 	return v
-}
-
-// historyOfRun returns the history entry of a RUN: "RUN |2 a=1 b=2 /bin/sh -c … # buildkit".
-func (st *state) historyOfRun(args []string) (string, error) {
-	var list []string
-	index := map[string]int{}
-	size := 0
-	for _, a := range st.args {
-		v, ok := st.vars.Get(a.Key)
-		if !ok {
-			v = a.ValueString()
-		}
-		kv := a.Key + "=" + v
-		if i, ok := index[a.Key]; ok {
-			list[i] = kv
-			continue
-		}
-		if size += len(kv) + 1; size > maxWord {
-			return "", errBudget
-		}
-		index[a.Key] = len(list)
-		list = append(list, kv)
-	}
-	if n := len(list); n > 0 {
-		list = append([]string{"|" + strconv.Itoa(n)}, list...)
-	}
-	return "RUN " + strings.Join(append(list, args...), " ") + " # buildkit", nil
 }

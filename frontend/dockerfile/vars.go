@@ -1,7 +1,9 @@
 package dockerfile
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -10,79 +12,77 @@ import (
 
 // vars is a set of variables in the order in which they were last set. It implements shell.EnvGetter.
 type vars struct {
-	names  []string
-	values map[string]string
-	list   []string // "name=value", made when asked for; steps share it until a variable changes
+	set    map[string]variable
+	clock  int      // grows with each change
+	names  []string // in order; nil after a change
+	values []string // "name=value", in order; nil after a change. Steps share it until a variable changes
+}
+
+// A variable is a value with the time at which it was set.
+type variable struct {
+	text string // "name=value"
+	time int
 }
 
 var _ shell.EnvGetter = (*vars)(nil)
 
-func newVars() *vars { return &vars{values: map[string]string{}} }
+func newVars() *vars { return &vars{set: map[string]variable{}} }
 
 // Get implements shell.EnvGetter.
 func (v *vars) Get(name string) (string, bool) {
-	val, ok := v.values[name]
-	return val, ok
+	x, ok := v.set[name]
+	if !ok {
+		return "", false
+	}
+	return x.text[len(name)+1:], true
 }
 
 // Keys implements shell.EnvGetter.
-func (v *vars) Keys() []string { return v.names }
+func (v *vars) Keys() []string {
+	v.order()
+	return v.names
+}
 
-// set sets a variable, which becomes the last one. A value that no process could be given is an error.
-func (v *vars) set(name, value string) error {
+// put sets a variable, which becomes the last one. A value that no process could be given is an error.
+func (v *vars) put(name, value string) error {
 	if len(value) > maxValue {
 		return fmt.Errorf("the value of %s has %d bytes; at most %d are allowed", name, len(value), maxValue)
 	}
-	if old, ok := v.values[name]; ok {
-		if v.names[len(v.names)-1] == name && old == value {
-			return nil
-		}
-		i := slices.Index(v.names, name)
-		v.names = slices.Delete(slices.Clone(v.names), i, i+1)
-	}
-	v.names = append(v.names, name)
-	v.values[name] = value
-	v.list = nil
+	v.clock++
+	v.set[name] = variable{text: name + "=" + value, time: v.clock}
+	v.names, v.values = nil, nil
 	return nil
 }
 
 // clone returns a copy that changes on its own.
 func (v *vars) clone() *vars {
-	c := &vars{names: slices.Clip(v.names), values: make(map[string]string, len(v.values)), list: v.list}
-	for name, val := range v.values {
-		c.values[name] = val
-	}
-	return c
+	return &vars{set: maps.Clone(v.set), clock: v.clock, names: v.names, values: v.values}
 }
 
 // size returns about how many bytes a copy takes.
-func (v *vars) size() int { return 48 * len(v.names) }
+func (v *vars) size() int { return 64 * len(v.set) }
 
 // environ returns the variables as "name=value". The slice must not be changed.
 func (v *vars) environ() []string {
-	if v.list == nil {
-		v.list = make([]string, len(v.names))
-		for i, name := range v.names {
-			v.list[i] = name + "=" + v.values[name]
-		}
+	v.order()
+	return v.values
+}
+
+// order fills names and values.
+func (v *vars) order() {
+	if v.names != nil || len(v.set) == 0 {
+		return
 	}
-	return v.list
+	names := slices.SortedFunc(maps.Keys(v.set), func(a, b string) int { return cmp.Compare(v.set[a].time, v.set[b].time) })
+	values := make([]string, len(names))
+	for i, name := range names {
+		values[i] = v.set[name].text
+	}
+	v.names, v.values = names, values
 }
 
 // cutEnv splits "name=value".
 func cutEnv(s string) (name, value string) {
 	name, value, _ = strings.Cut(s, "=")
 	return name, value
-}
-
-// setEnv sets a variable in the environment of an image's configuration, where it keeps its place.
-func setEnv(env []string, name, value string) []string {
-	for i, kv := range env {
-		if k, _ := cutEnv(kv); shell.EqualEnvKeys(k, name) {
-			env = slices.Clone(env)
-			env[i] = name + "=" + value
-			return env
-		}
-	}
-	return append(slices.Clip(env), name+"="+value)
 }

@@ -1,0 +1,121 @@
+package dockerfile
+
+import (
+	"fmt"
+	"runtime/debug"
+	"runtime/metrics"
+	"strings"
+	"testing"
+	"time"
+)
+
+// hostile are Dockerfiles that ask for much more memory than they have bytes. Each has a reason to be refused, or is
+// small after all.
+func hostile() map[string]string {
+	rep := strings.Repeat
+	doubling := "FROM busybox\nENV A=aaaaaaaaaaaaaaaa\n" + rep("ENV A=$A$A$A$A\n", 30)
+	chain := "FROM busybox AS s0\n"
+	var env strings.Builder
+	for i := range 4_900 {
+		chain += fmt.Sprintf("FROM s%d AS s%d\nENV A=b\n", i, i+1)
+		fmt.Fprintf(&env, "ENV V%d=x\n", i)
+	}
+	return map[string]string{
+		"words-on-lines":     "FROM busybox\nADD " + rep("a \\\n", 90_000) + "b\n",
+		"args-on-lines":      "FROM busybox\nARG " + rep("a \\\n", 90_000) + "b\nRUN x\n",
+		"args-differ":        "FROM busybox\nARG " + lines("a%d=b \\\n", 45_000) + "b\nRUN x\nRUN y\n",
+		"env-on-lines":       "FROM busybox\nENV " + lines("a%d=b \\\n", 45_000) + "b=c\nRUN x\nENV a1=c\nRUN y\n",
+		"labels-on-lines":    "FROM busybox\nLABEL " + lines("a%d=b \\\n", 45_000) + "b=c\n",
+		"volumes-on-lines":   "FROM busybox\nVOLUME " + lines("/a%d \\\n", 45_000) + "b\n",
+		"mounts-on-lines":    "FROM busybox\nRUN " + rep("--mount=target=/a \\\n", 45_000) + "x\n",
+		"global-args":        "ARG " + lines("a%d=b \\\n", 45_000) + "b\nFROM busybox\n",
+		"global-arg-lines":   lines("ARG a%d=b\n", 9_900) + "FROM busybox\n",
+		"heredoc-names":      "FROM busybox\nRUN " + rep("<<a \\\n", 20_000) + "x\n" + rep("a\n", 20_000),
+		"nested-on-lines":    "FROM busybox\nENV A=" + rep("${a:-\\\n", 90_000) + "\n",
+		"instructions":       "FROM busybox\n" + rep("USER a\n", 9_900),
+		"words":              "FROM busybox\nADD " + rep("a ", 140_000) + "b\n",
+		"sources":            "FROM busybox\n" + rep("COPY "+rep("a ", 1000)+"b/\n", 98),
+		"runs":               "FROM busybox\n" + rep("RUN x\n", 9_900),
+		"runs-with-env":      "FROM busybox\n" + env.String() + rep("RUN x\n", 4_900),
+		"env-between-runs":   "FROM busybox\n" + strings.ReplaceAll(env.String(), "\n", "\nRUN x\n"),
+		"json":               "FROM busybox\nRUN [" + rep(`"",`, 140_000) + "\"\"]\n",
+		"json-nested":        "FROM busybox\nRUN " + rep("[", 500_000) + "\n",
+		"labels":             "FROM busybox\nLABEL " + rep("a=b ", 140_000) + "\n",
+		"args":               "FROM busybox\nARG " + rep("a ", 140_000) + "\n",
+		"expose":             "FROM busybox\n" + rep("EXPOSE 0-65535\n", 3000),
+		"comments":           rep("#\n", 400_000) + "FROM busybox\n",
+		"doubling":           doubling,
+		"doubling-in-a-word": strings.Replace(doubling, "30", "8", 1) + "ENV B=" + rep("$A", 200_000) + "\n",
+		"default":            "FROM busybox\nENV A=" + rep("${a:-", 99) + rep("}", 99) + "\n",
+		"nested":             "FROM busybox\nENV A=" + rep("${a:-", 100_000) + rep("}", 100_000) + "\n",
+		"nested-heredoc":     "FROM busybox\nRUN <<EOF " + rep("${a:-", 100_000) + "\nEOF\n",
+		"replace":            "FROM busybox\nENV A=" + rep("a", 60_000) + "\nENV B=${A//a/$A}\n",
+		"replace-nested":     "FROM busybox\nENV A=" + rep("a", 250) + "\nENV B=${A//a/${A//a/${A//a/$A}}}\n",
+		"replace-literal":    "FROM busybox\nENV A=" + rep("a", 30_000) + "\nENV B=${A//a/" + rep("b", 30_000) + "}\n",
+		"pattern":            "FROM busybox\nENV A=a\nENV B=${A#" + rep("*", 50_000) + "}\n",
+		"heredocs":           "FROM busybox\nCOPY " + rep("<<a ", 5000) + "/d/\n" + rep("x\na\n", 5000),
+		"heredoc-long":       "FROM busybox\nRUN <<EOF\n" + rep("echo $A $B ${C}\n", 45_000) + "EOF\n",
+		"stages":             chain,
+		"platform-args":      "FROM busybox\n" + rep("ARG TARGETARCH\nRUN x\n", 4_900),
+		"onbuild":            "FROM busybox AS a\n" + rep("ONBUILD RUN x\n", 9_900) + "FROM a\nFROM a\n",
+		"cycle":              "FROM busybox AS a\n" + rep("COPY --from=a a a\n", 9_900),
+		"mounts":             "FROM busybox\nRUN " + rep("--mount=target=/a ", 60_000) + "x\n",
+		"huge":               "FROM busybox\n" + rep("x", 2<<20),
+	}
+}
+
+// lines returns n lines that differ by their number.
+func lines(format string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
+}
+
+// TestHostile checks that no Dockerfile makes a translation crash, or take more than 64 MiB.
+func TestHostile(t *testing.T) {
+	for name, text := range hostile() {
+		t.Run(name, func(t *testing.T) {
+			c := dockerfileCase(t, text)
+			peak, err := peakOf(func() error {
+				_, err := c.translate()
+				return err
+			})
+			t.Logf("%d bytes, peak %.1f MiB, error %.100v", len(text), float64(peak)/(1<<20), err)
+			if peak > 64<<20 {
+				t.Errorf("took %d MiB", peak>>20)
+			}
+		})
+	}
+}
+
+// peakOf returns by how many bytes of live objects the heap grew at most while f ran.
+func peakOf(f func() error) (uint64, error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(10)) // so that the heap is close to what is alive
+	heap := func() uint64 {
+		s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		metrics.Read(s)
+		return s[0].Value.Uint64()
+	}
+	debug.FreeOSMemory()
+	before := heap()
+	stop, peak := make(chan struct{}), make(chan uint64)
+	go func() {
+		most := before
+		tick := time.NewTicker(200 * time.Microsecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				most = max(most, heap())
+			case <-stop:
+				peak <- max(most, heap()) - before
+				return
+			}
+		}
+	}()
+	err := f()
+	close(stop)
+	return <-peak, err
+}

@@ -48,19 +48,19 @@ func (c *Client) ReadBlob(ctx context.Context, repo Repo, desc Descriptor, limit
 	return buf.Bytes(), nil
 }
 
-// A blobStart is where a transfer begins: what is there already, and which mirrors have proved useless.
+// A blobStart is where a transfer begins.
 type blobStart struct {
-	offset int64
-	hash   hash.Hash // of the bytes before offset; nil for none
-	skip   map[string]bool
+	offset   int64           // bytes that are there already
+	trusting bool            // somebody else verifies; only what begins at a mirror is verified here, too
+	skip     map[string]bool // mirrors that are not to be asked
 }
 
 // A blobReader reads one blob from as many answers as that takes. It is not safe for concurrent use.
 type blobReader struct {
 	desc  Descriptor
 	ref   Ref
-	hash  hash.Hash
-	off   int64 // bytes that went into hash
+	hash  hash.Hash // of the bytes before off; nil if they are not verified
+	off   int64
 	trace *Trace
 	skip  map[string]bool
 	// open asks for the rest from off, and backOff waits before that is done again; both work for the context that the
@@ -88,10 +88,10 @@ func (c *Client) openBlob(ctx context.Context, repo Repo, desc Descriptor, start
 		return nil, err
 	}
 	b := &blobReader{
-		desc: desc, ref: repo.At(desc.Digest), hash: start.hash, off: start.offset, skip: start.skip,
+		desc: desc, ref: repo.At(desc.Digest), off: start.offset, skip: start.skip,
 		trace: traceOf(ctx), distrust: c.rest, release: sync.OnceFunc(release),
 	}
-	if b.hash == nil {
+	if !start.trusting {
 		b.hash = hasher(desc.Digest)
 	}
 	if b.skip == nil {
@@ -137,6 +137,9 @@ func (c *Client) blobAt(ctx context.Context, ep *endpoint, b *blobReader) error 
 		return err
 	}
 	b.body, b.from = resp.Body, ep
+	if b.hash == nil && b.off == 0 && ep.mirror() {
+		b.hash = hasher(b.desc.Digest)
+	}
 	return nil
 }
 
@@ -183,7 +186,9 @@ func (b *blobReader) Read(p []byte) (int, error) {
 			}
 		}
 		n, err := b.body.Read(p[:min(int64(len(p)), b.desc.Size-b.off)])
-		b.hash.Write(p[:n])
+		if b.hash != nil {
+			b.hash.Write(p[:n])
+		}
 		b.off += int64(n)
 		if n > 0 {
 			b.trace.bytes(b.desc.Digest, b.off, b.desc.Size)
@@ -231,7 +236,7 @@ func (b *blobReader) reconnect(err error) {
 
 // finish verifies what was read and gives the slot back.
 func (b *blobReader) finish() {
-	if err := verify(b.hash, b.desc.Digest); err != nil {
+	if err := b.verify(); err != nil {
 		if b.from.mirror() {
 			b.skip[b.from.base()] = true
 			b.distrust(b.from)
@@ -245,6 +250,13 @@ func (b *blobReader) finish() {
 	}
 	b.err = io.EOF
 	b.release()
+}
+
+func (b *blobReader) verify() error {
+	if b.hash == nil {
+		return nil
+	}
+	return verify(b.hash, b.desc.Digest)
 }
 
 func (b *blobReader) fail(err error) {

@@ -5,103 +5,73 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"sync"
 )
 
-// A Sink is where FetchBlob puts a blob: what an *os.File can do. What it holds already is taken for the blob's
-// beginning.
+// A Sink is where FetchBlob puts a blob: something that appends, and hashes what it gets. What it has already is taken
+// for the blob's beginning.
 type Sink interface {
-	io.ReaderAt
-	io.WriterAt
-	Stat() (fs.FileInfo, error)
-	Truncate(size int64) error
+	io.Writer
+	// Offset returns how many bytes the sink has.
+	Offset() int64
+	// Reset throws away what the sink has.
+	Reset() error
 }
 
 // copyBuffers keep large transfers from making garbage.
 var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
-// FetchBlob puts a blob into dst, from where an earlier FetchBlob was interrupted. When it returns nil, dst holds the
-// blob and nothing else, verified. After ErrDigest dst is empty. After any other error dst holds a beginning, to go on
-// from. Content that proves wrong is thrown away and fetched once more, from elsewhere if it came from a mirror.
+// FetchBlob appends to dst what it lacks of a blob. When it returns nil, dst has as many bytes as the blob; whether they
+// are right is for dst to say, which hashes them anyway. If they are wrong, and dst was not empty at first, another call
+// with an empty one may do better. After ErrDigest dst is empty; after any other error it has a beginning to go on from.
+//
+// What comes from mirrors is verified here, too, since only here it can be had from somebody else: dst then starts over.
 func (c *Client) FetchBlob(ctx context.Context, repo Repo, desc Descriptor, dst Sink) error {
-	if err := checkDescriptor(desc); err != nil {
+	if err := errors.Join(checkDescriptor(desc), repo.check()); err != nil {
 		return fmt.Errorf("pulling %s: %w", repo, err)
 	}
-	start := blobStart{skip: map[string]bool{}}
-	resumed, err := start.resume(dst, desc)
-	if err != nil {
-		return fmt.Errorf("reading what is there of %s: %w", repo.At(desc.Digest), err)
+	if dst.Offset() > desc.Size {
+		if err := dst.Reset(); err != nil {
+			return err
+		}
 	}
+	skip := map[string]bool{}
 	for {
-		if resumed && start.offset == desc.Size && verify(start.hash, desc.Digest) == nil {
-			return nil
-		}
-		if start.offset == desc.Size && desc.Size > 0 { // complete and wrong
-			start.offset, start.hash = 0, nil
-			if err := dst.Truncate(0); err != nil {
-				return err
-			}
-		}
-		bad := len(start.skip)
-		err := c.fetchRest(ctx, repo, desc, fetchTo{start, dst})
+		useless := len(skip)
+		err := c.fetchRest(ctx, repo, desc, fetchTo{skip, dst})
 		if !errors.Is(err, ErrDigest) {
 			return err
 		}
-		if err := dst.Truncate(0); err != nil {
+		if rerr := dst.Reset(); rerr != nil {
+			return errors.Join(err, rerr)
+		}
+		if len(skip) == useless { // it was the registry itself
 			return err
 		}
-		// Another try makes sense only if something else will be read: what was there is gone, or a mirror is out.
-		if !resumed && len(start.skip) == bad {
-			return err
-		}
-		resumed, start.offset, start.hash = false, 0, nil
 	}
 }
 
-// resume reads what dst holds. It says whether that is anything.
-func (s *blobStart) resume(dst Sink, desc Descriptor) (bool, error) {
-	info, err := dst.Stat()
-	if err != nil {
-		return false, err
-	}
-	n := info.Size()
-	if n > desc.Size {
-		if err := dst.Truncate(0); err != nil {
-			return false, err
-		}
-		n = 0
-	}
-	if n == 0 {
-		return false, nil
-	}
-	s.hash = hasher(desc.Digest)
-	buf := copyBuffers.Get().(*[256 << 10]byte)
-	defer copyBuffers.Put(buf)
-	s.offset, err = io.CopyBuffer(onlyWriter{s.hash}, io.NewSectionReader(dst, 0, n), buf[:])
-	return s.offset > 0, err
-}
-
-// onlyWriter hides what else a writer can do, so that io.CopyBuffer uses its buffer.
-type onlyWriter struct{ io.Writer }
-
-// A fetchTo is one attempt of FetchBlob.
+// A fetchTo is one attempt of FetchBlob: which mirrors are not to be asked, and where to.
 type fetchTo struct {
-	blobStart
-	dst Sink
+	skip map[string]bool
+	dst  Sink
 }
 
 func (c *Client) fetchRest(ctx context.Context, repo Repo, desc Descriptor, to fetchTo) error {
-	at := to.offset
-	b, err := c.openBlob(ctx, repo, desc, to.blobStart)
+	at := to.dst.Offset()
+	if at == desc.Size {
+		return nil
+	}
+	b, err := c.openBlob(ctx, repo, desc, blobStart{offset: at, trusting: true, skip: to.skip})
 	if err != nil {
 		return fmt.Errorf("pulling %s: %w", repo.At(desc.Digest), err)
 	}
 	defer b.Close()
 	buf := copyBuffers.Get().(*[256 << 10]byte)
 	defer copyBuffers.Put(buf)
-	if _, err := io.CopyBuffer(io.NewOffsetWriter(to.dst, at), b, buf[:]); err != nil {
-		return err
-	}
-	return nil
+	_, err = io.CopyBuffer(onlyWriter{to.dst}, b, buf[:])
+	return err
 }
+
+// onlyWriter hides what else a writer can do, so that io.CopyBuffer uses its buffer.
+type onlyWriter struct{ io.Writer }

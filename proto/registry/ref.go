@@ -40,8 +40,14 @@ func ParseRepo(s string) (Repo, error) {
 	return repoOf(named), nil
 }
 
+// repoOf writes the host in lower case, unless its capitals are all that tells it from a path: "Team/app" is an image on
+// the host Team, but "team/app" one on Docker Hub.
 func repoOf(named reference.Named) Repo {
-	return Repo{Host: strings.ToLower(reference.Domain(named)), Path: reference.Path(named)}
+	r := Repo{Host: strings.ToLower(reference.Domain(named)), Path: reference.Path(named)}
+	if again, err := reference.ParseNormalizedNamed(r.String()); err != nil || reference.Domain(again) != r.Host {
+		r.Host = reference.Domain(named)
+	}
+	return r
 }
 
 // String returns the canonical name, with the host.

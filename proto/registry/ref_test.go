@@ -25,6 +25,8 @@ func TestParseRef(t *testing.T) {
 		{"127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest"},
 		{"[::1]:5000/app", "[::1]:5000/app:latest"},
 		{"Registry.Example/app", "registry.example/app:latest"},
+		{"Localhost/app", "localhost/app:latest"},
+		{"Team/app", "Team/app:latest"},
 		{"busybox@" + sha256Zeros, "docker.io/library/busybox@" + sha256Zeros},
 		{"busybox:1@" + sha256Zeros, "docker.io/library/busybox:1@" + sha256Zeros},
 		{"busybox@" + sha512Zeros, "docker.io/library/busybox@" + sha512Zeros},
@@ -148,7 +150,7 @@ func TestDescriptorConversion(t *testing.T) {
 // Whatever is parsed is canonical: it parses to itself, and nothing in it can change the path of a URL.
 func FuzzParseRef(f *testing.F) {
 	for _, s := range []string{
-		"busybox", "a.b/c:d", "localhost:5000/x@" + sha256Zeros, "[::1]:5/x", "A.B/c", "x:1@" + sha512Zeros, "a//b", "../x",
+		"busybox", "a.b/c:d", "localhost:5000/x@" + sha256Zeros, "[::1]:5/x", "A.B/c", "x:1@" + sha512Zeros, "a//b", "../x", "AaA/0",
 	} {
 		f.Add(s)
 	}

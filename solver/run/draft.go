@@ -1,0 +1,93 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/snapshot/mount"
+	"github.com/boxbuild/boxbuild/solver"
+)
+
+// A draft is a snapshot that a step is writing, mounted. It ends by commit or by discard, whichever comes first.
+type draft struct {
+	r    *Runner
+	name snapshot.Draft
+	root *os.File // the merged tree, detached; nil if the draft is written without a mount
+	once sync.Once
+	// cleanup is called before the draft ends either way.
+	cleanup []func()
+}
+
+// release ends whatever mounts of and below the draft there are.
+func (d *draft) release() {
+	if d.root != nil {
+		d.root.Close()
+	}
+	for _, f := range d.cleanup {
+		f()
+	}
+}
+
+// newDraft makes a draft on top of parent and mounts it.
+func (r *Runner) newDraft(ctx context.Context, parent snapshot.ID) (*draft, error) {
+	d := &draft{r: r, name: snapshot.Draft(newName())}
+	m, err := r.deps.Snapshots.Prepare(ctx, d.name, parent)
+	if err != nil {
+		return nil, missIfGone(err)
+	}
+	if d.root, err = mount.Open(ctx, m); err != nil {
+		_ = r.deps.Snapshots.Discard(context.WithoutCancel(ctx), d.name)
+		return nil, err
+	}
+	return d, nil
+}
+
+// commit unmounts the draft and makes it a snapshot under a new ID, which is kept for the build.
+func (d *draft) commit(ctx context.Context) (id snapshot.ID, err error) {
+	d.once.Do(func() {
+		d.release()
+		id = snapshot.ID(newName())
+		if l := lease.From(ctx); l != nil {
+			// Reserved before it is there, so that no collection can come between.
+			if err = l.Reserve(ctx, lease.ID(id)); err != nil {
+				return
+			}
+		}
+		if err = d.r.deps.Snapshots.Commit(ctx, d.name, id); err != nil {
+			_ = d.r.deps.Snapshots.Discard(context.WithoutCancel(ctx), d.name)
+			return
+		}
+		if d.r.deps.DiffIDs != nil {
+			d.r.deps.DiffIDs.Start(id)
+		}
+	})
+	return id, err
+}
+
+// discard throws the draft away, unless it has been committed.
+func (d *draft) discard(ctx context.Context) {
+	d.once.Do(func() {
+		d.release()
+		_ = d.r.deps.Snapshots.Discard(context.WithoutCancel(ctx), d.name)
+	})
+}
+
+// missIfGone turns an error of a snapshotter that says that the parent is gone into solver.ErrMiss.
+func missIfGone(err error) error {
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return solver.ErrMiss
+	}
+	return err
+}
+
+// lost says that inputs of a step are gone, if err says so of the input i, and is err otherwise.
+func lost(err error, i int) error {
+	if errors.Is(err, solver.ErrMiss) {
+		return &solver.LostError{Inputs: []int{i}}
+	}
+	return err
+}

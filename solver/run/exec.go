@@ -1,0 +1,171 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// defaultHostname is what BuildKit calls a build's sandbox; it is seen by what runs, so it has to be the same.
+const defaultHostname = "buildkitsandbox"
+
+// runExec runs a process and commits what it wrote to each mount that has an output.
+func (r *Runner) runExec(ctx context.Context, step *solver.Step, e *op.Exec) ([]solver.Result, error) {
+	m, err := r.mountExec(ctx, step, e)
+	defer m.close(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := r.spec(e, m)
+	if err != nil {
+		return nil, err
+	}
+	stubs := findStubs(m.root, e, spec)
+	if err := r.process(ctx, step, e, spec); err != nil {
+		return nil, err
+	}
+	stubs.remove()
+	return m.commit(ctx, e.Outputs())
+}
+
+// process runs the sandbox to its end. When it returns nothing of it is left.
+func (r *Runner) process(ctx context.Context, step *solver.Step, e *op.Exec, spec *executor.Spec) (err error) {
+	sb, err := r.deps.Executor.Start(ctx, spec, executor.IO{
+		Stdout: logWriter{step, solver.Stdout},
+		Stderr: logWriter{step, solver.Stderr},
+	})
+	if err != nil {
+		var start *executor.StartError
+		if errors.As(err, &start) {
+			step.Log(solver.Stderr, []byte(start.Error()+"\n"))
+			return executor.Exit{Code: start.Code}.Err(e.Meta.Args, 0)
+		}
+		return fmt.Errorf("starting the sandbox: %w", err)
+	}
+	defer func() { err = errors.Join(err, sb.Close()) }()
+	exit, err := sb.Wait(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("waiting for the sandbox: %w", err)
+	}
+	valid := e.Meta.ValidExitCodes
+	if len(valid) == 0 {
+		valid = []int{0}
+	}
+	if slices.Contains(valid, exit.Code) && (exit.Code != 0 || !exit.OOMKilled || exit.Signal == 0) {
+		return nil
+	}
+	if exit.Code == 0 {
+		return fmt.Errorf("process %q did not complete successfully: exit code 0 is not valid here", strings.Join(e.Meta.Args, " "))
+	}
+	return exit.Err(e.Meta.Args, e.Limits.Memory)
+}
+
+// logWriter hands what a process writes to the step's log.
+type logWriter struct {
+	step   *solver.Step
+	stream solver.Stream
+}
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.step.Log(w.stream, p)
+	return len(p), nil
+}
+
+// spec describes the sandbox of e.
+func (r *Runner) spec(e *op.Exec, m *execMounts) (*executor.Spec, error) {
+	s := &executor.Spec{
+		ID:       newName(),
+		Hostname: e.Meta.Hostname,
+		Root:     m.root,
+		ReadOnly: m.rootReadOnly,
+		Process: executor.Process{
+			Args: e.Meta.Args,
+			Env:  append(slices.Clone(e.Meta.Env), proxyEnv(e.Meta.Proxy)...),
+			Cwd:  e.Meta.Cwd,
+			User: e.Meta.User,
+		},
+		Mounts:     m.mounts,
+		CgroupPath: e.Meta.CgroupParent,
+		ShmSize:    e.Meta.ShmSize,
+		Privileged: e.Security == op.SecurityInsecure,
+		Limits: executor.Limits{
+			Memory:     e.Limits.Memory,
+			MemorySwap: e.Limits.MemorySwap,
+			CPUShares:  uint64(max(e.Limits.CPUShares, 0)),
+			CPUQuota:   e.Limits.CPUQuota,
+			CPUPeriod:  uint64(max(e.Limits.CPUPeriod, 0)),
+			CPUSetCPUs: e.Limits.CPUSetCPUs,
+			CPUSetMems: e.Limits.CPUSetMems,
+		},
+	}
+	if s.CgroupPath == "" {
+		s.CgroupPath = r.deps.CgroupPath
+	}
+	if s.Hostname == "" {
+		s.Hostname = defaultHostname
+	}
+	switch e.Network {
+	case op.NetworkSandbox:
+		s.Network.Mode = executor.NetworkBridge
+	case op.NetworkHost:
+		s.Network.Mode = executor.NetworkHost
+	case op.NetworkNone:
+		s.Network.Mode = executor.NetworkNone
+	default:
+		return nil, fmt.Errorf("unknown network %d", e.Network)
+	}
+	for _, u := range e.Meta.Ulimits {
+		s.Ulimits = append(s.Ulimits, executor.Ulimit{Name: u.Name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+	}
+	s.Hosts = hostsFile(s.Hostname, e.Meta.ExtraHosts)
+	for _, d := range e.Devices {
+		if !d.Optional {
+			return nil, fmt.Errorf("device %q: no such CDI device", d.Name)
+		}
+	}
+	for _, sec := range e.Secrets {
+		if !sec.Optional {
+			return nil, fmt.Errorf("secret %s: not found", sec.ID)
+		}
+	}
+	return s, nil
+}
+
+// hostsFile is /etc/hosts of a build's sandbox, as BuildKit writes it.
+func hostsFile(hostname string, extra []op.HostIP) []byte {
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	for _, h := range extra {
+		b.WriteString(h.IP + "\t" + h.Host + "\n")
+	}
+	return []byte(b.String())
+}
+
+// proxyEnv is the environment for p, each variable in both cases.
+func proxyEnv(p *op.ProxyEnv) []string {
+	if p == nil {
+		return nil
+	}
+	var env []string
+	for _, v := range []struct{ name, value string }{
+		{"HTTP_PROXY", p.HTTP},
+		{"HTTPS_PROXY", p.HTTPS},
+		{"FTP_PROXY", p.FTP},
+		{"NO_PROXY", p.No},
+		{"ALL_PROXY", p.All},
+	} {
+		if v.value != "" {
+			env = append(env, v.name+"="+v.value, strings.ToLower(v.name)+"="+v.value)
+		}
+	}
+	return env
+}

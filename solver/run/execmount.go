@@ -1,0 +1,159 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/mount"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// execMounts are the mounts of one Exec while it runs.
+type execMounts struct {
+	root         *os.File
+	rootReadOnly bool
+	mounts       []executor.Mount
+	drafts       map[int]*draft // by output; NoOutput and below for those that are thrown away
+	cleanup      []func()
+}
+
+// close gives everything back that commit has not used up. It is safe on a nil execMounts.
+func (m *execMounts) close(ctx context.Context) {
+	if m == nil {
+		return
+	}
+	for _, d := range m.drafts {
+		d.discard(ctx)
+	}
+	for _, f := range slices.Backward(m.cleanup) {
+		f()
+	}
+	m.cleanup = nil
+}
+
+// commit makes a result of every draft with an output.
+func (m *execMounts) commit(ctx context.Context, outputs int) ([]solver.Result, error) {
+	out := make([]solver.Result, outputs)
+	for i := range out {
+		d := m.drafts[i]
+		if d == nil {
+			return nil, fmt.Errorf("output %d has no mount", i)
+		}
+		id, err := d.commit(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = snapshotResult(id)
+	}
+	return out, nil
+}
+
+// mountExec prepares the mounts of e. What it returns must be closed, also with an error.
+func (r *Runner) mountExec(ctx context.Context, step *solver.Step, e *op.Exec) (*execMounts, error) {
+	m := &execMounts{drafts: make(map[int]*draft)}
+	// Outer mounts go first, so that an inner one is not hidden.
+	order := make([]int, len(e.Mounts))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return len(path.Clean(e.Mounts[a].Dest)) - len(path.Clean(e.Mounts[b].Dest))
+	})
+	for _, i := range order {
+		if err := r.mountOne(ctx, m, step, &e.Mounts[i]); err != nil {
+			return m, err
+		}
+	}
+	if m.root == nil {
+		return m, errors.New("no mount is the root")
+	}
+	return m, nil
+}
+
+func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step, x *op.ExecMount) error {
+	em := executor.Mount{Target: x.Dest, ReadOnly: x.ReadOnly}
+	switch x.Type {
+	case op.MountBind:
+		f, err := r.bind(ctx, m, step, x)
+		if err != nil {
+			return err
+		}
+		if path.Clean(x.Dest) == "/" {
+			m.root, m.rootReadOnly = f, x.ReadOnly
+			return nil
+		}
+		em.Type, em.Source = executor.Bind, f
+	case op.MountTmpfs:
+		em.Type, em.Size = executor.Tmpfs, x.Tmpfs
+	case op.MountCache:
+		f, done, err := r.cacheMount(ctx, step, x)
+		if err != nil {
+			return fmt.Errorf("cache mount at %s: %w", x.Dest, err)
+		}
+		m.cleanup = append(m.cleanup, done)
+		em.Type, em.Source = executor.Bind, f
+	case op.MountSecret:
+		if x.Secret.Optional {
+			return nil
+		}
+		return fmt.Errorf("secret %s: not found", x.Secret.ID)
+	case op.MountSSH:
+		if x.SSH.Optional {
+			return nil
+		}
+		return fmt.Errorf("ssh agent %s: not offered by the client", x.SSH.ID)
+	default:
+		return fmt.Errorf("mount at %s: unknown type %d", x.Dest, x.Type)
+	}
+	m.mounts = append(m.mounts, em)
+	return nil
+}
+
+// bind mounts an input: as a draft if it may be written to, else as a view.
+func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x *op.ExecMount) (*os.File, error) {
+	var parent snapshot.ID
+	if x.Input != op.NoInput {
+		id, err := r.materialize(ctx, step.Inputs[x.Input])
+		if err != nil {
+			return nil, lost(err, x.Input)
+		}
+		parent = id
+	}
+	var whole *os.File
+	if x.Output != op.NoOutput || !x.ReadOnly {
+		d, err := r.newDraft(ctx, parent)
+		if err != nil {
+			return nil, lost(err, x.Input)
+		}
+		key := x.Output
+		for key < 0 && m.drafts[key] != nil {
+			key--
+		}
+		m.drafts[key] = d
+		whole = d.root
+	} else {
+		f, done, err := r.view(ctx, parent)
+		if err != nil {
+			return nil, lost(err, x.Input)
+		}
+		m.cleanup = append(m.cleanup, done)
+		whole = f
+	}
+	if x.Selector == "" || path.Clean(x.Selector) == "/" {
+		return whole, nil
+	}
+	// The path is resolved inside the input, so that a symlink in it cannot lead to the host.
+	f, err := mount.Sub(whole, x.Selector)
+	if err != nil {
+		return nil, fmt.Errorf("mounting %s at %s: %w", x.Selector, x.Dest, err)
+	}
+	m.cleanup = append(m.cleanup, func() { f.Close() })
+	return f, nil
+}

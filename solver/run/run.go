@@ -1,0 +1,170 @@
+// Package run performs operations: it is the solver.Runner of the daemon. There is a file for each kind of operation.
+//
+// A result is named by what it is: "snapshot:<id>" for a committed snapshot, "scratch" for an empty tree, and
+// "local:<root>" for a directory of a client's. The first two live in the store and are kept by the lease of the
+// build; the last lives as long as a build that has registered it with AddTree.
+//
+// A step writes into a draft. It becomes a snapshot, under a new random ID, only when the step has succeeded, and is
+// discarded otherwise, so a step that is killed leaves nothing. Root file systems are reached through detached mounts
+// (package snapshot/mount) and never appear in the daemon's mount table.
+package run
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/treehash"
+)
+
+// Images gives the root file systems of images.
+type Images interface {
+	// Root returns the snapshot that is the root file system of img, which is pinned; it pulls and applies the layers
+	// that the store lacks. An image without layers has the ID "". What it returns is held by the lease in ctx.
+	Root(ctx context.Context, img *op.Image, status func(solver.Status)) (snapshot.ID, error)
+}
+
+// DiffIDs computes the diff IDs of snapshots in the background.
+type DiffIDs interface {
+	// Start has the diff ID of id computed, unless it is known or being computed.
+	Start(id snapshot.ID)
+}
+
+// Deps are what a Runner works with.
+type Deps struct {
+	Snapshots snapshot.Snapshotter
+	Executor  executor.Executor
+	Images    Images
+	DiffIDs   DiffIDs
+	CacheDir  string // cache mounts live below
+	RecentDir string // what file operations have copied last, a hint
+	// Hashes remembers the content digests of snapshots.
+	Hashes *treehash.Cache
+	// Parallelism bounds the processes that run at once, over all builds.
+	Parallelism int
+	// Limits and network of a sandbox for which the step says nothing.
+	CgroupPath string
+}
+
+// A Runner performs operations. It is safe for concurrent use.
+type Runner struct {
+	deps   Deps
+	slots  *semaphore.Weighted
+	trees  trees
+	caches cacheMounts
+	recent recent
+}
+
+// New returns a Runner.
+func New(deps Deps) *Runner {
+	if deps.Parallelism <= 0 {
+		deps.Parallelism = 16
+	}
+	if deps.Hashes == nil {
+		deps.Hashes = treehash.NewCache(0, nil)
+	}
+	return &Runner{deps: deps, slots: semaphore.NewWeighted(int64(deps.Parallelism)), recent: recent{deps.RecentDir}}
+}
+
+var (
+	_ solver.Runner   = (*Runner)(nil)
+	_ solver.Admitter = (*Runner)(nil)
+)
+
+// Admit implements solver.Admitter: processes take a slot each. Everything else is bounded where it happens (the
+// registry client by host, file copies by their workers), and would only wait behind sleeping processes here.
+func (r *Runner) Admit(ctx context.Context, step *solver.Step) (func(), error) {
+	if _, ok := step.Vertex.Op().(*op.Exec); !ok {
+		return func() {}, nil
+	}
+	if err := r.slots.Acquire(ctx, 1); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return func() { r.slots.Release(1) }, nil
+}
+
+// Run implements solver.Runner.
+func (r *Runner) Run(ctx context.Context, step *solver.Step) ([]solver.Result, error) {
+	switch o := step.Vertex.Op().(type) {
+	case *op.Image:
+		id, err := r.deps.Images.Root(ctx, o, step.Status)
+		if err != nil {
+			return nil, err
+		}
+		return []solver.Result{snapshotResult(id)}, nil
+	case *op.Local:
+		return r.runLocal(o)
+	case *op.Exec:
+		return r.runExec(ctx, step, o)
+	case *op.File:
+		return r.runFile(ctx, step, o)
+	}
+	return nil, fmt.Errorf("running %s: operation %T is not supported", step.Vertex.Name(), step.Vertex.Op())
+}
+
+// Results.
+
+const (
+	scratch        = solver.Result("scratch")
+	snapshotPrefix = "snapshot:"
+	localPrefix    = "local:"
+)
+
+func snapshotResult(id snapshot.ID) solver.Result {
+	if id == "" {
+		return scratch
+	}
+	return solver.Result(snapshotPrefix + string(id))
+}
+
+// SnapshotOf returns the snapshot that r names, "" for an empty tree. ok is false if r is not a tree in the store.
+func SnapshotOf(r solver.Result) (id snapshot.ID, ok bool) {
+	if r == scratch {
+		return "", true
+	}
+	s, ok := strings.CutPrefix(string(r), snapshotPrefix)
+	return snapshot.ID(s), ok
+}
+
+// Hold implements solver.Runner.
+func (r *Runner) Hold(ctx context.Context, res solver.Result) error {
+	if root, ok := strings.CutPrefix(string(res), localPrefix); ok {
+		if !r.trees.has(root) {
+			return solver.ErrMiss
+		}
+		return nil
+	}
+	id, ok := SnapshotOf(res)
+	if !ok {
+		return solver.ErrMiss
+	}
+	if id == "" {
+		return nil
+	}
+	l := lease.From(ctx)
+	if l == nil {
+		return fmt.Errorf("holding %s: the build has no lease", res)
+	}
+	if err := l.Hold(ctx, lease.ID(id)); err != nil {
+		return missIfGone(err)
+	}
+	return nil
+}
+
+var idEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
+
+// newName returns a random name that fits a snapshot, a draft and a sandbox.
+func newName() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return strings.ToLower(idEncoding.EncodeToString(b[:]))
+}

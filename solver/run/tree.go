@@ -1,0 +1,132 @@
+package run
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/mount"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/treehash"
+)
+
+// trees are the directories of clients that the builds which run now have pinned, by Merkle root. Trees of equal roots
+// are equal, so any of them will do; each is there until the build that added it has ended.
+type trees struct {
+	mu sync.Mutex // guards m
+	m  map[string][]treehash.Tree
+}
+
+// AddTree makes tree the content of the pinned op.Local with that root, until remove is called.
+func (r *Runner) AddTree(root string, tree treehash.Tree) (remove func()) {
+	t := &r.trees
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m == nil {
+		t.m = make(map[string][]treehash.Tree)
+	}
+	t.m[root] = append(t.m[root], tree)
+	return sync.OnceFunc(func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		kept := t.m[root][:0:0]
+		for _, x := range t.m[root] {
+			if x != tree {
+				kept = append(kept, x)
+			}
+		}
+		if t.m[root] = kept; len(kept) == 0 {
+			delete(t.m, root)
+		}
+	})
+}
+
+func (t *trees) has(root string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.m[root]) > 0
+}
+
+func (t *trees) get(root string) (treehash.Tree, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.m[root]; len(s) > 0 {
+		return s[0], true
+	}
+	return nil, false
+}
+
+func (r *Runner) runLocal(l *op.Local) ([]solver.Result, error) {
+	if !r.trees.has(l.Root) {
+		return nil, fmt.Errorf("reading %s: the client that offered it has gone", l)
+	}
+	return []solver.Result{solver.Result(localPrefix + l.Root)}, nil
+}
+
+// Open gives the tree that res names for reading, until close is called. It returns solver.ErrMiss if it is gone.
+func (r *Runner) Open(ctx context.Context, res solver.Result) (tree treehash.Tree, closeTree func(), err error) {
+	if root, ok := strings.CutPrefix(string(res), localPrefix); ok {
+		t, ok := r.trees.get(root)
+		if !ok {
+			return nil, nil, solver.ErrMiss
+		}
+		return t, func() {}, nil
+	}
+	id, ok := SnapshotOf(res)
+	if !ok {
+		return nil, nil, solver.ErrMiss
+	}
+	f, done, err := r.view(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := r.deps.Hashes.Snapshot("s-"+string(id), f)
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return t, func() {
+		_ = t.Close() // what it could not save is computed again
+		done()
+	}, nil
+}
+
+// view mounts a snapshot for reading. An error that says that it does not exist is solver.ErrMiss.
+func (r *Runner) view(ctx context.Context, id snapshot.ID) (f *os.File, done func(), err error) {
+	d := snapshot.Draft(newName())
+	m, err := r.deps.Snapshots.View(ctx, d, id)
+	if err != nil {
+		return nil, nil, missIfGone(err)
+	}
+	discard := func() { _ = r.deps.Snapshots.Discard(context.WithoutCancel(ctx), d) }
+	if f, err = mount.Open(ctx, m, mount.ReadOnly()); err != nil {
+		discard()
+		return nil, nil, err
+	}
+	return f, func() { f.Close(); discard() }, nil
+}
+
+// Digest implements solver.Runner.
+func (r *Runner) Digest(ctx context.Context, res solver.Result, sel *solver.Selector) (solver.Digest, error) {
+	if sel == nil {
+		if root, ok := strings.CutPrefix(string(res), localPrefix); ok {
+			var d solver.Digest
+			if b, err := hex.DecodeString(root); err == nil && len(b) == len(d) {
+				copy(d[:], b)
+				return d, nil
+			}
+		}
+		sel = &solver.Selector{}
+	}
+	tree, done, err := r.Open(ctx, res)
+	if err != nil {
+		return solver.Digest{}, err
+	}
+	defer done()
+	return treehash.Digest(ctx, tree, sel)
+}

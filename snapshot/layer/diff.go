@@ -44,7 +44,7 @@ func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
 	d := &differ{ctx: ctx, form: t.Form, first: make(map[inode]string), out: newQueue(ctx)}
 	go func() {
 		defer close(d.out.items)
-		if err := d.dir(&place{fd: root, base: base, emitted: true}); err != nil {
+		if err := d.root(&place{fd: root, base: base, emitted: true}); err != nil {
 			cancel(err)
 		}
 	}()
@@ -91,6 +91,29 @@ func (d *differ) emit(p *place) error {
 		return err
 	}
 	return d.out.put(&item{path: p.path, st: p.st, fd: fd})
+}
+
+// root walks the root, which has no entry of its own: a layer does not say who owns the root.
+func (d *differ) root(p *place) error {
+	if err := d.opaque(p); err != nil {
+		return err
+	}
+	return d.dir(p)
+}
+
+// opaque queues the whiteout of all that is below p, if p has the mark.
+func (d *differ) opaque(p *place) error {
+	if d.form == Plain {
+		return nil
+	}
+	opaque, err := isOpaque(p.fd, d.form)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", p.path, err)
+	}
+	if opaque {
+		return d.whiteout(p, whiteoutOpaque)
+	}
+	return nil
 }
 
 func (d *differ) dir(p *place) error {
@@ -234,16 +257,8 @@ func (d *differ) subdir(p *place, name string, st *unix.Stat_t, inBase bool) err
 			return err
 		}
 	}
-	if d.form != Plain {
-		opaque, err := isOpaque(k.fd, d.form)
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", k.path, err)
-		}
-		if opaque {
-			if err := d.whiteout(k, whiteoutOpaque); err != nil {
-				return err
-			}
-		}
+	if err := d.opaque(k); err != nil {
+		return err
 	}
 	return d.dir(k)
 }

@@ -68,7 +68,10 @@ func (a *app) root() *cobra.Command {
 	root.Flags().BoolP("version", "v", false, "Print version information and quit")
 	root.Flags().BoolP("help", "h", false, "Print usage")
 	root.AddCommand(
-		a.buildCommand(), a.imagesCommand(),
+		a.buildCommand(), a.imagesCommand(), a.pullCommand(), a.pushCommand(), a.tagCommand(), a.rmiCommand(),
+		a.loadCommand(), a.saveCommand(), a.importCommand(), a.historyCommand(), a.loginCommand(), a.logoutCommand(),
+		a.dfCommand(), a.pruneCommand("Remove unused images and build cache", true, true),
+		a.versionCommand(), a.infoCommand(), a.imageCommand(), a.builderCommand(),
 	)
 	return root
 }

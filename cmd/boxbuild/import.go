@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+type importOptions struct {
+	source, name string
+	changes      []string
+	message      string
+	platform     string
+}
+
+func (a *app) importCommand() *cobra.Command {
+	var opt importOptions
+	cmd := &cobra.Command{
+		Use:                   "import [OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
+		Short:                 "Import the contents from a tarball to create a filesystem image",
+		Args:                  cobra.MatchAll(minArgs(1), maxArgs(2)),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opt.source = args[0]
+			if len(args) > 1 {
+				opt.name = args[1]
+			}
+			if !cmd.Flags().Changed("platform") {
+				opt.platform = a.cfg.Platform
+			}
+			return a.importImage(cmd.Context(), &opt)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&opt.changes, "change", "c", nil, "Apply Dockerfile instruction to the created image")
+	f.StringVarP(&opt.message, "message", "m", "", "Set commit message for imported image")
+	f.StringVar(&opt.platform, "platform", "", "Set the platform of the image")
+	return cmd
+}
+
+func (a *app) importImage(ctx context.Context, opt *importOptions) error {
+	start := &boxbuildv1.ImportOptions{Name: opt.name, Message: opt.message, Changes: opt.changes}
+	if opt.platform != "" {
+		var err error
+		if start.Platform, err = parsePlatform(opt.platform); err != nil {
+			return err
+		}
+	}
+	source, err := a.openSource(ctx, opt.source)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	images, err := a.images(ctx)
+	if err != nil {
+		return err
+	}
+	// When the source fails in the middle, the call must not look complete to the daemon.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := images.Import(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&boxbuildv1.ImportInput{Input: &boxbuildv1.ImportInput_Start{Start: start}}); err != nil {
+		return streamError(err, stream)
+	}
+	err = sendAll(source, func(p []byte) error {
+		return stream.Send(&boxbuildv1.ImportInput{Input: &boxbuildv1.ImportInput_Data{Data: p}})
+	})
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	resp, err := stream.CloseAndRecv()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, resp.GetId())
+	return nil
+}
+
+// openSource opens a file, standard input, or what a URL names. The client downloads it itself: the daemon would do so
+// with its own place in the network, which is not the client's to use.
+func (a *app) openSource(ctx context.Context, source string) (io.ReadCloser, error) {
+	switch {
+	case source == "-":
+		return io.NopCloser(a.stdin), nil
+	case strings.HasPrefix(source, "http://"), strings.HasPrefix(source, "https://"):
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
+		if err != nil {
+			return nil, usageError{err.Error()}
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return nil, fmt.Errorf("downloading: %w", err)
+		}
+		if resp.StatusCode != http.StatusOK {
+			_ = resp.Body.Close() // what it says does not matter
+			return nil, fmt.Errorf("downloading %s: %s", source, resp.Status)
+		}
+		return resp.Body, nil
+	}
+	return os.Open(source)
+}

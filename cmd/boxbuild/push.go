@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+func (a *app) pushCommand() *cobra.Command {
+	var opt transferOptions
+	cmd := &cobra.Command{
+		Use:                   "push [OPTIONS] NAME[:TAG]",
+		Short:                 "Upload an image to a registry",
+		Args:                  exactArgs(1),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opt.ref = args[0]
+			return a.push(cmd.Context(), &opt)
+		},
+	}
+	opt.register(cmd)
+	return cmd
+}
+
+func (a *app) push(ctx context.Context, opt *transferOptions) error {
+	start, named, err := opt.wire(a)
+	if err != nil {
+		return err
+	}
+	images, err := a.images(ctx)
+	if err != nil {
+		return err
+	}
+	stream, err := images.Push(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&boxbuildv1.PushInput{Input: &boxbuildv1.PushInput_Start{Start: start}}); err != nil {
+		return streamError(err, stream)
+	}
+	lines := a.transferLines(opt.quiet, "Pushing", "Pushed")
+	if !opt.quiet {
+		fmt.Fprintf(a.stdout, "The push refers to repository [%s]\n", named.Name())
+	}
+	for {
+		out, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		switch o := out.GetOutput().(type) {
+		case *boxbuildv1.PushOutput_Status:
+			lines.status(o.Status)
+		case *boxbuildv1.PushOutput_Ask:
+			ans := answerCredentials(o.Ask)
+			if err := stream.Send(&boxbuildv1.PushInput{Input: &boxbuildv1.PushInput_Answer{Answer: ans}}); err != nil {
+				return streamError(err, stream)
+			}
+		case *boxbuildv1.PushOutput_Result:
+			if opt.quiet {
+				fmt.Fprintln(a.stdout, named)
+				return nil
+			}
+			fmt.Fprintf(a.stdout, "%s: digest: %s size: %d\n", suffix(named), o.Result.GetDigest(), o.Result.GetSize())
+			return nil
+		}
+	}
+}

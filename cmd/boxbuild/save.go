@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+func (a *app) saveCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:                   "save [OPTIONS] IMAGE [IMAGE...]",
+		Short:                 "Save one or more images to a tar archive (streamed to STDOUT by default)",
+		Args:                  minArgs(1),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.save(cmd.Context(), args, output)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")
+	return cmd
+}
+
+func (a *app) save(ctx context.Context, refs []string, output string) error {
+	if f, ok := a.stdout.(*os.File); output == "" && ok && term.IsTerminal(int(f.Fd())) {
+		return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+	}
+	images, err := a.images(ctx)
+	if err != nil {
+		return err
+	}
+	stream, err := images.Save(ctx, &boxbuildv1.SaveRequest{Refs: refs})
+	if err != nil {
+		return err
+	}
+	body := &chunkReader{recv: stream.Recv}
+	if output != "" {
+		return writeFile(output, 0o600, body)
+	}
+	_, err = io.Copy(a.stdout, body)
+	return err
+}

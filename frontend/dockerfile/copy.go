@@ -109,7 +109,8 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 		if err := st.t.budget.spend(800 + len(src) + len(proto.Dst)); err != nil {
 			return err
 		}
-		if cp.from.tree == st.t.context {
+		if cp.from.tree == st.t.context && st.t.lintsLeft > 0 {
+			st.t.lintsLeft -= len(st.t.src.ignore)
 			lint.IgnoredSource(title(cp.verb), src, st.out, ic.Location(), st.lint)
 		}
 		s.copies = append(s.copies, cp.source(src, proto))

@@ -62,7 +62,7 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 			req: req, env: env, src: src, shared: common,
 			native: native, platform: platforms.Normalize(p),
 			implicit: len(req.Platforms) == 0, multi: multi, quiet: i > 0,
-			budget: &budget{left: budgetBytes / len(asked)},
+			budget: &budget{left: budgetBytes / len(asked)}, lintsLeft: maxLints,
 		}
 		ts[i] = t
 		g.Go(func() error { return src.located(t.run(ctx)) })
@@ -111,6 +111,8 @@ type translation struct {
 	context *tree // the build context; nil if there is none
 	epoch   epoch
 	budget  *budget
+
+	lintsLeft int // patterns that may still be matched with sources to warn of those that are ignored
 }
 
 // run performs the passes up to the graph.
@@ -125,6 +127,7 @@ func (t *translation) run(ctx context.Context) error {
 	if err := t.bind(); err != nil {
 		return t.src.inText(err)
 	}
+	t.warnMisspelt()
 	needed, err := t.resolve(ctx)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ const (
 	maxNested = 100       // "${" inside one another; expansion recurses
 	maxValue  = 128 << 10 // bytes of a variable: Linux passes no longer string to a process
 	maxWord   = 1 << 20   // bytes that variables put into one word
+	maxLints  = 1_000_000 // times that a pattern of .dockerignore is matched to warn of a source that is ignored
 
 	budgetBytes = 24 << 20 // bytes of everything that a translation makes and keeps
 )

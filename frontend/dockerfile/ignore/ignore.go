@@ -15,7 +15,7 @@ import (
 // maxFile and maxPatterns bound what is read: each pattern becomes a regular expression.
 const (
 	maxFile     = 1 << 20
-	maxPatterns = 20_000
+	maxPatterns = 10_000
 )
 
 // Parse returns the patterns of a .dockerignore file, cleaned, in order. An error names the pattern that is wrong, so

@@ -278,3 +278,10 @@ func (r *record) knownLocked(p string) (solver.Digest, bool) {
 	d, ok := r.saved[p]
 	return d, ok
 }
+
+// Known returns the digest of a regular file's content if it has been computed already.
+func (s *Snapshot) Known(p string) (solver.Digest, bool) {
+	s.rec.mu.Lock()
+	defer s.rec.mu.Unlock()
+	return s.rec.knownLocked(path.Join("/", p))
+}

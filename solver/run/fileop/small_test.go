@@ -1,0 +1,221 @@
+package fileop
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+var old = time.Unix(1_000_000_000, 0)
+
+// files makes files from lines: "dir/" is a directory, "a -> b" a symlink, "f=x" a file; all with the time old.
+func files(t testing.TB, lines ...string) func(dir string) {
+	return func(dir string) {
+		for _, l := range lines {
+			var err error
+			p, to, isLink := strings.Cut(l, " -> ")
+			name, data, _ := strings.Cut(p, "=")
+			at := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case isLink:
+				err = os.Symlink(to, at)
+			case strings.HasSuffix(name, "/"):
+				err = os.MkdirAll(at, 0o755)
+			default:
+				err = os.WriteFile(at, []byte(data), 0o644)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = filepath.Walk(dir, func(p string, fi os.FileInfo, _ error) error {
+			if fi.Mode()&os.ModeSymlink == 0 {
+				return os.Chtimes(p, old, old)
+			}
+			return nil
+		})
+	}
+}
+
+// do performs actions one after the other on base.
+func (e *testEnv) do(base solver.Result, src solver.Result, actions ...op.FileAction) (solver.Result, error) {
+	f := &op.File{}
+	inputs := []solver.Result{base, src}
+	for i, a := range actions {
+		a.Input, a.Output = i+1, op.NoOutput
+		if i == 0 {
+			a.Input = 0
+			if base == Empty {
+				a.Input = op.NoInput
+			}
+		}
+		a.Second = op.NoInput
+		if a.Copy != nil {
+			a.Second = 1
+		}
+		if i == len(actions)-1 {
+			a.Output = 0
+		}
+		f.Actions = append(f.Actions, a)
+	}
+	out, err := Do(context.Background(), e, f, inputs)
+	if err != nil {
+		return "", err
+	}
+	return out[0], nil
+}
+
+// must is do for what has to work; it returns what the tree looks like.
+func (e *testEnv) must(base, src solver.Result, actions ...op.FileAction) string {
+	e.t.Helper()
+	r, err := e.do(base, src, actions...)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return e.dump(r)
+}
+
+func lines(s ...string) string { return strings.Join(s, "\n") + "\n" }
+
+func check(t *testing.T, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// Directories that are there are left alone, symlinks lead inside the root, parents are made only if asked for.
+func TestMkdir(t *testing.T) {
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		base := e.base(files(t, "there/", "link -> /there", "up -> ../../../there", "f=x"))
+		got := e.must(base, "",
+			op.FileAction{Mkdir: &op.Mkdir{Path: "/link/a/b", Mode: 0o700, Parents: true, Time: old, Owner: &op.Owner{UID: 5, GID: 6}}},
+			op.FileAction{Mkdir: &op.Mkdir{Path: "/up/c", Mode: 0o755, Time: old}},
+			op.FileAction{Mkdir: &op.Mkdir{Path: "/there", Mode: 0o700, Time: time.Unix(5, 0)}},
+		)
+		check(t, got, lines(
+			`"f" 100644 0:0 "x" @1000000000000000000`,
+			`"link" 120777 0:0 -> /there`,
+			`"there" 040755 0:0`,
+			`"there/a" 040700 5:6 @1000000000000000000`,
+			`"there/a/b" 040700 5:6 @1000000000000000000`,
+			`"there/c" 040755 0:0 @1000000000000000000`,
+			`"up" 120777 0:0 -> ../../../there`,
+		))
+		for _, m := range []*op.Mkdir{{Path: "/no/x", Mode: 0o755}, {Path: "/f", Mode: 0o755}, {Path: "/f/x", Mode: 0o755, Parents: true}} {
+			if _, err := e.do(base, "", op.FileAction{Mkdir: m}); err == nil {
+				t.Errorf("Mkdir %+v worked", m)
+			}
+		}
+	})
+}
+
+// Files and symlinks are made as said; what is there is replaced by a file, and is in the way of a symlink.
+func TestMkfileSymlink(t *testing.T) {
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		base := e.base(files(t, "d/f=old", "d/l -> f", "abs -> /d"))
+		got := e.must(base, "",
+			op.FileAction{Mkfile: &op.Mkfile{Path: "/abs/l", Data: []byte("new"), Mode: 0o666, Time: old}},
+			op.FileAction{Mkfile: &op.Mkfile{Path: "/d/g", Data: nil, Mode: 0o600, Owner: &op.Owner{UID: 1, GID: 2}, Time: old}},
+			op.FileAction{Symlink: &op.Symlink{Old: "../../x", New: "/d/s", Time: old, Owner: &op.Owner{UID: 3, GID: 4}}},
+		)
+		check(t, got, lines(
+			`"abs" 120777 0:0 -> /d`,
+			`"d" 040755 0:0`,
+			`"d/f" 100666 0:0 "new" @1000000000000000000`,
+			`"d/g" 100600 1:2 "" @1000000000000000000`,
+			`"d/l" 120777 0:0 -> f`,
+			`"d/s" 120777 3:4 -> ../../x @1000000000000000000`,
+		))
+		for _, a := range []op.FileAction{
+			{Mkfile: &op.Mkfile{Path: "/d"}},
+			{Mkfile: &op.Mkfile{Path: "/no/f"}},
+			{Mkfile: &op.Mkfile{Path: "/"}},
+			{Symlink: &op.Symlink{Old: "x", New: "/d/f"}},
+			{Symlink: &op.Symlink{Old: "x", New: "/no/f"}},
+		} {
+			if _, err := e.do(base, "", a); err == nil {
+				t.Errorf("%+v worked", a)
+			}
+		}
+	})
+}
+
+// Removal takes what is named and nothing else, never the root, and never anything outside of it.
+func TestRm(t *testing.T) {
+	canary := t.TempDir()
+	files(t, "keep/f=canary")(canary)
+	before := dumpDir(t, canary)
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		base := e.base(files(t, "a/b/c=1", "a/d=2", "out -> "+canary, "x1=1", "x2=2", "y=3", "in -> /a", "loop -> loop"))
+		got := e.must(base, "",
+			op.FileAction{Rm: &op.Rm{Path: "/in/b"}},
+			op.FileAction{Rm: &op.Rm{Path: "/x*", Wildcard: true}},
+			op.FileAction{Rm: &op.Rm{Path: "/in/*", Wildcard: true}},
+			op.FileAction{Rm: &op.Rm{Path: "/nothing", AllowNotFound: true}},
+			op.FileAction{Rm: &op.Rm{Path: "/y/below", AllowNotFound: true}},
+			op.FileAction{Rm: &op.Rm{Path: "/out/keep", AllowNotFound: true}},
+			op.FileAction{Rm: &op.Rm{Path: "/out/*", Wildcard: true}},
+			op.FileAction{Rm: &op.Rm{Path: "/in"}},
+			op.FileAction{Rm: &op.Rm{Path: "/loop"}},
+		)
+		check(t, got, lines(`"a" 040755 0:0`, `"out" 120777 0:0 -> `+canary, `"y" 100644 0:0 "3" @1000000000000000000`))
+		for _, p := range []string{"", "/", ".", "..", "/..", "/a/..", "//", "/../..", "/nothing", "/y/below"} {
+			if _, err := e.do(base, "", op.FileAction{Rm: &op.Rm{Path: p}}); err == nil {
+				t.Errorf("removing %q worked", p)
+			}
+		}
+		// A symlink that leads out is itself removed, not what it says.
+		check(t, e.must(base, "", op.FileAction{Rm: &op.Rm{Path: "/*", Wildcard: true}}), "")
+	})
+	check(t, dumpDir(t, canary), before)
+}
+
+// Names of owners are those of the files in the tree; unknown ones are 0 and a warning; a huge, linked or special file
+// is no way out.
+func TestOwner(t *testing.T) {
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		base := e.base(files(t, "etc/passwd=root:x:0:0::/:\nbad\nu:x:12:34::/:\nhuge:x:4294967296:1::/:\n", "etc/real=g:x:56:\n", "etc/group -> /etc/real"))
+		for _, c := range []struct {
+			o    op.Owner
+			want string
+			warn bool
+		}{
+			{op.Owner{User: "u", GID: op.PrimaryGroup}, "12:34", false},
+			{op.Owner{User: "u", Group: "g"}, "12:56", false},
+			{op.Owner{User: "u", GID: 7}, "12:7", false},
+			{op.Owner{UID: 9, Group: "g"}, "9:56", false},
+			{op.Owner{UID: 9, GID: 9}, "9:9", false},
+			{op.Owner{User: "nobody", GID: op.PrimaryGroup}, "0:0", true},
+			{op.Owner{User: "huge", GID: op.PrimaryGroup}, "0:0", true},
+			{op.Owner{User: "u", Group: "none"}, "12:0", true},
+		} {
+			e.warnings = nil
+			got := e.must(base, "", op.FileAction{Mkfile: &op.Mkfile{Path: "/f", Mode: 0o644, Owner: &c.o, Time: old}})
+			if !strings.Contains(got, `"f" 100644 `+c.want+" ") || (len(e.warnings) > 0) != c.warn {
+				t.Errorf("%+v: want %s, warning %t; got warnings %q and\n%s", c.o, c.want, c.warn, e.warnings, got)
+			}
+		}
+		for name, bad := range map[string]solver.Result{
+			"huge":     e.base(func(dir string) { files(t, "etc/passwd=")(dir); _ = os.Truncate(dir+"/etc/passwd", 1<<31) }),
+			"a device": e.base(files(t, "etc/passwd -> /dev/zero", "dev/zero/")),
+		} {
+			_, err := e.do(bad, "", op.FileAction{Mkdir: &op.Mkdir{Path: "/d", Owner: &op.Owner{User: "u"}}})
+			if name == "huge" && err == nil {
+				t.Errorf("%s passwd file was read", name)
+			}
+		}
+		if _, err := e.do(base, "", op.FileAction{Mkdir: &op.Mkdir{Path: "/d", Owner: &op.Owner{UID: -1}}}); err == nil {
+			t.Error("user -1 was taken")
+		}
+	})
+}

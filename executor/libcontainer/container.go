@@ -50,7 +50,7 @@ type Container struct {
 
 // Start starts a sandbox. terminal is the master of its terminal, if Spec.Process.Terminal. A command that can't be
 // executed is an *executor.StartError. After an error nothing is left but, maybe, directories: call Cleanup.
-func (r *Runtime) Start(o *Options) (c *Container, terminal *os.File, err error) {
+func (r *Runtime) Start(o *Options) (_ *Container, _ *os.File, err error) {
 	defer func() {
 		for _, a := range o.Attachments {
 			a.Mount.Close()
@@ -68,7 +68,7 @@ func (r *Runtime) Start(o *Options) (c *Container, terminal *os.File, err error)
 		return nil, nil, err
 	}
 	trace("config")
-	c = &Container{rt: r, id: o.ID, cgroup: o.Spec.Linux.CgroupsPath, root: o.Root, filter: filter}
+	c := &Container{rt: r, id: o.ID, cgroup: o.Spec.Linux.CgroupsPath, root: o.Root, filter: filter}
 	if c.stubs, err = makeStubs(o.Root, mountPoints(o.Spec.Mounts)); err != nil {
 		return nil, nil, err
 	}
@@ -84,7 +84,7 @@ func (r *Runtime) Start(o *Options) (c *Container, terminal *os.File, err error)
 	trace("create")
 	c.init = newProcess(o.Spec.Process, o.Stdio)
 	c.init.Init = true
-	terminal, err = c.launch(c.init, o.Spec.Process, o.Attachments)
+	terminal, err := c.launch(c.init, o.Spec.Process, o.Attachments)
 	if err != nil {
 		_ = c.lc.Destroy()
 		return nil, nil, err

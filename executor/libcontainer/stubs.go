@@ -64,7 +64,7 @@ func makeStub(root *os.File, p mountPoint) (stubs, error) {
 	have := len(parts) - 1
 	parent := -1
 	for ; have >= 0; have-- {
-		fd, err := openIn(int(root.Fd()), "./"+strings.Join(parts[:have], "/"), unix.O_PATH|unix.O_DIRECTORY)
+		fd, err := openIn(int(root.Fd()), strings.Join(parts[:have], "/"), unix.O_PATH|unix.O_DIRECTORY)
 		if err == nil {
 			parent = fd
 			break
@@ -179,12 +179,13 @@ func statAt(dir int, name string) (unix.Stat_t, error) {
 
 // openIn opens name in the directory dir as if dir were the root.
 func openIn(dir int, name string, flags uint64) (int, error) {
+	name = "./" + strings.Trim(name, "/")
 	how := unix.OpenHow{
 		Flags:   flags | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	for {
-		fd, err := unix.Openat2(dir, strings.TrimPrefix(name, "/"), &how)
+		fd, err := unix.Openat2(dir, name, &how)
 		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
 			continue
 		}

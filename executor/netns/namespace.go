@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -136,7 +137,31 @@ func (n *network) join(addr netip.Addr, ns *os.File, h *netlink.Handle) error {
 	if err := h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: gw}); err != nil {
 		return fmt.Errorf("adding the default route: %w", err)
 	}
-	return nil
+	if err := awaitUp(h, "eth0"); err != nil {
+		return err
+	}
+	if err := awaitUp(n.host, attrs.Name); err != nil {
+		return err
+	}
+	return awaitUp(n.host, bridgeName(n.id))
+}
+
+// awaitUp waits until an interface passes packets: the kernel makes it do so some time after its cable, so to speak, has
+// been plugged in. A packet that a sandbox sent before would be lost, and its first DNS query take a second.
+func awaitUp(h *netlink.Handle, name string) error {
+	for wait := 50 * time.Microsecond; ; wait *= 2 {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("waiting for %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if wait > 2*time.Second {
+			return fmt.Errorf("waiting for %s: it is %s", name, link.Attrs().OperState)
+		}
+		time.Sleep(wait)
+	}
 }
 
 // macOf returns a locally administered address made of an IPv4 address, so that it is unique in the subnet.

@@ -53,6 +53,8 @@ func (n *network) makeTable(hostAccess bool) error {
 		for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 			rule(in, source(n.subnet, true), destination(n.gateway), port(proto, n.dns.port), verdict(expr.VerdictAccept))
 		}
+		// A reset for TCP, as the kernel limits the rate of ICMP errors, and the sandbox would wait for another try.
+		rule(in, l4proto(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 		rule(in, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}}) // port unreachable
 	}
 	// The bridge's address is for sandboxes, and for the host itself, whose packets come in by lo.
@@ -228,13 +230,18 @@ func destination(a netip.Addr) []expr.Any {
 	}
 }
 
-func port(proto byte, n uint16) []expr.Any {
+func l4proto(proto byte) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+	}
+}
+
+func port(proto byte, n uint16) []expr.Any {
+	return append(l4proto(proto),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(n)},
-	}
+	)
 }
 
 func redirect(to uint16) []expr.Any {

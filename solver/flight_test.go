@@ -386,3 +386,62 @@ func TestSlowClient(t *testing.T) {
 		}
 	})
 }
+
+// Two builds may share a step whose inputs differ, where they are equal in what is selected. When the build leaves whose
+// inputs the step runs on, the other goes on to hold them; if it could not, the step runs again on its own.
+func TestInheritedInputs(t *testing.T) {
+	for _, hold := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &heldOnly{World: solvertest.World{Strict: true}}
+			w.OnRun = func(ctx context.Context, step *solver.Step) error {
+				if step.Vertex.Name() != "b" {
+					return nil
+				}
+				return sleep(time.Second)(ctx, step)
+			}
+			s := solver.New(w, &solvertest.Cache{}, solver.Options{})
+			first := solvertest.MustParse("a = const 13\nb = add 1 a[/mod/10]")
+			second := solvertest.MustParse("a = const 23\nb = add 1 a[/mod/10]")
+			ctx1, release := solvertest.WithLease(t.Context())
+			ctx1, cancel := context.WithCancel(ctx1)
+			ctx2, release2 := solvertest.WithLease(t.Context())
+			defer release2()
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				defer release()
+				solve(ctx1, s, first.Inputs("b"))
+			})
+			synctest.Wait()
+			if !hold {
+				w.refuse.Store("r1")
+			}
+			wg.Go(func() {
+				time.Sleep(time.Second / 2)
+				cancel()
+			})
+			out, events, err := solve(ctx2, s, second.Inputs("b"))
+			if err != nil || !equal(w.Values(out), []int{4}) {
+				t.Fatalf("got %v, %v", out, err)
+			}
+			check(t, events)
+			wg.Wait()
+			want := map[bool]int{true: 1, false: 2}[hold]
+			if got := w.Most(); got != want || w.Losses() != 0 {
+				t.Errorf("hold %v: b ran %d times, %d losses", hold, got, w.Losses())
+			}
+		})
+	}
+}
+
+// heldOnly is a World that refuses to hold one result.
+type heldOnly struct {
+	solvertest.World
+	refuse atomic.Value
+}
+
+func (h *heldOnly) Hold(ctx context.Context, r solver.Result) error {
+	if h.refuse.Load() == string(r) {
+		return solver.ErrMiss
+	}
+	return h.World.Hold(ctx, r)
+}

@@ -26,20 +26,30 @@ var ErrMiss = errors.New("not in the cache")
 
 // A Runner is the solver's only way to touch the world. It is safe for concurrent use.
 type Runner interface {
-	// Hold keeps what r names alive for as long as the build does whose context ctx is. It returns ErrMiss if it is
-	// gone. Holding twice is the same as once.
+	// Hold keeps what r names alive for as long as the build does whose context ctx is: the very context that Solve got.
+	// It returns ErrMiss if it is gone. Holding twice is the same as once.
 	Hold(ctx context.Context, r Result) error
 	// Digest returns the digest of the content that sel picks from r; a nil sel picks everything. It returns ErrMiss
 	// if r is gone; an error that says which path is missing when sel names one that r has not.
 	Digest(ctx context.Context, r Result, sel *Selector) (Digest, error)
 	// Run performs step and returns as many results as its vertex has outputs. The results stay alive at least until
-	// the builds that wait for them have called Hold. An input that is gone is reported as a *LostError.
-	// When ctx is cancelled Run returns soon, with everything that it started ended.
+	// the builds that wait for them have called Hold, which is when ctx ends. An input that is gone is reported as a
+	// *LostError. When ctx is cancelled Run returns soon, with everything that it started ended.
+	//
+	// ctx belongs to the step and not to one build. It has the values of the context of one build that waits for the
+	// step: first the one that asked first and, when that one leaves, of another, which holds the step's inputs as well.
 	Run(ctx context.Context, step *Step) ([]Result, error)
 }
 
 // An Admitter is a Runner that bounds what runs at once. Admit blocks until step may run and returns what gives its
 // resources back; the solver calls Admit before Run, in the order in which it would have steps run, and release after.
+// Release must not block. It may come a little after the end of Run: when the steps that have become ready by it are in
+// the queue, so that a build that has begun something goes on with that.
+//
+// For each build and Go type of Op one call of Admit is outstanding at a time. So an Admitter that serves first who came
+// first is fair between builds, and steps of one type do not wait behind those of another. ctx ends when a step that goes
+// before this one has become ready; the call is made again later. A step that several builds wait for may be admitted
+// for each, also at the same time; what comes too late is released at once.
 type Admitter interface {
 	Admit(ctx context.Context, step *Step) (release func(), err error)
 }
@@ -50,7 +60,7 @@ type Step struct {
 	Key    Key      // the step key
 	Inputs []Result // parallel to Vertex.Inputs
 	// Log takes the output of the operation as it comes. It may be called concurrently, and must not be called after
-	// Run has returned. The solver hands what is written to every build that waits for the step.
+	// Run has returned. It copies data. The solver hands all that is written to every build that waits for the step.
 	Log func(stream Stream, data []byte)
 	// Status reports how far a part of the operation is: a layer's download, an export. As Log, otherwise.
 	Status func(Status)
@@ -122,10 +132,12 @@ type Build struct {
 type EventKind int
 
 // The kinds of events. A vertex has at most one Started and exactly one of Cached, Done, Failed and Canceled; one that
-// was never needed has none.
+// was never needed has none. Vertices of a build that are equal, by recipe key and in whether they ignore the cache, are
+// one: the events are those of the vertex that is met first. Output may come after the final event when a result was
+// lost and the step had to run again.
 const (
 	_        EventKind = iota
-	Declared           // the vertex belongs to what is being solved
+	Declared           // the vertex belongs to what is being solved; for all vertices before anything else, inputs first
 	Started            // its step has started to run, here or in another build that this one has joined
 	Cached             // found, by a recipe or step key
 	Done               // ran to its end

@@ -1,6 +1,7 @@
 package cachedb_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -237,7 +238,7 @@ func TestKill(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "cache.db")
-	for round := range 20 {
+	for round := range 10 {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestKill$")
 		cmd.Env = append(os.Environ(), "CACHEDB_TEST_KILL="+path)
 		out, err := cmd.StdoutPipe()
@@ -325,7 +326,7 @@ func TestTornFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for seed := range 200 {
+	for seed := range 60 {
 		path := filepath.Join(dir, "torn.db")
 		for _, suffix := range []string{"", ".damaged", ".new", ".note"} {
 			os.Remove(path + suffix)
@@ -419,7 +420,56 @@ func TestCheckIsTriedOnce(t *testing.T) {
 	}
 }
 
-// Uses are written at last when the file is synced, without a Put.
+// A record is read under the key that it was written for and with the bytes that were written, or not at all.
+func TestDamagedRecord(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cache.db")
+	c := mustOpen(t, path)
+	fill(t, c, 2)
+	c.Close()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	k0, k1 := solvertest.Key(0), solvertest.Key(1)
+	var whole, other []byte
+	db.View(func(tx *bbolt.Tx) error {
+		whole = bytes.Clone(tx.Bucket([]byte("solver-records-1")).Get(k0[:]))
+		other = bytes.Clone(tx.Bucket([]byte("solver-records-1")).Get(k1[:]))
+		return nil
+	})
+	c, err = cachedb.New(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	try := func(v []byte) error {
+		db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("solver-records-1")).Put(k0[:], v) })
+		_, err := c.Get(t.Context(), k0)
+		return err
+	}
+	if err := try(whole); err != nil {
+		t.Fatal(err)
+	}
+	bad := [][]byte{other, {}, whole[:3], whole[:4], whole[:len(whole)-1], append(bytes.Clone(whole), 0)}
+	for i := range whole {
+		flipped := bytes.Clone(whole)
+		flipped[i] ^= 1 << (i % 8)
+		bad = append(bad, flipped)
+	}
+	for i, v := range bad {
+		if err := try(v); !errors.Is(err, solver.ErrMiss) {
+			t.Errorf("damage %d: got %v", i, err)
+		}
+	}
+	for rec, err := range c.Records(t.Context()) {
+		if err != nil || rec.Key != k1 {
+			t.Errorf("got record %s, %v", rec.Key.Short(), err)
+		}
+	}
+}
+
+// Uses are written at last when the file is closed, without a Put.
 func TestUsesOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "cache.db")
 	c := mustOpen(t, path)

@@ -88,7 +88,8 @@ func (s *session) mayStart(p *proc, cgroup string) bool {
 // request. The first attachment is the root.
 func (s *session) layOut(req *wire.Request, files []*os.File, dir string) (*sandbox.Host, []libcontainer.Attachment, error) {
 	spec := req.Spec
-	host := &sandbox.Host{Root: filepath.Join(dir, "root"), CgroupParent: s.cgroup, HardLimits: s.hard}
+	host := &sandbox.Host{Root: filepath.Join(dir, "root"), CgroupParent: s.cgroup}
+	host.HardLimits, host.Capabilities = s.limits.Hard, s.limits.Capabilities
 	var attach []libcontainer.Attachment
 	add := func(index int, place string) error {
 		mount, err := dup(wire.Pick(files, index))
@@ -201,7 +202,7 @@ func closeAttachments(list []libcontainer.Attachment) {
 }
 
 // execProcess describes a process of Exec: with the user files of the sandbox's root as it is now.
-func execProcess(spec *executor.Spec, box *libcontainer.Container, p *executor.Process) (*specs.Process, error) {
+func (s *session) execProcess(spec *executor.Spec, box *libcontainer.Container, p *executor.Process) (*specs.Process, error) {
 	root, err := box.OpenRoot()
 	if err != nil {
 		return nil, err
@@ -215,7 +216,7 @@ func execProcess(spec *executor.Spec, box *libcontainer.Container, p *executor.P
 	if err != nil {
 		return nil, err
 	}
-	caps, err := sandbox.ExecCapabilities(spec, p)
+	caps, err := sandbox.ExecCapabilities(spec, p, s.limits.Capabilities)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/executor/libcontainer"
+	"github.com/boxbuild/boxbuild/executor/sandbox"
 	"github.com/boxbuild/boxbuild/executor/shim/wire"
 )
 
@@ -39,11 +40,18 @@ func pool(scratch, cgroup string) error {
 	if err != nil {
 		return err
 	}
-	hard, err := libcontainer.HardLimits()
+	limits, err := libcontainer.OwnLimits()
 	if err != nil {
 		return err
 	}
-	s := newSession(conn, rt, cgroup, hard)
+	s := newSession(conn, rt, cgroup, limits)
+	// While nothing is asked for yet. It ends with the program at the latest, and what it can't do, the first sandbox
+	// will report.
+	go func() {
+		if f, err := sandbox.DefaultFilter(); err == nil {
+			rt.Prepare(f)
+		}
+	}()
 	for {
 		req := new(wire.Request)
 		files, err := conn.Recv(req)

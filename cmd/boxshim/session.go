@@ -21,7 +21,7 @@ type session struct {
 	conn   *wire.Conn
 	rt     *libcontainer.Runtime
 	cgroup string
-	hard   map[string]uint64
+	limits *libcontainer.Limits
 
 	initOnce sync.Once
 	initErr  error
@@ -41,8 +41,8 @@ type proc struct {
 
 var errKilled = errors.New("killed before it ran")
 
-func newSession(conn *wire.Conn, rt *libcontainer.Runtime, cgroup string, hard map[string]uint64) *session {
-	return &session{conn: conn, rt: rt, cgroup: cgroup, hard: hard, procs: make(map[uint64]*proc)}
+func newSession(conn *wire.Conn, rt *libcontainer.Runtime, cgroup string, limits *libcontainer.Limits) *session {
+	return &session{conn: conn, rt: rt, cgroup: cgroup, limits: limits, procs: make(map[uint64]*proc)}
 }
 
 // handle begins to carry out a request. An error means that the connection is of no more use.
@@ -155,7 +155,7 @@ func (s *session) startExec(req *wire.Request, files []*os.File, _ *proc, _ *tra
 	if box == nil || req.Proc == nil {
 		return nil, os.ErrProcessDone
 	}
-	desc, err := execProcess(of.spec, box, req.Proc)
+	desc, err := s.execProcess(of.spec, box, req.Proc)
 	if err != nil {
 		return nil, err
 	}

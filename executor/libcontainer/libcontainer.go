@@ -78,6 +78,9 @@ func (r *Runtime) config(spec *specs.Spec) (*configs.Config, *os.File, error) {
 	return config, profile.program, err
 }
 
+// Prepare compiles a filter that a sandbox is likely to have, unless that has been done.
+func (r *Runtime) Prepare(filter *specs.LinuxSeccomp) { _, _ = r.profiles.get(filter) }
+
 // isV2 says whether the machine has only the unified cgroup hierarchy.
 func isV2() bool { return cgroups.IsCgroup2UnifiedMode() }
 

@@ -4,6 +4,8 @@ package libcontainer
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -20,15 +22,32 @@ var rlimitNumbers = map[string]int{
 	"sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
 }
 
-// HardLimits returns this process's hard limits, which it may not exceed without CAP_SYS_RESOURCE.
-func HardLimits() (map[string]uint64, error) {
-	out := make(map[string]uint64, len(rlimitNumbers))
+// Limits are what this process can't exceed, nor let a sandbox exceed.
+type Limits struct {
+	Hard         map[string]uint64 // hard limits, which only CAP_SYS_RESOURCE could raise
+	Capabilities uint64            // the bounding set
+}
+
+// OwnLimits returns this process's Limits.
+func OwnLimits() (*Limits, error) {
+	out := &Limits{Hard: make(map[string]uint64, len(rlimitNumbers))}
 	for name, n := range rlimitNumbers {
 		var l unix.Rlimit
 		if err := unix.Getrlimit(n, &l); err != nil {
 			return nil, fmt.Errorf("reading the limit %s: %w", name, err)
 		}
-		out[name] = l.Max
+		out.Hard[name] = l.Max
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return nil, fmt.Errorf("reading the capabilities: %w", err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "CapBnd:"); ok {
+			if out.Capabilities, err = strconv.ParseUint(strings.TrimSpace(v), 16, 64); err != nil {
+				return nil, fmt.Errorf("reading the capabilities: %w", err)
+			}
+		}
 	}
 	return out, nil
 }

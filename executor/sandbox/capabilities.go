@@ -28,20 +28,24 @@ var knownCapabilities = []string{
 	"CHECKPOINT_RESTORE",
 }
 
-func allCapabilities() []string {
-	out := make([]string, len(knownCapabilities))
+// allCapabilities returns those whose bit is set in have, or all if that is 0.
+func allCapabilities(have uint64) []string {
+	out := make([]string, 0, len(knownCapabilities))
 	for i, c := range knownCapabilities {
-		out[i] = "CAP_" + c
+		if have == 0 || have&(1<<i) != 0 {
+			out = append(out, "CAP_"+c)
+		}
 	}
 	return out
 }
 
-// capabilities returns the sorted set that CapAdd and CapDrop make of the default one. As in Docker, ALL stands for
+// capabilities returns the set that CapAdd and CapDrop make of the default one. As in Docker, ALL stands for
 // every capability, and what is named wins over ALL: adding ALL and dropping X leaves all but X, dropping ALL and
-// adding X leaves X.
-func capabilities(spec *executor.Spec) ([]string, error) {
+// adding X leaves X. ALL is no more than what the runtime has itself, as have says; what is named and not
+// among that, it will fail to give.
+func capabilities(spec *executor.Spec, have uint64) ([]string, error) {
 	if spec.Privileged {
-		return allCapabilities(), nil
+		return allCapabilities(have), nil
 	}
 	add, addAll, err := normalize(spec.CapAdd)
 	if err != nil {
@@ -54,7 +58,7 @@ func capabilities(spec *executor.Spec) ([]string, error) {
 	base := DefaultCapabilities()
 	switch {
 	case addAll:
-		base = allCapabilities()
+		base = allCapabilities(have)
 	case dropAll:
 		base = nil
 	}

@@ -44,7 +44,8 @@ func MaskedPaths() []string {
 	}
 }
 
-// ReadonlyPaths are those that a sandbox may read but not write.
+// ReadonlyPaths are those that a sandbox may read but not write. The cgroup hierarchies are mounted read-only, but the
+// tmpfs that those of version 1 are in is not.
 func ReadonlyPaths() []string {
-	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys/fs/cgroup"}
 }

@@ -32,6 +32,7 @@ type Host struct {
 	Init              string   // the program to run as Spec.Init
 	Devices           []Device // for Spec.Devices, and every node of the host's if Spec.Privileged
 	HardLimits        map[string]uint64
+	Capabilities      uint64 // the runtime's bounding set, as in /proc/self/status; 0 means all
 	User              Identity
 }
 
@@ -110,7 +111,7 @@ func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
 	if err := Validate(spec); err != nil {
 		return nil, err
 	}
-	caps, err := capabilities(spec)
+	caps, err := capabilities(spec, host.Capabilities)
 	if err != nil {
 		return nil, err
 	}
@@ -181,12 +182,22 @@ func DescribeProcess(p *executor.Process, user Identity, caps []string) (*specs.
 	return out, nil
 }
 
-// ExecCapabilities returns the capabilities of a process of Exec in a sandbox that spec described.
-func ExecCapabilities(spec *executor.Spec, p *executor.Process) ([]string, error) {
+// ExecCapabilities returns the capabilities of a process of Exec in a sandbox that spec described. have is as in Host.
+func ExecCapabilities(spec *executor.Spec, p *executor.Process, have uint64) ([]string, error) {
 	if p.Privileged {
-		return allCapabilities(), nil
+		return allCapabilities(have), nil
 	}
-	return capabilities(spec)
+	return capabilities(spec, have)
+}
+
+// DefaultFilter returns the system call filter of a sandbox whose Spec says nothing of capabilities or filters.
+func DefaultFilter() (*specs.LinuxSeccomp, error) {
+	spec := new(executor.Spec)
+	caps, err := capabilities(spec, 0)
+	if err != nil {
+		return nil, err
+	}
+	return filter(spec, &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}})
 }
 
 // DefaultPath is the PATH of a process whose environment lacks one.

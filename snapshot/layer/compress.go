@@ -64,7 +64,7 @@ func (c *Compressor) Compress(ctx context.Context, w io.Writer, r io.Reader, for
 	}
 	n, err := io.Copy(z, r)
 	if err != nil {
-		z.abort(err)
+		z.Abort(err)
 	}
 	if cerr := z.Close(); err == nil {
 		err = cerr
@@ -260,8 +260,8 @@ func (z *Writer) fail(err error) {
 	z.stop(err)
 }
 
-// abort makes Close leave the stream unfinished.
-func (z *Writer) abort(err error) { z.stop(err) }
+// Abort makes Close leave the stream unfinished.
+func (z *Writer) Abort(err error) { z.stop(err) }
 
 // Close writes what is left and the end of the stream, and waits until all is written. It does not close the writer
 // below. It may be called twice.

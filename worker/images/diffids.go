@@ -1,0 +1,183 @@
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"go.etcd.io/bbolt"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/layer"
+)
+
+var bucketDiffIDs = []byte("diffids.v1") // snapshot ID to diffID
+
+// A diffID is what is remembered of a snapshot.
+type diffID struct {
+	Digest digest.Digest
+	Size   int64 // of the uncompressed tar, in bytes
+}
+
+// DiffIDs finds out the diff IDs of snapshots, in the background, a few at a time, each once. The answers are remembered
+// in a database that need not be synced: what is lost is computed again, to the same bytes. The diff IDs of layers that
+// came as tars are those of the tars, and are told with Set.
+//
+// Locks: mu guards running and is not held across I/O.
+type DiffIDs struct {
+	snapshots snapshot.Snapshotter
+	images    *image.Store
+	db        *bbolt.DB
+	slots     *semaphore.Weighted
+	ctx       context.Context //nolint:containedctx // ends with Close
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	running map[snapshot.ID]*walk // guarded by mu, as closed is
+}
+
+// A walk computes one diff ID.
+type walk struct {
+	done chan struct{}
+	val  diffID
+	err  error
+}
+
+func newDiffIDs(s Stores) (*DiffIDs, error) {
+	err := s.Cache.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(bucketDiffIDs)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening diff IDs: %w", err)
+	}
+	n := s.Walks
+	if n <= 0 {
+		n = 2
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &DiffIDs{
+		snapshots: s.Snapshots, images: s.Images, db: s.Cache, slots: semaphore.NewWeighted(int64(n)),
+		ctx: ctx, cancel: cancel, running: make(map[snapshot.ID]*walk),
+	}, nil
+}
+
+// Start has the diff ID of id computed, unless it is known or being computed. It does not wait, not even for a disk.
+func (d *DiffIDs) Start(id snapshot.ID) { d.start(id) }
+
+func (d *DiffIDs) start(id snapshot.ID) *walk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	w := d.running[id]
+	if w != nil || d.closed {
+		return w
+	}
+	w = &walk{done: make(chan struct{})}
+	d.running[id] = w
+	d.wg.Go(func() { d.run(id, w) })
+	return w
+}
+
+func (d *DiffIDs) run(id snapshot.ID, w *walk) {
+	fresh := false
+	if w.val, fresh = d.lookup(id); !fresh {
+		w.err = d.compute(id, w)
+	}
+	close(w.done)
+	if w.err == nil && !fresh {
+		d.remember(id, w.val)
+	}
+	d.mu.Lock()
+	delete(d.running, id)
+	d.mu.Unlock()
+}
+
+func (d *DiffIDs) compute(id snapshot.ID, w *walk) error {
+	if err := d.slots.Acquire(d.ctx, 1); err != nil {
+		return err
+	}
+	defer d.slots.Release(1)
+	h := &countHash{h: sha256.New()}
+	if err := layer.DiffSnapshot(d.ctx, d.snapshots, id, h, layer.DiffOptions{}); err != nil {
+		return fmt.Errorf("computing the diff ID of snapshot %s: %w", id, err)
+	}
+	w.val = diffID{Digest: digest.NewDigest(digest.SHA256, h.h), Size: h.n}
+	return nil
+}
+
+// Wait returns the diff ID of id and the size of its tar in bytes, computing them if need be.
+func (d *DiffIDs) Wait(ctx context.Context, id snapshot.ID) (digest.Digest, int64, error) {
+	if v, ok := d.lookup(id); ok {
+		return v.Digest, v.Size, nil
+	}
+	w := d.start(id)
+	if w == nil {
+		return "", 0, fmt.Errorf("computing the diff ID of snapshot %s: %w", id, context.Canceled)
+	}
+	select {
+	case <-w.done:
+		return w.val.Digest, w.val.Size, w.err
+	case <-ctx.Done():
+		return "", 0, context.Cause(ctx)
+	}
+}
+
+// Known returns the diff ID of id if it has been computed or told.
+func (d *DiffIDs) Known(id snapshot.ID) (digest.Digest, int64, bool) {
+	v, ok := d.lookup(id)
+	return v.Digest, v.Size, ok
+}
+
+// lookup asks what remembers: images, since their word counts even if the cache has lost its own, and the cache.
+func (d *DiffIDs) lookup(id snapshot.ID) (v diffID, ok bool) {
+	if l, ok := d.images.Layer(id); ok {
+		return diffID{Digest: l.DiffID, Size: l.Size}, true
+	}
+	err := d.db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketDiffIDs).Get([]byte(id))
+		if b == nil {
+			return nil
+		}
+		ok = true
+		return json.Unmarshal(b, &v)
+	})
+	return v, ok && err == nil && v.Digest != ""
+}
+
+// Set says that the layer of id came as a tar with that diff ID and size.
+func (d *DiffIDs) Set(id snapshot.ID, diff digest.Digest, size int64) {
+	if v, ok := d.lookup(id); ok && v.Digest == diff {
+		return
+	}
+	d.remember(id, diffID{Digest: diff, Size: size})
+}
+
+// remember records an answer. What cannot be recorded is computed again.
+func (d *DiffIDs) remember(id snapshot.ID, v diffID) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return
+	}
+	_ = d.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket(bucketDiffIDs).Put([]byte(id), b) })
+}
+
+// Forget drops the answer for a snapshot that has been removed.
+func (d *DiffIDs) Forget(id snapshot.ID) {
+	_ = d.db.Batch(func(tx *bbolt.Tx) error { return tx.Bucket(bucketDiffIDs).Delete([]byte(id)) })
+}
+
+// Close cancels what is being computed and waits for it.
+func (d *DiffIDs) Close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.cancel()
+	d.wg.Wait()
+}

@@ -29,7 +29,8 @@ type Snapshot struct {
 var _ Merkle = (*Snapshot)(nil)
 
 func newSnapshot(c *Cache, rec *record, root *os.File) (*Snapshot, error) {
-	fd, err := dirfd.Dup(int(root.Fd()))
+	// The descriptor of a mount may be one that only names it.
+	fd, err := dirfd.Open(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	runtime.KeepAlive(root)
 	if err != nil {
 		return nil, fmt.Errorf("opening snapshot %s: %w", rec.id, err)

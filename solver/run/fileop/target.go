@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -52,12 +53,12 @@ func openTarget(d *Draft, warn func(solver.Warning)) (*target, error) {
 		up = d.Upper
 	}
 	var err error
-	if root.up, err = dirfd.Dup(int(up.Fd())); err != nil {
+	if root.up, err = reopen(up); err != nil {
 		return nil, err
 	}
 	t.open = append(t.open, root)
 	if d.Upper != nil && d.Lower != nil {
-		if root.low, err = dirfd.Dup(int(d.Lower.Fd())); err != nil {
+		if root.low, err = reopen(d.Lower); err != nil {
 			return nil, errors.Join(err, t.close())
 		}
 	}
@@ -65,6 +66,15 @@ func openTarget(d *Draft, warn func(solver.Warning)) (*target, error) {
 		return nil, errors.Join(err, t.close())
 	}
 	return t, nil
+}
+
+// reopen opens a directory again, for reading: the descriptor of a mount may be one that only names it.
+func reopen(f *os.File) (int, error) {
+	fd, err := dirfd.Open(int(f.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, fmt.Errorf("opening the root of a tree: %w", bare(err))
+	}
+	return fd, nil
 }
 
 // close puts times back and closes descriptors.

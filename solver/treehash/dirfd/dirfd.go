@@ -80,15 +80,6 @@ func Close(fd int) {
 	}
 }
 
-// Dup duplicates a descriptor, closed on exec.
-func Dup(fd int) (int, error) {
-	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return -1, os.NewSyscallError("fcntl", err)
-	}
-	return n, nil
-}
-
 // Read reads from fd until p is full or the file ends, and returns how much was read.
 func Read(fd int, p []byte) (int, error) {
 	n := 0

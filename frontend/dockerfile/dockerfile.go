@@ -34,6 +34,9 @@ func New() frontend.Frontend { return dockerfile{} }
 
 // Translate implements frontend.Frontend.
 func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env frontend.Env) (*frontend.Output, error) {
+	if off, err := strconv.ParseBool(req.BuildArgs["BUILDKIT_DISABLE_FILEOP"]); err == nil && off {
+		return nil, &frontend.UsageError{Message: `support for "BUILDKIT_DISABLE_FILEOP" build-arg was removed in BuildKit 0.11`}
+	}
 	src, err := load(ctx, req, env)
 	if err != nil {
 		return nil, err
@@ -56,10 +59,11 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 	ts := make([]*translation, len(asked))
 	out := &frontend.Output{Images: make([]frontend.Image, len(asked))}
 	common := &shared{}
+	contexts := namedContexts(req.Contexts)
 	g, ctx := errgroup.WithContext(ctx)
 	for i, p := range asked {
 		t := &translation{
-			req: req, env: env, src: src, shared: common,
+			req: req, env: env, src: src, shared: common, contexts: contexts,
 			native: native, platform: platforms.Normalize(p),
 			implicit: len(req.Platforms) == 0, multi: multi, quiet: i > 0,
 			budget: &budget{left: budgetBytes / len(asked)}, lintsLeft: maxLints,
@@ -112,7 +116,8 @@ type translation struct {
 	epoch   epoch
 	budget  *budget
 
-	lintsLeft int // patterns that may still be matched with sources to warn of those that are ignored
+	contexts  map[string]string // the named ones, by familiar name
+	lintsLeft int               // patterns that may still be matched with sources to warn of those that are ignored
 }
 
 // run performs the passes up to the graph.
@@ -132,7 +137,10 @@ func (t *translation) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := t.expand(needed); err != nil {
+	if err := t.expand(ctx, needed); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
 		return t.src.inText(err)
 	}
 	if err := t.doc.lintError(); err != nil {

@@ -259,3 +259,86 @@ func TestPull(t *testing.T) {
 		}
 	}
 }
+
+// TestNamedContexts checks which names a context is found under, and that one for the platform goes first.
+func TestNamedContexts(t *testing.T) {
+	for _, c := range []struct{ key, base, want string }{
+		{"alpine", "alpine", "replaced"},
+		{"alpine", "docker.io/library/alpine:latest", "replaced"},
+		{"docker.io/library/alpine:latest", "alpine", "replaced"},
+		{"alpine:3", "alpine", "alpine"},
+		{"alpine:3", "alpine:3", "replaced"},
+		{"alpine::linux/amd64", "alpine", "replaced"},
+		{"alpine::linux/arm64", "alpine", "alpine"},
+		{"ALPINE", "alpine", "alpine"},
+		{"scratch", "alpine", "alpine"},
+	} {
+		tc := dockerfileCase(t, "FROM "+c.base+"\nRUN x\n")
+		tc.req.Contexts[c.key] = "docker-image://replaced"
+		out, err := tc.translate()
+		if err != nil {
+			t.Errorf("%s for %s: %v", c.key, c.base, err)
+			continue
+		}
+		if got := out.Images[0].Base.Ref; !strings.Contains(got, "/"+c.want+":") {
+			t.Errorf("%s for %s: base is %s", c.key, c.base, got)
+		}
+	}
+}
+
+// TestNamedContextErrors checks contexts that cannot be used, and that one which nothing needs is not looked at.
+func TestNamedContextErrors(t *testing.T) {
+	for value, want := range map[string]string{
+		"nonsense":           "invalid context specifier nonsense for base",
+		"ftp://x":            "unsupported context source ftp for base",
+		"docker-image://!":   "failed to parse stage name",
+		"local:absent":       `directory "absent": not found`,
+		"docker-image://not": "docker.io/library/not:latest: not found",
+	} {
+		c := dockerfileCase(t, "FROM base\n")
+		c.env.images = map[string]string{"docker.io/library/busybox:latest": c.env.images["*"]}
+		c.req.Contexts["base"] = value
+		if _, err := c.translate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", value, err, want)
+		}
+		c = dockerfileCase(t, "FROM busybox\nRUN x\n")
+		c.req.Contexts["base"] = value
+		if _, err := c.translate(); err != nil {
+			t.Errorf("%s, though not needed: %v", value, err)
+		}
+	}
+}
+
+// TestBuildKitArgs checks the arguments that are meant for the builder.
+func TestBuildKitArgs(t *testing.T) {
+	c := dockerfileCase(t, "FROM busybox\nRUN x\n")
+	c.req.Hostname = "other"
+	c.req.BuildArgs["BUILDKIT_SANDBOX_HOSTNAME"] = "host"
+	out, err := c.translate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := out.Images[0].Root.Vertex.Op().(*op.Exec).Meta.Hostname; got != "host" {
+		t.Errorf("host name %q", got)
+	}
+	for name, value := range map[string]string{
+		"BUILDKIT_DISABLE_FILEOP": "1", "BUILDKIT_MULTI_PLATFORM": "maybe", "SOURCE_DATE_EPOCH": "yesterday",
+		"BUILDKIT_SYNTAX": "other/thing", "BUILDKIT_DOCKERFILE_CHECK": "what=ever",
+	} {
+		c := dockerfileCase(t, "FROM busybox\n")
+		c.req.BuildArgs[name] = value
+		if _, err := c.translate(); err == nil {
+			t.Errorf("%s=%s is accepted", name, value)
+		}
+	}
+}
+
+// TestCanceled checks that a translation ends with its context.
+func TestCanceled(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errBroken)
+	c := dockerfileCase(t, "FROM scratch\nENV A=b\n")
+	if _, err := New().Translate(ctx, c.req, c.env); !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
+	}
+}

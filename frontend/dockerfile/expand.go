@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -43,7 +44,7 @@ type state struct {
 
 // expand is the fourth pass: it works through the instructions of the stages that are needed. Nothing is asked of the
 // Env; what has to be read is noted in the trees.
-func (t *translation) expand(needed map[*stage]bool) error {
+func (t *translation) expand(ctx context.Context, needed map[*stage]bool) error {
 	if t.req.Context != nil {
 		t.context = &tree{src: t.req.Context, ignore: t.src.ignore, label: "[internal] load build context"}
 	}
@@ -69,6 +70,9 @@ func (t *translation) expand(needed map[*stage]bool) error {
 		s.st = st
 		if s.override == nil {
 			for _, c := range s.commands {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
 				if err := st.apply(c); err != nil {
 					return at(err, c.Location())
 				}

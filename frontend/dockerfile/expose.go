@@ -20,6 +20,9 @@ func (st *state) expose(c *instructions.ExposeCommand) error {
 		if err == nil {
 			err = m.err(p)
 		}
+		if err == nil {
+			err = st.t.budget.match(m.steps())
+		}
 		if err != nil {
 			return err
 		}

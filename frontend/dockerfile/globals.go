@@ -151,6 +151,9 @@ func (t *translation) expandWith(lex *shell.Lex, word string, scope *vars) (shel
 	if err == nil {
 		err = m.err(word)
 	}
+	if err == nil {
+		err = t.budget.match(m.steps())
+	}
 	if err == nil && res.Result != word {
 		err = t.budget.spend(len(res.Result))
 	}

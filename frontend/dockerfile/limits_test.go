@@ -53,6 +53,9 @@ func hostile() map[string]string {
 		"replace-nested":     "FROM busybox\nENV A=" + rep("a", 250) + "\nENV B=${A//a/${A//a/${A//a/$A}}}\n",
 		"replace-literal":    "FROM busybox\nENV A=" + rep("a", 30_000) + "\nENV B=${A//a/" + rep("b", 30_000) + "}\n",
 		"pattern":            "FROM busybox\nENV A=a\nENV B=${A#" + rep("*", 50_000) + "}\n",
+		"replace-quoted":     "FROM busybox\nENV A=" + rep("a", 60_000) + "\nENV B=${A//'}'/" + rep("b", 60_000) + "}${A//a/" + rep("b", 100) + "}\n",
+		"match":              "FROM busybox\nENV A=" + rep("a", 60_000) + "\nENV " + rep("B=${A##?*?*?*?*?*?*?*?*b} \\\n", 30_000) + "C=d\n",
+		"match-in-names":     "FROM busybox\nENV A=" + rep("a", 60_000) + "\n" + rep("RUN echo ${A##?*?*?*?*?*?*?*?*b}\n", 9_000),
 		"heredocs":           "FROM busybox\nCOPY " + rep("<<a ", 5000) + "/d/\n" + rep("x\na\n", 5000),
 		"heredoc-long":       "FROM busybox\nRUN <<EOF\n" + rep("echo $A $B ${C}\n", 45_000) + "EOF\n",
 		"stages":             chain,
@@ -61,6 +64,31 @@ func hostile() map[string]string {
 		"cycle":              "FROM busybox AS a\n" + rep("COPY --from=a a a\n", 9_900),
 		"mounts":             "FROM busybox\nRUN " + rep("--mount=target=/a ", 60_000) + "x\n",
 		"huge":               "FROM busybox\n" + rep("x", 2<<20),
+	}
+}
+
+// TestFindPatterns checks that what multiplies is seen, however it is hidden, and what does not is let alone.
+func TestFindPatterns(t *testing.T) {
+	for word, want := range map[string]patterns{
+		"plain":               {},
+		"$A${B}":              {},
+		"${A:-/x/y}":          {},
+		"${A:-${B}/x#%}":      {},
+		"${A#b}":              {longest: 6, nested: 1},
+		"${A%b}:$B":           {longest: 6, nested: 1},
+		"${A//b/c}${AAA/b/c}": {longest: 10, nested: 1},
+		"${A//b/$C}":          {longest: 10, nested: 1, vars: true},
+		"${A:-${B//x/y}}":     {longest: 9, nested: 1},
+		"${A//x/${B//x/y}}":   {longest: 17, nested: 2, vars: true},
+		"${A//'}'/y}$B":       {longest: 13, nested: 1, vars: true},
+		`${A//\}/y}`:          {longest: 10, nested: 1},
+		"${@#b}":              {longest: 6, nested: 1},
+		"${A#":                {longest: 4, nested: 1},
+		"}${":                 {},
+	} {
+		if got := findPatterns(word); got != want {
+			t.Errorf("%q: got %+v, want %+v", word, got, want)
+		}
 	}
 }
 

@@ -15,6 +15,9 @@ import (
 func (st *state) mounts(c command, ic *instructions.RunCommand, r *runStep) error {
 	agents := 0
 	for i, m := range instructions.GetMounts(ic) {
+		if err := st.t.budget.spend(1000); err != nil {
+			return err
+		}
 		var mount runMount
 		var err error
 		switch m.Type {

@@ -18,22 +18,42 @@ type namedContext struct {
 	value string // "docker-image://…", "local:…"
 }
 
+// namedContexts returns the contexts of a request by the names that are looked up: familiar, without ":latest".
+func namedContexts(in map[string]string) map[string]string {
+	out := make(map[string]string, len(in))
+	for key, v := range in {
+		name, platform, ok := strings.Cut(key, "::")
+		if ref, err := reference.ParseNormalizedNamed(name); err == nil {
+			name = familiar(ref)
+		}
+		if ok {
+			name += "::" + platform
+		}
+		out[name] = v
+	}
+	return out
+}
+
+func familiar(ref reference.Named) string {
+	return strings.TrimSuffix(reference.FamiliarString(ref), ":latest")
+}
+
 // namedContext returns the context called name for a platform (nil means the target's), or nil. One for just this
 // platform, "name::linux/amd64", goes before one for all.
 func (t *translation) namedContext(name string, p *op.Platform) (*namedContext, error) {
-	if len(t.req.Contexts) == 0 || strings.EqualFold(name, scratch) || strings.EqualFold(name, "context") {
+	if len(t.contexts) == 0 || strings.EqualFold(name, scratch) || strings.EqualFold(name, "context") {
 		return nil, nil
 	}
 	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
 		return nil, fmt.Errorf("invalid context name %s: %w", name, err)
 	}
-	name = strings.TrimSuffix(reference.FamiliarString(ref), ":latest")
+	name = familiar(ref)
 	if p == nil {
 		p = &t.platform
 	}
 	for _, key := range []string{name + "::" + platforms.FormatAll(platforms.Normalize(*p)), name} {
-		if v, ok := t.req.Contexts[key]; ok {
+		if v, ok := t.contexts[key]; ok {
 			return &namedContext{name: key, value: v}, nil
 		}
 	}

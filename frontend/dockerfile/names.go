@@ -37,9 +37,11 @@ func (st *state) number(c command, text string) string {
 
 // shown returns an instruction as names show it: with the keyword in upper case and variables replaced where that works.
 func (st *state) shown(lex *shell.Lex, text string, scope *vars) string {
-	m := newMeter(scope, text)
-	if s, _, err := lex.ProcessWord(text, m); err == nil && !m.over {
-		text = s
+	if st.t.budget.work <= maxWork {
+		m := newMeter(scope, text)
+		if s, _, err := lex.ProcessWord(text, m); err == nil && !m.over && st.t.budget.match(m.steps()) == nil {
+			text = s
+		}
 	}
 	word, rest, ok := strings.Cut(text, " ")
 	if !ok {

@@ -26,7 +26,7 @@ func (st *state) run(c command, ic *instructions.RunCommand) error {
 	}
 	r.meta = op.ExecMeta{
 		Args: args, Env: st.vars.environ(), Cwd: cwd(&st.img), User: st.img.Config.User,
-		Hostname: req.Hostname, ExtraHosts: req.ExtraHosts, Proxy: st.t.proxy(),
+		Hostname: hostname(req), ExtraHosts: req.ExtraHosts, Proxy: st.t.proxy(),
 		ShmSize: req.ShmSize, Ulimits: req.Ulimits, CgroupParent: req.CgroupParent,
 		RemoveStubs: true,
 	}
@@ -46,7 +46,7 @@ func (st *state) run(c command, ic *instructions.RunCommand) error {
 	if err := st.record(text, true); err != nil {
 		return err
 	}
-	size := 1500 + 600*len(r.mounts)
+	size := 1500
 	for _, kv := range r.meta.Env {
 		size += 32 + len(kv) // the vertex's document has it again
 	}
@@ -54,6 +54,14 @@ func (st *state) run(c command, ic *instructions.RunCommand) error {
 		size += 32 + len(a)
 	}
 	return st.addStep(r, size)
+}
+
+// hostname returns the host name of a process: what the build argument says, else the request.
+func hostname(req *frontend.Request) string {
+	if h := req.BuildArgs["BUILDKIT_SANDBOX_HOSTNAME"]; h != "" {
+		return h
+	}
+	return req.Hostname
 }
 
 // cwd returns the working directory of a process.

@@ -18,29 +18,29 @@ import (
 	"github.com/boxbuild/boxbuild/solver/treehash/dirfd"
 )
 
-// A tree is the result of a walk: nodes that do not change, and the descriptor that their files are opened below.
-type tree struct {
+// A clientTree is the result of a walk: nodes that do not change, and the descriptor that their files are opened below.
+type clientTree struct {
 	fd   int // of the source
 	root *node
 	top  treehash.Entry
 }
 
 var (
-	_ treehash.Merkle = (*tree)(nil)
-	_ treehash.Rooted = (*tree)(nil)
-	_ treehash.Filer  = (*tree)(nil)
+	_ treehash.Merkle = (*clientTree)(nil)
+	_ treehash.Rooted = (*clientTree)(nil)
+	_ treehash.Filer  = (*clientTree)(nil)
 )
 
-func newTree(fd int, root *node, mtime int64) *tree {
-	return &tree{fd: fd, root: root, top: treehash.Entry{Path: "/", Mode: unix.S_IFDIR | 0o755, MTime: time.Unix(0, mtime)}}
+func newTree(fd int, root *node, mtime int64) *clientTree {
+	return &clientTree{fd: fd, root: root, top: treehash.Entry{Path: "/", Mode: unix.S_IFDIR | 0o755, MTime: time.Unix(0, mtime)}}
 }
 
 // Root implements treehash.Rooted.
-func (t *tree) Root() solver.Digest { return t.root.sum }
+func (t *clientTree) Root() solver.Digest { return t.root.sum }
 
 // at returns the node of a directory and, unless it is the root, the node and index of its entry. n is nil for what is
 // not a directory; parent is nil for what does not exist.
-func (t *tree) at(p string) (n, parent *node, i int) {
+func (t *clientTree) at(p string) (n, parent *node, i int) {
 	n = t.root
 	for rest := strings.Trim(path.Join("/", p), "/"); rest != ""; {
 		if n == nil {
@@ -58,7 +58,7 @@ func (t *tree) at(p string) (n, parent *node, i int) {
 }
 
 // Lookup implements treehash.Tree.
-func (t *tree) Lookup(_ context.Context, p string) (*treehash.Entry, error) {
+func (t *clientTree) Lookup(_ context.Context, p string) (*treehash.Entry, error) {
 	n, parent, i := t.at(p)
 	switch {
 	case parent != nil:
@@ -70,7 +70,7 @@ func (t *tree) Lookup(_ context.Context, p string) (*treehash.Entry, error) {
 }
 
 // List implements treehash.Tree.
-func (t *tree) List(_ context.Context, dir string) ([]*treehash.Entry, error) {
+func (t *clientTree) List(_ context.Context, dir string) ([]*treehash.Entry, error) {
 	n, _, _ := t.at(dir)
 	if n == nil {
 		return nil, fmt.Errorf("%q: %w", dir, fs.ErrNotExist)
@@ -79,7 +79,7 @@ func (t *tree) List(_ context.Context, dir string) ([]*treehash.Entry, error) {
 }
 
 // DirDigest implements treehash.Merkle.
-func (t *tree) DirDigest(_ context.Context, dir string) (solver.Digest, error) {
+func (t *clientTree) DirDigest(_ context.Context, dir string) (solver.Digest, error) {
 	n, _, _ := t.at(dir)
 	if n == nil {
 		return solver.Digest{}, fmt.Errorf("%q: %w", dir, fs.ErrNotExist)
@@ -88,7 +88,7 @@ func (t *tree) DirDigest(_ context.Context, dir string) (solver.Digest, error) {
 }
 
 // file returns where a regular file's entry is.
-func (t *tree) file(p string) (*node, int, error) {
+func (t *clientTree) file(p string) (*node, int, error) {
 	_, parent, i := t.at(p)
 	if parent == nil || !parent.entries[i].IsRegular() {
 		return nil, 0, fmt.Errorf("%q: not a regular file: %w", p, fs.ErrNotExist)
@@ -97,7 +97,7 @@ func (t *tree) file(p string) (*node, int, error) {
 }
 
 // Content implements treehash.Tree.
-func (t *tree) Content(_ context.Context, p string) (solver.Digest, error) {
+func (t *clientTree) Content(_ context.Context, p string) (solver.Digest, error) {
 	n, i, err := t.file(p)
 	if err != nil {
 		return solver.Digest{}, err
@@ -106,7 +106,7 @@ func (t *tree) Content(_ context.Context, p string) (solver.Digest, error) {
 }
 
 // File implements treehash.Filer.
-func (t *tree) File(_ context.Context, e *treehash.Entry) (int, *solver.Digest, error) {
+func (t *clientTree) File(_ context.Context, e *treehash.Entry) (int, *solver.Digest, error) {
 	n, i, err := t.file(e.Path)
 	if err != nil {
 		return -1, nil, err
@@ -116,7 +116,7 @@ func (t *tree) File(_ context.Context, e *treehash.Entry) (int, *solver.Digest, 
 }
 
 // Open implements treehash.Tree.
-func (t *tree) Open(ctx context.Context, p string) (io.ReadCloser, error) {
+func (t *clientTree) Open(ctx context.Context, p string) (io.ReadCloser, error) {
 	fd, want, err := t.File(ctx, &treehash.Entry{Path: p})
 	if err != nil {
 		return nil, err

@@ -321,6 +321,37 @@ func TestLoginTakesEffect(t *testing.T) {
 	})
 }
 
+// A lookup that ended with its caller is no answer for the next one.
+func TestLookupCutShort(t *testing.T) {
+	inWorld(t, nil, func(ctx context.Context, w *world) {
+		ctx = WithKeychain(ctx, slowKeychain{})
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		repo := repoAt(testHost)
+		if cr := w.c.credential(short, w.c.session(short), repo); !errors.Is(cr.err, context.DeadlineExceeded) {
+			t.Errorf("cut short: %+v", cr)
+		}
+		w.c.lookups.wait()
+		if cr := w.c.credential(ctx, w.c.session(ctx), repo); cr.user != "ann" || cr.err != nil {
+			t.Errorf("the next one: %+v", cr)
+		}
+	})
+}
+
+// slowKeychain answers after ten seconds.
+type slowKeychain struct{}
+
+func (slowKeychain) Resolve(authn.Resource) (authn.Authenticator, error) { panic("it has a context") }
+
+func (slowKeychain) ResolveContext(ctx context.Context, _ authn.Resource) (authn.Authenticator, error) {
+	select {
+	case <-time.After(10 * time.Second):
+		return authn.FromConfig(authn.AuthConfig{Username: "ann", Password: "x"}), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 type changingKeychain struct {
 	host string
 	mu   sync.Mutex

@@ -218,9 +218,6 @@ func (b *blobReader) reconnect(err error) {
 	}
 	b.body.Close()
 	b.body = nil
-	if b.from.mirror() {
-		b.skip[b.from.base()] = true
-	}
 	if b.off-b.failedAt >= progressToForget {
 		b.failures = 0
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,27 @@ func TestBlobRefuses(t *testing.T) {
 	}
 }
 
+// A server that answers a request for the rest with another range is not believed, though the length would do.
+func TestBlobWrongRange(t *testing.T) {
+	for _, got := range []string{"bytes 0-9/100", "bytes 91-100/101", "bytes */100", ""} {
+		setUp := func(w *world) {
+			w.net.HTTP("localhost:80", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+				rw.Header().Set("Content-Range", got)
+				rw.WriteHeader(http.StatusPartialContent)
+				rw.Write(make([]byte, 10))
+			}))
+		}
+		inWorld(t, setUp, func(ctx context.Context, w *world) {
+			var dst memSink
+			dst.Write(make([]byte, 90))
+			err := w.c.FetchBlob(ctx, repoAt("localhost"), describeBytes(make([]byte, 100)), &dst)
+			if !errors.Is(err, ErrDigest) {
+				t.Errorf("%q: got %v", got, err)
+			}
+		})
+	}
+}
+
 // A blob without a Content-Length that goes on after its end is still the blob: only its own bytes are read.
 func TestBlobWithoutLengthAndWithMore(t *testing.T) {
 	setUp := func(w *world) { w.reg.NoLength = true }
@@ -125,7 +147,7 @@ func TestBlobWithoutLengthAndWithMore(t *testing.T) {
 func TestBlobSlowReader(t *testing.T) {
 	inWorld(t, nil, func(ctx context.Context, w *world) {
 		d := w.putBlob(pattern(1_000_000))
-		r, err := w.c.Blob(ctx, repoAt(testHost), d)
+		r, err := w.c.Blob(ctx, w.overHTTP1(), d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,6 +163,30 @@ func TestBlobSlowReader(t *testing.T) {
 			t.Errorf("%d requests, want 1", n)
 		}
 	})
+}
+
+// A connection is used again after a blob was read, whether or not its length was known, by readers that ask for the
+// blob's bytes and no more.
+func TestBlobKeepsConnection(t *testing.T) {
+	for _, noLength := range []bool{false, true} {
+		setUp := func(w *world) { w.reg.NoLength = noLength }
+		inWorld(t, setUp, func(ctx context.Context, w *world) {
+			repo, d := w.overHTTP1(), w.putBlob(pattern(5000))
+			for range 5 {
+				r, err := w.c.Blob(ctx, repo, d)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(r, make([]byte, d.Size)); err != nil {
+					t.Fatal(err)
+				}
+				r.Close()
+			}
+			if n := w.net.Dials("localhost:80"); n != 1 {
+				t.Errorf("no length %v: %d connections for five blobs", noLength, n)
+			}
+		})
+	}
 }
 
 // No more than MaxConcurrency blobs are open at once; a blob that was read gives its place up without being closed, and
@@ -218,8 +264,13 @@ func TestTrace(t *testing.T) {
 				}
 			},
 		})
+		inner := int64(0)
+		ctx = WithTrace(ctx, &Trace{Bytes: func(_ v1.Hash, done, _ int64) { inner = done }})
 		if _, err := w.readBlob(ctx, d); err != nil {
 			t.Fatal(err)
+		}
+		if inner != d.Size {
+			t.Errorf("the inner trace saw %d of %d bytes", inner, d.Size)
 		}
 		if last != d.Size || retries != 1 {
 			t.Errorf("saw %d of %d bytes, and %d retries", last, d.Size, retries)

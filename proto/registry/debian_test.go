@@ -7,74 +7,17 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
-)
 
-// startDebianRegistry runs Debian's docker-registry on a free port and returns its host.
-func startDebianRegistry(tb testing.TB) string {
-	tb.Helper()
-	bin, err := exec.LookPath("docker-registry")
-	if err != nil {
-		tb.Skip("needs docker-registry")
-	}
-	dir := tb.TempDir()
-	conf := filepath.Join(dir, "config.yml")
-	yml := "version: 0.1\nlog: {level: info}\nstorage: {filesystem: {rootdirectory: " + dir + "/data}}\nhttp: {addr: \"127.0.0.1:0\"}\n"
-	if err := os.WriteFile(conf, []byte(yml), 0o600); err != nil {
-		tb.Fatal(err)
-	}
-	cmd := exec.CommandContext(tb.Context(), bin, "serve", conf)
-	logs, err := cmd.StderrPipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	addr := make(chan string, 1)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		var all bytes.Buffer
-		buf := make([]byte, 4096)
-		for {
-			n, err := logs.Read(buf)
-			all.Write(buf[:n])
-			if _, after, ok := strings.Cut(all.String(), "listening on "); ok {
-				if host, _, whole := strings.Cut(after, "\""); whole {
-					select {
-					case addr <- strings.Fields(host)[0]:
-					default:
-					}
-				}
-			}
-			if err != nil {
-				close(addr)
-				return
-			}
-		}
-	})
-	tb.Cleanup(func() {
-		cmd.Process.Kill() //nolint:errcheck // it may have ended
-		wg.Wait()
-		cmd.Wait() //nolint:errcheck // it was killed
-	})
-	host, ok := <-addr
-	if !ok {
-		tb.Fatal("docker-registry does not start")
-	}
-	return host
-}
+	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
+)
 
 // A real registry takes an image from us and gives it back, whole and in pieces, and mounts its blobs.
 func TestDebianRegistry(t *testing.T) {
-	host := startDebianRegistry(t)
+	host := registrytest.StartDebian(t)
 	c, err := New(Options{Hosts: map[string]Host{host: {PlainHTTP: true, ChunkSize: 300_000}}})
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +85,7 @@ func pushTo(ctx context.Context, tb testing.TB, c *Client, repo Repo, b []byte, 
 
 // BenchmarkDebianRegistry measures how fast 64 MiB go to a real registry and come back.
 func BenchmarkDebianRegistry(b *testing.B) {
-	host := startDebianRegistry(b)
+	host := registrytest.StartDebian(b)
 	c, err := New(Options{})
 	if err != nil {
 		b.Fatal(err)

@@ -111,6 +111,13 @@ func pattern(n int) []byte {
 	return b
 }
 
+// overHTTP1 serves the registry without TLS, and so without HTTP/2, too, and returns the test's repository there. Some
+// things can only happen to a connection that has one request at a time.
+func (w *world) overHTTP1() Repo {
+	w.net.HTTP("localhost:80", w.reg)
+	return repoAt("localhost")
+}
+
 // readBlob reads a whole blob.
 func (w *world) readBlob(ctx context.Context, d Descriptor) ([]byte, error) {
 	r, err := w.c.Blob(ctx, repoAt(testHost), d)

@@ -59,6 +59,32 @@ func TestRedirectGetsNoCredentials(t *testing.T) {
 	})
 }
 
+// How another host wants to be authenticated with is not answered, and not remembered as the registry's wish.
+func TestRedirectCannotChallenge(t *testing.T) {
+	var asked atomic.Int64
+	setUp := func(w *world) {
+		w.opts.Keychain = everywhere{authn.AuthConfig{Username: "ann", Password: "secret"}}
+		w.reg.RedirectTo = "https://storage.registry.test"
+		w.net.HTTPS("storage.registry.test:443", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/token" {
+				asked.Add(1)
+			}
+			rw.Header().Set("WWW-Authenticate", `Bearer realm="https://storage.registry.test/token"`)
+			rw.WriteHeader(http.StatusUnauthorized)
+		}))
+	}
+	inWorld(t, setUp, func(ctx context.Context, w *world) {
+		for range 2 {
+			if _, err := w.readBlob(ctx, w.putBlob([]byte("x"))); !errors.Is(err, ErrUnauthorized) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if n := asked.Load(); n != 0 {
+			t.Errorf("%d tokens were asked for", n)
+		}
+	})
+}
+
 // everywhere is a keychain that has credentials for every host, as a careless one might.
 type everywhere struct{ conf authn.AuthConfig }
 

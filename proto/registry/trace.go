@@ -19,9 +19,22 @@ type Trace struct {
 
 type traceKey struct{}
 
-// WithTrace returns a context whose calls report to t.
+// WithTrace returns a context whose calls report to t, and also to the trace that ctx has already.
 func WithTrace(ctx context.Context, t *Trace) context.Context {
-	return context.WithValue(ctx, traceKey{}, t)
+	outer := traceOf(ctx)
+	if outer == &noTrace {
+		return context.WithValue(ctx, traceKey{}, t)
+	}
+	return context.WithValue(ctx, traceKey{}, &Trace{
+		Bytes: func(blob v1.Hash, done, total int64) {
+			t.bytes(blob, done, total)
+			outer.bytes(blob, done, total)
+		},
+		Retry: func(err error, failures int, wait time.Duration) {
+			t.retry(err, failures, wait)
+			outer.retry(err, failures, wait)
+		},
+	})
 }
 
 var noTrace Trace

@@ -1,0 +1,104 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/boxbuild/boxbuild/exporter"
+	dist "github.com/boxbuild/boxbuild/proto/registry"
+)
+
+// A blob is what goes to every destination.
+type blob struct {
+	desc    exporter.Descriptor
+	id      string // in progress lines
+	origins []string
+	open    func(context.Context) (io.ReadCloser, error)
+}
+
+// layer makes the blob of a layer and pushes it.
+func (p *push) layer(ctx context.Context, l exporter.Layer) (exporter.Descriptor, error) {
+	desc, err := l.Blob(ctx, p.opts.Form)
+	if err != nil {
+		return exporter.Descriptor{}, fmt.Errorf("compressing a layer: %w", err)
+	}
+	return desc, p.blob(ctx, blob{
+		desc: desc, id: "pushing layer " + string(desc.Digest), origins: l.Origins(),
+		open: func(ctx context.Context) (io.ReadCloser, error) { return l.Open(ctx, desc) },
+	})
+}
+
+// config pushes the config of an image.
+func (p *push) config(ctx context.Context, m *exporter.Manifest) error {
+	desc := configDescriptor(m.Config, p.opts.Form.Docker)
+	return p.blob(ctx, blob{
+		desc: desc, id: "pushing config " + string(desc.Digest),
+		open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Config)), nil },
+	})
+}
+
+// blob pushes b to every destination, once for all manifests that have it.
+func (p *push) blob(ctx context.Context, b blob) error {
+	mine, push := p.claim(b.desc.Digest)
+	if !mine {
+		select {
+		case <-push.done:
+			return push.err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	push.err = p.blobTo(ctx, b)
+	close(push.done)
+	return push.err
+}
+
+// blobTo pushes b to one repository after the other, so that later ones on the same registry can mount it.
+func (p *push) blobTo(ctx context.Context, b blob) error {
+	desc, err := dist.FromOCI(b.desc)
+	if err != nil {
+		return err
+	}
+	var from []dist.Repo
+	for _, s := range b.origins {
+		if r, err := dist.ParseRepo(s); err == nil { // a name from elsewhere that is none cannot help
+			from = append(from, r)
+		}
+	}
+	p.opts.Progress(b.id, 0, desc.Size, false)
+	ctx = dist.WithTrace(ctx, &dist.Trace{Bytes: func(_ v1.Hash, done, total int64) {
+		p.opts.Progress(b.id, done, total, false)
+	}})
+	for _, d := range p.to {
+		open := func() (io.ReadCloser, error) { return b.open(ctx) }
+		if _, err := p.client.PushBlob(ctx, d.repo, desc, open, from); err != nil {
+			return err
+		}
+		from = append([]dist.Repo{d.repo}, from...)
+	}
+	p.opts.Progress(b.id, desc.Size, desc.Size, true)
+	return nil
+}
+
+// pushing is the push of one blob.
+type pushing struct {
+	done chan struct{} // closed once err is set
+	err  error
+}
+
+// claim returns the push of a blob, and whether it is the caller's to do.
+func (p *push) claim(d digest.Digest) (mine bool, b *pushing) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b, ok := p.blobs[d]; ok {
+		return false, b
+	}
+	b = &pushing{done: make(chan struct{})}
+	p.blobs[d] = b
+	return true, b
+}

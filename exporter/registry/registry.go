@@ -1,0 +1,207 @@
+// Package registry pushes images to registries.
+//
+// An Exporter is made for one form of layers and one set of credentials, which come with the context, and lives for one
+// build. Export makes sure that every repository that the image is named in has all blobs, in parallel: a blob that is
+// there is left alone, one that the registry has in another repository is mounted, and the rest is uploaded, compressed
+// while others go out. Then come the manifests, by digest, and last, when nothing is missing any more, the tags.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/boxbuild/boxbuild/exporter"
+	dist "github.com/boxbuild/boxbuild/proto/registry"
+)
+
+// Options say how to push.
+type Options struct {
+	Form exporter.Form
+	// ByDigest pushes no tags: the result is found by its digest only.
+	ByDigest bool
+	Progress exporter.Progress // may be nil
+}
+
+// An Exporter pushes images. It is safe for concurrent use.
+type Exporter struct {
+	client *dist.Client
+	opts   Options
+}
+
+var _ exporter.Exporter = (*Exporter)(nil)
+
+// New returns an Exporter that pushes with c.
+func New(c *dist.Client, opts Options) *Exporter {
+	if opts.Progress == nil {
+		opts.Progress = func(string, int64, int64, bool) {}
+	}
+	return &Exporter{client: c, opts: opts}
+}
+
+// Export implements exporter.Exporter. The image needs a name; its names may be in several repositories and on several
+// registries. If one of them fails, no tag has been set anywhere unless it was the tags that failed.
+func (e *Exporter) Export(ctx context.Context, img *exporter.Image) (exporter.Descriptor, error) {
+	to, err := e.destinations(img.Names)
+	if err != nil {
+		return exporter.Descriptor{}, err
+	}
+	if len(img.Manifests) == 0 {
+		return exporter.Descriptor{}, errors.New("pushing: the image has no manifest")
+	}
+	p := &push{Exporter: e, to: to, blobs: map[digest.Digest]*pushing{}}
+	layers, err := p.content(ctx, img.Manifests)
+	if err != nil {
+		return exporter.Descriptor{}, err
+	}
+	docs := make([]document, len(img.Manifests))
+	for i := range img.Manifests {
+		m := &img.Manifests[i]
+		if err := checkDiffIDs(ctx, m); err != nil {
+			return exporter.Descriptor{}, err
+		}
+		if docs[i], err = manifestDocument(m, layers[i], e.opts.Form); err != nil {
+			return exporter.Descriptor{}, err
+		}
+	}
+	top, err := topDocument(img, docs, e.opts.Form.Docker)
+	if err != nil {
+		return exporter.Descriptor{}, err
+	}
+	if !slices.ContainsFunc(docs, func(d document) bool { return d.desc.Digest == top.desc.Digest }) {
+		if err := p.store(ctx, docs); err != nil {
+			return exporter.Descriptor{}, err
+		}
+	}
+	if err := p.tag(ctx, top); err != nil {
+		return exporter.Descriptor{}, err
+	}
+	return top.desc, nil
+}
+
+// A destination is a repository and the tags to set in it.
+type destination struct {
+	repo dist.Repo
+	tags []string
+}
+
+func (e *Exporter) destinations(names []string) ([]destination, error) {
+	if len(names) == 0 {
+		return nil, errors.New("pushing: the image has no name, which would say where to")
+	}
+	var to []destination
+	for _, name := range names {
+		ref, err := dist.ParseRef(name)
+		if err != nil {
+			return nil, fmt.Errorf("pushing: %w", err)
+		}
+		i := slices.IndexFunc(to, func(d destination) bool { return d.repo == ref.Repo })
+		if i < 0 {
+			i = len(to)
+			to = append(to, destination{repo: ref.Repo})
+		}
+		if ref.Tag != "" && !e.opts.ByDigest && !slices.Contains(to[i].tags, ref.Tag) {
+			to[i].tags = append(to[i].tags, ref.Tag)
+		}
+	}
+	return to, nil
+}
+
+// A push is one Export.
+type push struct {
+	*Exporter
+	to    []destination
+	mu    sync.Mutex // guards blobs
+	blobs map[digest.Digest]*pushing
+}
+
+// content pushes the layers and configs of all manifests at once, and returns what became of the layers of each. The
+// first failure ends the others.
+func (p *push) content(ctx context.Context, manifests []exporter.Manifest) ([][]exporter.Descriptor, error) {
+	all := make([][]exporter.Descriptor, len(manifests))
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range manifests {
+		m := &manifests[i]
+		all[i] = make([]exporter.Descriptor, len(m.Layers))
+		for j, l := range m.Layers {
+			g.Go(func() (err error) {
+				all[i][j], err = p.layer(ctx, l)
+				return err
+			})
+		}
+		g.Go(func() error { return p.config(ctx, m) })
+	}
+	return all, g.Wait()
+}
+
+// store pushes manifests by digest, which an index will name.
+func (p *push) store(ctx context.Context, docs []document) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, d := range p.to {
+		for _, doc := range docs {
+			g.Go(func() error { return p.put(ctx, d.repo, "", doc) })
+		}
+	}
+	return g.Wait()
+}
+
+// tag pushes the document that the names stand for.
+func (p *push) tag(ctx context.Context, doc document) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, d := range p.to {
+		tags := d.tags
+		if len(tags) == 0 {
+			tags = []string{""}
+		}
+		for _, t := range tags {
+			g.Go(func() error { return p.put(ctx, d.repo, t, doc) })
+		}
+	}
+	return g.Wait()
+}
+
+// put stores doc in a repository, under its digest if there is no tag.
+func (p *push) put(ctx context.Context, repo dist.Repo, tag string, doc document) error {
+	desc, err := dist.FromOCI(doc.desc)
+	if err != nil {
+		return err
+	}
+	ref := repo.At(desc.Digest)
+	if tag != "" {
+		ref = repo.Tag(tag)
+	}
+	id := "pushing manifest for " + ref.String()
+	p.opts.Progress(id, 0, desc.Size, false)
+	if _, err := p.client.PushManifest(ctx, ref, desc.MediaType, doc.bytes); err != nil {
+		return err
+	}
+	p.opts.Progress(id, desc.Size, desc.Size, true)
+	return nil
+}
+
+// checkDiffIDs holds the config to the layers that go out with it: an image whose config names others would be refused,
+// or worse, taken for another, by whoever pulls it.
+func checkDiffIDs(ctx context.Context, m *exporter.Manifest) error {
+	want, err := configDiffIDs(m.Config)
+	if err != nil {
+		return err
+	}
+	if len(want) != len(m.Layers) {
+		return fmt.Errorf("pushing: the config names %d layers and the image has %d", len(want), len(m.Layers))
+	}
+	for i, l := range m.Layers {
+		var got digest.Digest
+		if got, err = l.DiffID(ctx); err != nil {
+			return err
+		}
+		if got != want[i] {
+			return fmt.Errorf("pushing: layer %d is %s, and the config says %s", i, got, want[i])
+		}
+	}
+	return nil
+}

@@ -249,7 +249,7 @@ func TestKill(t *testing.T) {
 	}
 	dir := t.TempDir()
 	said := map[string]bool{}
-	for round := range 25 {
+	for round := range 10 {
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestKill$", "-test.v")
 		cmd.Env = append(os.Environ(), "OVERLAY_TEST_CHILD="+dir)
 		cmd.Stderr = os.Stderr

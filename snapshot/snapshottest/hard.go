@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -174,7 +173,7 @@ func (e *env) deep() {
 	for i := range depth {
 		// Names as long as they may be.
 		id := snapshot.ID(fmt.Sprintf("%064d", i))
-		e.layer(id, parent, file(e.T, fmt.Sprintf("f%d", i), fmt.Sprint(i), "last", fmt.Sprint(i)))
+		e.write(id, parent, file(e.T, fmt.Sprintf("f%d", i), fmt.Sprint(i), "last", fmt.Sprint(i)))
 		parent = id
 		if i+1 != 127 && i+1 != depth {
 			continue
@@ -188,6 +187,12 @@ func (e *env) deep() {
 	if got := len(e.files(parent)); got != depth+1 {
 		e.Errorf("%d layers after a kill: %d files", depth, got)
 	}
+	e.layer("draft", parent, func(root string) {
+		if got := len(tree(e.T, root)); got != depth+1 {
+			e.Errorf("a draft on %d layers has %d files", depth, got)
+		}
+	})
+	e.must(e.s.Remove(e.Context(), "draft"))
 	for i := depth - 1; i >= 0; i-- {
 		e.must(e.s.Remove(e.Context(), snapshot.ID(fmt.Sprintf("%064d", i))))
 	}
@@ -220,17 +225,6 @@ func (e *env) difference() {
 	_, _, err = writer.DraftUpper(ctx, "missing")
 	e.want("the directory of a missing draft", err, snapshot.ErrNotFound)
 
-	write := func(id, parent snapshot.ID, f func(dir string)) {
-		_, err := e.s.Prepare(ctx, "w", parent)
-		e.must(err)
-		dir, ok, err := writer.DraftUpper(ctx, "w")
-		e.must(err)
-		if !ok || !filepath.IsAbs(dir) {
-			e.Fatalf("the draft's directory is %q, %v", dir, ok)
-		}
-		f(dir)
-		e.must(e.s.Commit(ctx, "w", id))
-	}
 	opaque := func(dir string) {
 		err := unix.Lsetxattr(dir, "trusted.overlay.opaque", []byte("y"), 0)
 		if errors.Is(err, unix.EPERM) { // in a user namespace
@@ -238,7 +232,7 @@ func (e *env) difference() {
 		}
 		e.must(err)
 	}
-	write("written", "base", func(dir string) {
+	e.write("written", "base", func(dir string) {
 		e.must(unix.Mknod(dir+"/b", unix.S_IFCHR, 0))
 		file(e.T, "d/z", "3")(dir)
 		opaque(dir + "/d")
@@ -246,7 +240,7 @@ func (e *env) difference() {
 	if got, want := e.files("written"), map[string]string{"a": "1", "d": "/", "d/z": "3"}; !maps.Equal(got, want) {
 		e.Errorf("written has %v, want %v", got, want)
 	}
-	write("root", "base", func(dir string) {
+	e.write("root", "base", func(dir string) {
 		file(e.T, "only", "4")(dir)
 		opaque(dir)
 	})
@@ -258,7 +252,7 @@ func (e *env) difference() {
 			e.Errorf("%s has %v, want %v", id, got, want)
 		}
 	}
-	write("nothing", "base", opaque)
+	e.write("nothing", "base", opaque)
 	if got := e.files("nothing"); len(got) != 0 {
 		e.Errorf("below an opaque root: %v, want nothing", got)
 	}

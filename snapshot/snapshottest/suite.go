@@ -130,6 +130,26 @@ func (e *env) layer(id, parent snapshot.ID, f func(root string)) {
 	e.must(e.s.Commit(e.Context(), d, id))
 }
 
+// write is layer without a mount, where that is possible.
+func (e *env) write(id, parent snapshot.ID, f func(dir string)) {
+	e.Helper()
+	w, ok := e.s.(snapshot.DraftWriter)
+	if !ok {
+		e.layer(id, parent, f)
+		return
+	}
+	d := e.draft()
+	_, err := e.s.Prepare(e.Context(), d, parent)
+	e.must(err)
+	dir, ok, err := w.DraftUpper(e.Context(), d)
+	e.must(err)
+	if !ok || !filepath.IsAbs(dir) {
+		e.Fatalf("the directory of %s is %q, %v", d, dir, ok)
+	}
+	f(dir)
+	e.must(e.s.Commit(e.Context(), d, id))
+}
+
 func (e *env) draft() snapshot.Draft {
 	e.n++
 	return snapshot.Draft(fmt.Sprintf("d%d", e.n))

@@ -83,6 +83,9 @@ type Request struct {
 // An Output is what a request was translated to.
 type Output struct {
 	Images []Image // one a platform, in the order of the request
+	// File and Text are the user's file that it was translated from, which the vertices' ranges are in.
+	File string
+	Text []byte
 }
 
 // An Image is the translation for one platform.

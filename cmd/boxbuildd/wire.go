@@ -2,13 +2,295 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/containerd/platforms"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"go.etcd.io/bbolt"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
+	"github.com/boxbuild/boxbuild/executor/netns"
+	"github.com/boxbuild/boxbuild/executor/shim"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile"
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/proto/filesync"
+	"github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/blob"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/snapshot/native"
+	"github.com/boxbuild/boxbuild/snapshot/overlay"
+	"github.com/boxbuild/boxbuild/snapshot/store"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/cachedb"
+	runner "github.com/boxbuild/boxbuild/solver/run"
+	"github.com/boxbuild/boxbuild/solver/treehash"
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/builder"
+	"github.com/boxbuild/boxbuild/worker/images"
+	"github.com/boxbuild/boxbuild/worker/transfer"
 )
 
+// How much of directories and snapshots is remembered in memory, in entries of about 200 bytes; what is older is read
+// from the disk again.
+const (
+	contextEntries = 60_000
+	hashEntries    = 40_000
+)
+
+// wiring builds the worker from the drivers up, and takes it down in the opposite order.
+type wiring struct {
+	cfg *config.Daemon
+	log *slog.Logger
+	id  string // eight hex digits: what this root's bridge, cgroup and so on are called
+
+	snapshots   snapshot.Snapshotter
+	snapshotter string
+	cache       *cachedb.Cache
+	meta        *bbolt.DB
+	derived     *bbolt.DB
+	blobs       *blob.Store
+	images      *image.Store
+	layers      *images.Layers
+	leases      *lease.Manager
+	client      *registry.Client
+	network     *netns.Pool
+	executor    *shim.Executor
+	contexts    *filesync.Cache
+	runner      *runner.Runner
+
+	closers []func() error
+}
+
 // newWorker chooses the drivers and builds the worker on them.
-func newWorker(context.Context, *config.Daemon, *slog.Logger) (*daemon, error) {
-	return nil, errors.New("this boxbuildd was built without a worker")
+func newWorker(ctx context.Context, cfg *config.Daemon, log *slog.Logger) (_ *daemon, err error) {
+	sum := sha256.Sum256([]byte(cfg.Root))
+	w := &wiring{cfg: cfg, log: log, id: hex.EncodeToString(sum[:4])}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	for _, step := range []func(context.Context) error{w.store, w.registry, w.sandbox} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return w.worker()
+}
+
+func (w *wiring) path(name string) string { return filepath.Join(w.cfg.Root, name) }
+
+func (w *wiring) onClose(f func() error) { w.closers = append(w.closers, f) }
+
+func (w *wiring) close() error {
+	var errs []error
+	for _, f := range slices.Backward(w.closers) {
+		errs = append(errs, f())
+	}
+	w.closers = nil
+	return errors.Join(errs...)
+}
+
+// store opens all that is on the disk.
+func (w *wiring) store(ctx context.Context) (err error) {
+	if err := w.openSnapshots(ctx); err != nil {
+		return err
+	}
+	if w.blobs, err = blob.Open(w.cfg.Root); err != nil {
+		return err
+	}
+	if w.meta, err = bbolt.Open(w.path("meta.db"), 0o600, nil); err != nil {
+		return fmt.Errorf("opening %s: %w", w.path("meta.db"), err)
+	}
+	w.onClose(w.meta.Close)
+	if w.images, err = image.Open(w.meta); err != nil {
+		return err
+	}
+	if w.cache, err = cachedb.Open(w.path("cache.db")); err != nil {
+		return err
+	}
+	w.onClose(w.cache.Close)
+	if w.derived, err = openDerived(w.path("derived.db")); err != nil {
+		return err
+	}
+	w.onClose(w.derived.Close)
+	w.layers, err = images.NewLayers(images.Stores{
+		Snapshots: w.snapshots, Blobs: w.blobs, Images: w.images, Cache: w.derived,
+	})
+	if err != nil {
+		return err
+	}
+	w.onClose(func() error { w.layers.Close(); return nil })
+	w.leases = lease.New(append(w.layers.Sources(), builder.Records(w.cache))...)
+	w.contexts = filesync.NewCache(w.path("contexts"), contextEntries)
+	w.onClose(w.contexts.Close)
+	return nil
+}
+
+// openDerived opens the database of what can be computed again. It is not synced; one that is damaged is started anew.
+func openDerived(path string) (*bbolt.DB, error) {
+	opts := &bbolt.Options{NoSync: true, NoFreelistSync: true}
+	db, err := bbolt.Open(path, 0o600, opts)
+	if err != nil {
+		if rerr := os.Remove(path); rerr != nil {
+			return nil, fmt.Errorf("opening %s: %w", path, err)
+		}
+		db, err = bbolt.Open(path, 0o600, opts)
+	}
+	return db, err
+}
+
+func (w *wiring) openSnapshots(ctx context.Context) error {
+	dir := w.path("snapshots")
+	opts := store.Options{Log: w.log}
+	w.snapshotter = w.cfg.Snapshotter
+	if w.snapshotter != "native" {
+		s, err := overlay.Open(ctx, dir, opts)
+		switch {
+		case err == nil:
+			w.snapshots, w.snapshotter = s, "overlay"
+			w.onClose(s.Close)
+			return nil
+		case w.snapshotter != "auto" || !errors.Is(err, errors.ErrUnsupported):
+			return err
+		}
+		w.log.Warn("overlayfs does not work here: layers are copied", "reason", err)
+	}
+	s, err := native.Open(ctx, dir, opts)
+	if err != nil {
+		return err
+	}
+	w.snapshots, w.snapshotter = s, "native"
+	w.onClose(s.Close)
+	return nil
+}
+
+// registry makes the registry client.
+func (w *wiring) registry(context.Context) (err error) {
+	hosts, err := registryHosts(w.cfg)
+	if err != nil {
+		return err
+	}
+	if w.client, err = registry.New(registry.Options{Hosts: hosts, UserAgent: "boxbuild/" + version}); err != nil {
+		return err
+	}
+	w.onClose(w.client.Close)
+	return nil
+}
+
+// registryHosts reads the files that the configuration of registries names.
+func registryHosts(cfg *config.Daemon) (map[string]registry.Host, error) {
+	hosts := make(map[string]registry.Host, len(cfg.Registries))
+	for name, r := range cfg.Registries {
+		h := registry.Host{Mirrors: r.Mirrors, PlainHTTP: r.HTTP, Insecure: r.Insecure}
+		for _, f := range r.CA {
+			pem, err := os.ReadFile(f)
+			if err != nil {
+				return nil, fmt.Errorf("reading the certificates for registry %s: %w", name, err)
+			}
+			h.CA = append(append(h.CA, pem...), '\n')
+		}
+		for _, kp := range r.KeyPair {
+			var err error
+			if h.Cert, err = os.ReadFile(kp.Cert); err != nil {
+				return nil, fmt.Errorf("reading the client certificate for registry %s: %w", name, err)
+			}
+			if h.Key, err = os.ReadFile(kp.Key); err != nil {
+				return nil, fmt.Errorf("reading the client key for registry %s: %w", name, err)
+			}
+		}
+		hosts[name] = h
+	}
+	return hosts, nil
+}
+
+// sandbox starts what processes run in.
+func (w *wiring) sandbox(ctx context.Context) error {
+	binary, err := w.shimBinary()
+	if err != nil {
+		return err
+	}
+	nopts := netns.Options{ID: w.id, Warm: w.cfg.Network.Pool}
+	pool, err := netns.New(nopts)
+	if err != nil {
+		return err
+	}
+	w.network = pool
+	w.onClose(pool.Close)
+	parent := w.cfg.CgroupParent
+	if parent == "" {
+		parent = "/boxbuild-" + w.id
+	}
+	w.executor, err = shim.Start(ctx, shim.Options{
+		Binary: binary, Dir: w.cfg.Root, CgroupParent: parent, Network: pool, Log: os.Stderr,
+	})
+	if err != nil {
+		return err
+	}
+	w.onClose(w.executor.Close)
+	return nil
+}
+
+// shimBinary finds boxshim: as configured, beside this program, or on PATH.
+func (w *wiring) shimBinary() (string, error) {
+	if w.cfg.Shim != "" {
+		return w.cfg.Shim, nil
+	}
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "boxshim")
+		if _, err := os.Stat(beside); err == nil {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath("boxshim")
+	if err != nil {
+		return "", fmt.Errorf("looking for boxshim, which starts sandboxes: %w", err)
+	}
+	return filepath.Abs(path)
+}
+
+// worker puts the parts together.
+func (w *wiring) worker() (*daemon, error) {
+	host := platforms.Normalize(platforms.DefaultSpec())
+	move := transfer.New(transfer.Deps{
+		Client: w.client, Images: w.images, Blobs: w.blobs, Layers: w.layers, Leases: w.leases, Platform: host,
+	})
+	parallelism := w.cfg.MaxParallelism
+	if parallelism == 0 {
+		parallelism = max(16, 4*runtime.NumCPU())
+	}
+	w.runner = runner.New(runner.Deps{
+		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
+		CacheDir: w.path("cachemounts"), RecentDir: w.path("copies"),
+		ResolvConf: w.network.ResolvConf, HostResolvConf: func() ([]byte, error) { return os.ReadFile("/etc/resolv.conf") },
+		Hashes: treehash.NewCache(hashEntries, nil), Parallelism: parallelism,
+	})
+	b := builder.New(builder.Deps{
+		Solver: solver.New(w.runner, w.cache, solver.Options{}), Runner: w.runner, Frontend: dockerfile.New(),
+		Images: move, Store: w.images, Snapshots: w.snapshots, Layers: w.layers, Leases: w.leases, Transfer: move,
+		Platform: host, Entitlements: w.cfg.Entitlements,
+	})
+	var svc worker.Images
+	return &daemon{
+		Builder: b, Images: svc, Platform: host,
+		OpenDirectory: func(path string) (filesync.Source, error) {
+			return filesync.Dir(path, filesync.Options{Cache: w.contexts})
+		},
+		Login: func(ctx context.Context, host string, auth authn.AuthConfig) (string, error) {
+			return "", w.client.Ping(registry.WithKeychain(ctx, registry.StaticKeychain(host, auth)), host)
+		},
+		About: &boxbuildv1.InfoResponse{Snapshotter: w.snapshotter},
+		Close: w.close,
+	}, nil
 }

@@ -44,30 +44,22 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 	if err := src.checkSyntax(req.BuildArgs); err != nil {
 		return nil, src.located(err)
 	}
-	native := platforms.Normalize(req.Default)
-	if native.OS == "" {
-		native = platforms.DefaultSpec()
-	}
 	asked := req.Platforms
 	if len(asked) == 0 {
-		asked = []op.Platform{native}
+		asked = []op.Platform{newTranslation(req, env, src).native}
 	}
 	multi, err := isMulti(req, len(asked))
 	if err != nil {
 		return nil, err
 	}
 	ts := make([]*translation, len(asked))
-	out := &frontend.Output{Images: make([]frontend.Image, len(asked))}
+	out := &frontend.Output{File: src.name, Text: src.text, Images: make([]frontend.Image, len(asked))}
 	common := &shared{}
-	contexts := namedContexts(req.Contexts)
 	g, ctx := errgroup.WithContext(ctx)
 	for i, p := range asked {
-		t := &translation{
-			req: req, env: env, src: src, shared: common, contexts: contexts,
-			native: native, platform: platforms.Normalize(p),
-			implicit: len(req.Platforms) == 0, multi: multi, quiet: i > 0,
-			budget: &budget{left: budgetBytes / len(asked)}, lintsLeft: maxLints,
-		}
+		t := newTranslation(req, env, src)
+		t.shared, t.platform, t.multi, t.quiet = common, platforms.Normalize(p), multi, i > 0
+		t.budget.left /= len(asked)
 		ts[i] = t
 		g.Go(func() error { return src.located(t.run(ctx)) })
 	}
@@ -78,6 +70,18 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 		out.Images[i] = *t.graph()
 	}
 	return out, nil
+}
+
+// newTranslation returns a translation that lacks only the platform.
+func newTranslation(req *frontend.Request, env frontend.Env, src *source) *translation {
+	native := platforms.Normalize(req.Default)
+	if native.OS == "" {
+		native = platforms.DefaultSpec()
+	}
+	return &translation{
+		req: req, env: env, src: src, shared: &shared{}, contexts: namedContexts(req.Contexts), native: native,
+		implicit: len(req.Platforms) == 0, budget: &budget{left: budgetBytes}, lintsLeft: maxLints,
+	}
 }
 
 // isMulti says whether names have to tell platforms apart: when there are several, or as the build argument says.
@@ -103,14 +107,17 @@ type translation struct {
 	src    *source
 	shared *shared
 
-	native   op.Platform // of the daemon
-	platform op.Platform // that the image is for
-	implicit bool        // nobody asked for platform, so the base image's stays
-	multi    bool        // other platforms are built too; names tell them apart
-	quiet    bool        // warnings are another platform's to report
+	native   op.Platform         // of the daemon
+	platform op.Platform         // that the image is for
+	implicit bool                // nobody asked for platform, so the base image's stays
+	multi    bool                // other platforms are built too; names tell them apart
+	quiet    bool                // warnings are another platform's to report
+	all      bool                // stages that the target does not need are worked through as well
+	findings *[]frontend.Finding // takes what the checks find, instead of the Env
 
 	doc     *document
-	globals *vars // the scope of FROM
+	globals *vars                  // the scope of FROM
+	defs    map[string]*definition // of the global arguments
 	plan    plan
 	context *tree // the build context; nil if there is none
 	epoch   epoch
@@ -122,6 +129,14 @@ type translation struct {
 
 // run performs the passes up to the graph.
 func (t *translation) run(ctx context.Context) error {
+	if err := t.analyse(ctx); err != nil {
+		return err
+	}
+	return t.pinTrees(ctx)
+}
+
+// analyse performs the passes that find all errors there are in the text.
+func (t *translation) analyse(ctx context.Context) error {
 	var err error
 	if t.doc, err = parse(t.src, t.lintConfig); err != nil {
 		return t.src.inText(err)
@@ -143,8 +158,5 @@ func (t *translation) run(ctx context.Context) error {
 		}
 		return t.src.inText(err)
 	}
-	if err := t.doc.lintError(); err != nil {
-		return t.src.inText(err)
-	}
-	return t.pinTrees(ctx)
+	return t.src.inText(t.doc.lintError())
 }

@@ -130,6 +130,18 @@ func (c *Cache) Drop(ctx context.Context, drop func(Record) bool) (n int, err er
 	}
 }
 
+// Delete deletes the records of keys; one that does not exist is no error.
+func (c *Cache) Delete(ctx context.Context, keys ...solver.Key) error {
+	if err := c.lockFile(ctx); err != nil {
+		return err
+	}
+	defer c.unlockFile()
+	if err := c.writeOut(); err != nil {
+		return err
+	}
+	return c.delete(keys)
+}
+
 func (c *Cache) delete(keys []solver.Key) error {
 	if len(keys) == 0 {
 		return nil

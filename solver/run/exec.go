@@ -113,15 +113,24 @@ func (r *Runner) spec(e *op.Exec, m *execMounts) (*executor.Spec, error) {
 	if s.Hostname == "" {
 		s.Hostname = defaultHostname
 	}
+	resolv := func() ([]byte, error) { return nil, nil }
 	switch e.Network {
 	case op.NetworkSandbox:
 		s.Network.Mode = executor.NetworkBridge
+		resolv = r.deps.ResolvConf
 	case op.NetworkHost:
 		s.Network.Mode = executor.NetworkHost
+		resolv = r.deps.HostResolvConf
 	case op.NetworkNone:
 		s.Network.Mode = executor.NetworkNone
 	default:
 		return nil, fmt.Errorf("unknown network %d", e.Network)
+	}
+	if resolv != nil {
+		var err error
+		if s.ResolvConf, err = resolv(); err != nil {
+			return nil, fmt.Errorf("preparing name resolution: %w", err)
+		}
 	}
 	for _, u := range e.Meta.Ulimits {
 		s.Ulimits = append(s.Ulimits, executor.Ulimit{Name: u.Name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})

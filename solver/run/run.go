@@ -51,8 +51,11 @@ type Deps struct {
 	Hashes *treehash.Cache
 	// Parallelism bounds the processes that run at once, over all builds.
 	Parallelism int
-	// Limits and network of a sandbox for which the step says nothing.
+	// CgroupPath is the parent of the cgroups of steps that name none.
 	CgroupPath string
+	// ResolvConf returns /etc/resolv.conf for sandboxes on the bridge, and HostResolvConf for those that share the
+	// host's network. A nil func leaves the image's file.
+	ResolvConf, HostResolvConf func() ([]byte, error)
 }
 
 // A Runner performs operations. It is safe for concurrent use.

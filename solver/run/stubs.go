@@ -39,7 +39,9 @@ func findStubs(root *os.File, e *op.Exec, spec *executor.Spec) *stubs {
 	if spec.Hosts != nil {
 		targets = append(targets, "/etc/hosts")
 	}
-	targets = append(targets, "/etc/resolv.conf")
+	if spec.ResolvConf != nil {
+		targets = append(targets, "/etc/resolv.conf")
+	}
 	for _, m := range e.Mounts {
 		if t := path.Clean("/" + m.Dest); t != "/" {
 			targets = append(targets, t)

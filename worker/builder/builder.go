@@ -1,0 +1,158 @@
+// Package builder performs one build from request to result: it pins the sources, has a frontend translate, has the
+// solver solve, and puts what came out where the request wants it.
+//
+// A build holds a lease from its first look at the store until its last write, so that nothing it has seen is collected
+// under it. Its events come from several places (the solver, the translation, the export) and leave through one emitter,
+// in order.
+package builder
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/run"
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/images"
+	"github.com/boxbuild/boxbuild/worker/transfer"
+)
+
+// Images are what a build asks about images that it starts from.
+type Images interface {
+	// Resolve pins img, as img.Resolve says: from the store or from the registry.
+	Resolve(ctx context.Context, img *op.Image) (*op.Image, error)
+	// Config returns the configuration of a pinned image, as it is stored.
+	Config(ctx context.Context, img *op.Image) ([]byte, error)
+}
+
+// Deps are what a Builder works with.
+type Deps struct {
+	Solver    *solver.Solver
+	Runner    *run.Runner
+	Frontend  frontend.Frontend
+	Images    Images
+	Store     *image.Store
+	Snapshots snapshot.Snapshotter
+	Layers    *images.Layers
+	Leases    *lease.Manager
+	Transfer  *transfer.Service
+	Platform  op.Platform
+	// Entitlements are what builds may be granted: "network.host", "security.insecure".
+	Entitlements []string
+}
+
+// A Builder performs builds. It is safe for concurrent use.
+type Builder struct{ deps Deps }
+
+var _ worker.Builder = (*Builder)(nil)
+
+// New returns a Builder.
+func New(deps Deps) *Builder { return &Builder{deps: deps} }
+
+// Build implements worker.Builder.
+func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events func(solver.Event)) (*worker.BuildResult, error) {
+	id := req.ID
+	if id == "" {
+		id = strings.ToLower(rand.Text())
+	}
+	outputs, err := b.plan(req)
+	if err != nil {
+		return nil, err
+	}
+	l := b.deps.Leases.Acquire("build " + id)
+	defer l.Release()
+	ctx = lease.With(ctx, l)
+	if req.Keychain != nil {
+		ctx = registry.WithKeychain(ctx, req.Keychain)
+	}
+	em := &emitter{sink: events}
+	env := &env{b: b, id: id, req: req, em: em}
+	defer env.close()
+
+	fr := req.Frontend
+	fr.Entitlements = granted(fr.Entitlements, b.deps.Entitlements)
+	if fr.Default.OS == "" {
+		fr.Default = b.deps.Platform
+	}
+	out, err := b.deps.Frontend.Translate(ctx, &fr, env)
+	if err != nil {
+		return nil, err
+	}
+	made, err := b.solve(ctx, id, out, em)
+	if err != nil {
+		return nil, located(err, out)
+	}
+	return b.export(ctx, made, outputs, em)
+}
+
+// solve finds the root file systems of the images and assembles these.
+func (b *Builder) solve(ctx context.Context, id string, out *frontend.Output, em *emitter) ([]*built, error) {
+	var targets []solver.Input
+	for i := range out.Images {
+		if root := out.Images[i].Root; root != nil {
+			targets = append(targets, *root)
+		}
+	}
+	results, err := b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: targets, Events: em.emit})
+	if err != nil {
+		return nil, err
+	}
+	made := make([]*built, len(out.Images))
+	g, gctx := errgroup.WithContext(ctx)
+	for i := range out.Images {
+		img := &out.Images[i]
+		root := solver.Result("scratch")
+		if img.Root != nil {
+			root, results = results[0], results[1:]
+		}
+		g.Go(func() error {
+			top, ok := run.SnapshotOf(root)
+			if !ok {
+				return fmt.Errorf("the build's result %q is no file system of the store", root)
+			}
+			var err error
+			made[i], err = b.assemble(gctx, img, top)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return made, nil
+}
+
+// granted is what a build may do: what it asks for and the daemon allows.
+func granted(asked, allowed []string) []string {
+	var out []string
+	for _, a := range asked {
+		if slices.Contains(allowed, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// located says of a failed step where in the user's file it comes from.
+func located(err error, out *frontend.Output) error {
+	var v *solver.VertexError
+	if !errors.As(err, &v) || v.Vertex == nil || len(v.Vertex.Meta().Source) == 0 || isCanceled(err) {
+		return err
+	}
+	var src *frontend.SourceError
+	if errors.As(err, &src) {
+		return err
+	}
+	return &frontend.SourceError{File: out.File, Text: out.Text, Ranges: v.Vertex.Meta().Source, Err: v}
+}

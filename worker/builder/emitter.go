@@ -1,0 +1,111 @@
+package builder
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// An emitter sends the events of a build to its sink, one at a time.
+type emitter struct {
+	sink func(solver.Event)
+
+	mu    sync.Mutex // guards what follows, and the order of calls of sink
+	def   *solver.Vertex
+	steps int
+}
+
+func (e *emitter) emit(ev solver.Event) {
+	if e.sink == nil {
+		return
+	}
+	if _, ok := ev.Vertex.Op().(*op.Local); ok {
+		return // reading the directory was a step of the translation
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if ev.Time.IsZero() {
+		ev.Time = time.Now()
+	}
+	e.sink(ev)
+}
+
+// A note is the operation of a vertex that only tells what the builder is doing.
+type note struct {
+	name string
+	n    int
+}
+
+func (n *note) WriteKey(h *solver.Hasher) {
+	h.Version("note", 1)
+	h.Str("name", n.name)
+	h.Int("n", int64(n.n))
+}
+
+func (n *note) String() string { return n.name }
+
+// loadDefinition is the name of the vertex that warnings about a Dockerfile belong to, up to the file's name.
+const loadDefinition = "[internal] load build definition"
+
+// vertex makes a vertex that is shown under name.
+func (e *emitter) vertex(name string) *solver.Vertex {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.steps++
+	v := solver.NewVertex(&note{name, e.steps}, nil, solver.Meta{Name: name, Internal: true})
+	if e.def == nil || (len(name) >= len(loadDefinition) && name[:len(loadDefinition)] == loadDefinition) {
+		e.def = v
+	}
+	return v
+}
+
+// definition is the vertex that warnings about the user's file belong to.
+func (e *emitter) definition() *solver.Vertex {
+	e.mu.Lock()
+	v := e.def
+	e.mu.Unlock()
+	if v == nil {
+		v = e.vertex(loadDefinition)
+	}
+	return v
+}
+
+// A progress reports the parts of a step.
+type progress struct {
+	e *emitter
+	v *solver.Vertex
+}
+
+func (p *progress) status(s solver.Status) {
+	p.e.emit(solver.Event{Kind: solver.Progress, Vertex: p.v, Status: s})
+}
+
+// part reports a part that has no size while fn runs.
+func (p *progress) part(id string, fn func() error) error {
+	s := solver.Status{ID: id, Started: time.Now()}
+	p.status(s)
+	err := fn()
+	s.Ended = time.Now()
+	p.status(s)
+	return err
+}
+
+// step runs fn as a vertex called name.
+func (e *emitter) step(ctx context.Context, name string, fn func(context.Context, *progress) error) error {
+	v := e.vertex(name)
+	e.emit(solver.Event{Kind: solver.Declared, Vertex: v})
+	e.emit(solver.Event{Kind: solver.Started, Vertex: v})
+	err := fn(ctx, &progress{e, v})
+	switch {
+	case err == nil:
+		e.emit(solver.Event{Kind: solver.Done, Vertex: v})
+	case isCanceled(err):
+		e.emit(solver.Event{Kind: solver.Canceled, Vertex: v, Err: err})
+	default:
+		e.emit(solver.Event{Kind: solver.Failed, Vertex: v, Err: err})
+	}
+	return err
+}

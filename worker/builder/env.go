@@ -1,0 +1,234 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/filesync"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/treehash"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// maxFile is the size up to which a frontend may read a file, in bytes.
+const maxFile = 16 << 20
+
+// env is the frontend.Env of one build.
+type env struct {
+	b   *Builder
+	id  string
+	req *worker.BuildRequest
+	em  *emitter
+
+	mu      sync.Mutex // guards what follows
+	dirs    map[string]filesync.Source
+	pins    map[solver.Key]*pin
+	configs map[string]*frontend.ImageConfig
+	cleanup []func()
+	reads   int
+}
+
+// A pin is the answer to one question, asked once a build.
+type pin struct {
+	done chan struct{}
+	src  op.Source
+	err  error
+}
+
+// close gives back what the build has pinned.
+func (e *env) close() {
+	e.mu.Lock()
+	cleanup, dirs := e.cleanup, e.dirs
+	e.cleanup, e.dirs = nil, nil
+	e.mu.Unlock()
+	for _, f := range cleanup {
+		f()
+	}
+	for _, d := range dirs {
+		d.Close()
+	}
+}
+
+// Pin implements frontend.Env.
+func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
+	if _, img := src.(*op.Image); src.Pinned() && !img {
+		return src, nil
+	}
+	var h solver.Hasher
+	src.WriteKey(&h)
+	if img, ok := src.(*op.Image); ok {
+		h.Int("resolve", int64(img.Resolve))
+	}
+	key := h.Sum()
+	e.mu.Lock()
+	p := e.pins[key]
+	first := p == nil
+	if first {
+		p = &pin{done: make(chan struct{})}
+		if e.pins == nil {
+			e.pins = make(map[solver.Key]*pin)
+		}
+		e.pins[key] = p
+	}
+	e.mu.Unlock()
+	if first {
+		p.src, p.err = e.pin(ctx, src)
+		close(p.done)
+	}
+	select {
+	case <-p.done:
+		return p.src, p.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
+	switch s := src.(type) {
+	case *op.Local:
+		return e.pinLocal(ctx, s)
+	case *op.Image:
+		return e.b.deps.Images.Resolve(ctx, s)
+	}
+	return nil, fmt.Errorf("%s: this kind of source is not supported", src)
+}
+
+func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
+	dir, err := e.directory(ctx, l.Name)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := dir.Tree(ctx, filesync.Selection{Include: l.Include, Exclude: l.Exclude, Follow: l.Follow})
+	if err != nil {
+		return nil, fmt.Errorf("reading the %s directory: %w", l.Name, err)
+	}
+	rooted, ok := tree.(treehash.Rooted)
+	if !ok {
+		return nil, fmt.Errorf("reading the %s directory: its tree has no root digest", l.Name)
+	}
+	pinned := *l
+	pinned.Root = rooted.Root().String()
+	remove := e.b.deps.Runner.AddTree(pinned.Root, tree)
+	e.mu.Lock()
+	e.cleanup = append(e.cleanup, remove)
+	e.mu.Unlock()
+	return &pinned, nil
+}
+
+// directory opens the client's directory of that name, once.
+func (e *env) directory(ctx context.Context, name string) (filesync.Source, error) {
+	e.mu.Lock()
+	d, ok := e.dirs[name]
+	e.mu.Unlock()
+	if ok {
+		return d, nil
+	}
+	if e.req.Sources == nil {
+		return nil, &frontend.UsageError{Message: fmt.Sprintf("the build has no directory %q", name)}
+	}
+	d, err := e.req.Sources.Directory(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if have, ok := e.dirs[name]; ok { // another goroutine was quicker
+		d.Close()
+		return have, nil
+	}
+	if e.dirs == nil {
+		e.dirs = make(map[string]filesync.Source)
+	}
+	e.dirs[name] = d
+	return d, nil
+}
+
+// ImageConfig implements frontend.Env.
+func (e *env) ImageConfig(ctx context.Context, img *op.Image) (*frontend.ImageConfig, error) {
+	raw, err := e.b.deps.Images.Config(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	var c frontend.ImageConfig
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return nil, fmt.Errorf("reading the configuration of %s: %w", img.Ref, err)
+	}
+	return &c, nil
+}
+
+// ReadFile implements frontend.Env.
+func (e *env) ReadFile(ctx context.Context, in solver.Input, name string) ([]byte, error) {
+	tree, done, err := e.tree(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	name = path.Join("/", name)
+	entry, err := treehash.Resolve(ctx, tree, name, true)
+	if err != nil {
+		return nil, err
+	}
+	if !entry.IsRegular() {
+		return nil, fmt.Errorf("reading %s: not a regular file", name)
+	}
+	if entry.Size > maxFile {
+		return nil, fmt.Errorf("reading %s: %d bytes are more than the %d allowed", name, entry.Size, maxFile)
+	}
+	f, err := tree.Open(ctx, entry.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("reading %s: more than the %d bytes allowed", name, maxFile)
+	}
+	return data, nil
+}
+
+// tree solves in and opens its result. A client's directory needs no solving.
+func (e *env) tree(ctx context.Context, in solver.Input) (treehash.Tree, func(), error) {
+	var res solver.Result
+	if l, ok := in.Vertex.Op().(*op.Local); ok && l.Pinned() {
+		res = solver.Result("local:" + l.Root)
+	} else {
+		e.mu.Lock()
+		e.reads++
+		id := fmt.Sprintf("%s-read%d", e.id, e.reads)
+		e.mu.Unlock()
+		out, err := e.b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: []solver.Input{in}, Events: e.em.emit})
+		if err != nil {
+			return nil, nil, err
+		}
+		res = out[0]
+	}
+	return e.b.deps.Runner.Open(ctx, res)
+}
+
+// Step implements frontend.Env.
+func (e *env) Step(ctx context.Context, name string, fn func(ctx context.Context) error) error {
+	return e.em.step(ctx, name, func(ctx context.Context, _ *progress) error { return fn(ctx) })
+}
+
+// Warn implements frontend.Env.
+func (e *env) Warn(w solver.Warning) {
+	e.em.emit(solver.Event{Kind: solver.Warned, Time: time.Now(), Vertex: e.em.definition(), Warning: w})
+}
+
+var _ frontend.Env = (*env)(nil)
+
+// isCanceled says whether err is the end of a context.
+func isCanceled(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}

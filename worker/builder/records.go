@@ -1,0 +1,58 @@
+package builder
+
+import (
+	"context"
+	"iter"
+
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/cachedb"
+	"github.com/boxbuild/boxbuild/solver/run"
+)
+
+// Records are what a lease.Manager has to know of the build cache: each record keeps the snapshots that are its results,
+// until it is evicted.
+func Records(c *cachedb.Cache) lease.Source {
+	return lease.Source{
+		Kind: lease.Record, Class: lease.Cached,
+		List: func(ctx context.Context) iter.Seq2[lease.Info, error] {
+			return func(yield func(lease.Info, error) bool) {
+				for rec, err := range c.Records(ctx) {
+					if err != nil {
+						yield(lease.Info{}, err)
+						return
+					}
+					info := lease.Info{
+						Item: lease.Item{Kind: lease.Record, Name: rec.Key.String()}, Created: rec.Created, Used: rec.LastUsed,
+					}
+					for _, r := range rec.Results {
+						if id, ok := run.SnapshotOf(r); ok && id != "" {
+							info.Refs = append(info.Refs, lease.ID(id))
+						}
+					}
+					if !yield(info, nil) {
+						return
+					}
+				}
+			}
+		},
+		Stat: func(ctx context.Context, name string) error {
+			k, err := solver.ParseKey(name)
+			if err != nil {
+				return err
+			}
+			if _, err := c.Lookup(ctx, k); err != nil {
+				return snapshot.ErrNotFound
+			}
+			return nil
+		},
+		Remove: func(ctx context.Context, name string) error {
+			k, err := solver.ParseKey(name)
+			if err != nil {
+				return err
+			}
+			return c.Delete(ctx, k)
+		},
+	}
+}

@@ -1,0 +1,211 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/snapshot/blob"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/images"
+)
+
+// Pull pulls an image and puts it into the store under its name, and the digest it came by.
+func (s *Service) Pull(ctx context.Context, name string, opt worker.TransferOptions) (*worker.PullResult, error) {
+	ref, err := registry.ParseRef(name)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Keychain != nil {
+		ctx = registry.WithKeychain(ctx, opt.Keychain)
+	}
+	p := s.deps.Platform
+	if opt.Platform != nil {
+		p = *opt.Platform
+	}
+	l := s.deps.Leases.Acquire("pull " + ref.String())
+	defer l.Release()
+	ctx = lease.With(ctx, l)
+	r, err := s.fetch(ctx, ref, p)
+	if err != nil {
+		return nil, err
+	}
+	before, err := s.deps.Images.Get(ref.String(), &p)
+	if err != nil && !errors.Is(err, image.ErrNotFound) && !errors.Is(err, image.ErrAmbiguous) {
+		return nil, err
+	}
+	status := opt.Progress
+	if status == nil {
+		status = func(solver.Status) {}
+	}
+	img, err := s.store(ctx, r, ref.String(), status)
+	if err != nil {
+		return nil, err
+	}
+	d := r.manifest.Digest
+	if len(r.indexes) > 0 {
+		d = r.indexes[0].Digest
+	}
+	return &worker.PullResult{
+		Name: ref.String(), Digest: digest.Digest(d.String()), ID: img.ID, Updated: before == nil || before.ID != img.ID,
+	}, nil
+}
+
+// store brings an image of a registry into the store, under name if that has a tag.
+func (s *Service) store(ctx context.Context, r *remote, name string, status func(solver.Status)) (*image.Image, error) {
+	layers, err := s.unpack(ctx, r, status)
+	if err != nil {
+		return nil, fmt.Errorf("pulling %s: %w", name, err)
+	}
+	img := &image.Image{
+		ID: digest.FromBytes(r.config), Config: r.config, Layers: layers,
+		Platform: op.Platform{
+			OS: r.image.OS, Architecture: r.image.Architecture, Variant: r.image.Variant,
+			OSVersion: r.image.OSVersion, OSFeatures: r.image.OSFeatures,
+		},
+	}
+	if r.image.Created != nil {
+		img.Created = *r.image.Created
+	}
+	for _, f := range append([]registry.Fetched{r.manifest}, r.indexes...) {
+		desc, err := s.deps.Blobs.Put(string(f.MediaType), f.Bytes, true)
+		if err != nil {
+			return nil, err
+		}
+		img.Manifests = append(img.Manifests, image.Manifest{Repository: r.repo.String(), Descriptor: desc})
+	}
+	u := image.Update{Images: []*image.Image{img}}
+	if ref, err := registry.ParseRef(name); err == nil && ref.Tag != "" {
+		ref.Digest = v1.Hash{}
+		u.Names = []string{ref.String()}
+	}
+	return img, s.deps.Images.Update(u)
+}
+
+// plain is a descriptor without what only its manifest means.
+func plain(d ocispec.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Annotations: d.Annotations}
+}
+
+// unpack fetches the layers that the store lacks, all at once, and applies them in order as they arrive.
+func (s *Service) unpack(ctx context.Context, r *remote, status func(solver.Status)) (_ []image.Layer, err error) {
+	have, err := s.deps.Layers.Have(ctx, r.diffIDs())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var g errgroup.Group
+	defer func() {
+		cancel(err)
+		_ = g.Wait() // the errors were returned by Fetch
+	}()
+	packed := make([]images.Packed, len(r.layers))
+	for i, desc := range r.layers {
+		p := &packed[i]
+		*p = images.Packed{DiffID: r.diffIDs()[i], Blob: plain(desc), Origin: r.repo.String()}
+		fetch := sync.OnceValue(func() error { return s.download(ctx, r.repo, desc, status) })
+		p.Fetch = func(ctx context.Context) error { return await(ctx, fetch) }
+		if i >= len(have) {
+			g.Go(fetch)
+		}
+	}
+	extracting := make(map[string]*solver.Status)
+	return s.deps.Layers.Unpack(ctx, packed, func(id string, read, total int64, done bool) {
+		st := extracting[id]
+		if st == nil {
+			st = &solver.Status{ID: "extracting " + id, Action: "extracting", Total: total, Started: time.Now()}
+			extracting[id] = st
+		}
+		if st.Current = read; done {
+			st.Current, st.Ended = total, time.Now()
+		}
+		status(*st)
+	})
+}
+
+// await waits for fn no longer than ctx lasts.
+func await(ctx context.Context, fn func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// download brings a blob into the store.
+func (s *Service) download(ctx context.Context, repo registry.Repo, desc ocispec.Descriptor, status func(solver.Status)) error {
+	if s.deps.Blobs.Has(desc) {
+		return nil
+	}
+	d, err := registry.FromOCI(desc)
+	if err != nil {
+		return err
+	}
+	w, err := s.deps.Blobs.Resume(ctx, desc)
+	if errors.Is(err, blob.ErrExists) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	p := &downloadProgress{status: status, st: solver.Status{ID: string(desc.Digest), Action: "downloading", Total: desc.Size, Started: time.Now()}}
+	p.report(w.Offset(), false)
+	ctx = registry.WithTrace(ctx, &registry.Trace{Bytes: func(_ v1.Hash, done, _ int64) { p.report(done, false) }})
+	for try := 0; ; try++ {
+		resumed := w.Offset() > 0
+		if err := s.deps.Client.FetchBlob(ctx, repo, d, w); err != nil {
+			return err
+		}
+		_, err := w.Commit(desc)
+		if err == nil {
+			p.report(desc.Size, true)
+			return nil
+		}
+		// What was there from an earlier try may have been what was wrong.
+		if !errors.Is(err, blob.ErrDigest) || !resumed || try > 0 {
+			return err
+		}
+		if err := w.Reset(); err != nil {
+			return err
+		}
+	}
+}
+
+// A downloadProgress reports a download, not too often.
+type downloadProgress struct {
+	status func(solver.Status)
+
+	mu   sync.Mutex // guards st and last, and the order of reports
+	st   solver.Status
+	last time.Time
+}
+
+func (p *downloadProgress) report(n int64, done bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := time.Now()
+	if !done && t.Sub(p.last) < 100*time.Millisecond {
+		return
+	}
+	p.last, p.st.Current = t, n
+	if done {
+		p.st.Ended = t
+	}
+	p.status(p.st)
+}

@@ -1,0 +1,107 @@
+package transfer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/exporter"
+	push "github.com/boxbuild/boxbuild/exporter/registry"
+	"github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// Push pushes an image of the store under its name. A manifest that was pulled is pushed byte for byte.
+func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOptions) (ocispec.Descriptor, error) {
+	ref, err := image.Normalize(name)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if opt.Keychain != nil {
+		ctx = registry.WithKeychain(ctx, opt.Keychain)
+	}
+	l := s.deps.Leases.Acquire("push " + ref)
+	defer l.Release()
+	ctx = lease.With(ctx, l)
+	n, err := s.deps.Images.Name(ref)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("an image does not exist locally with the tag: %s: %w", image.Familiar(ref), worker.ErrNotFound)
+	}
+	out := &exporter.Image{Names: []string{ref}}
+	for _, id := range n.Images {
+		img, err := s.deps.Images.Get(string(id), nil)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		m, err := s.Manifest(ctx, img)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		out.Manifests = append(out.Manifests, m)
+	}
+	return s.Export(ctx, out, exporter.Form{}, opt.Progress)
+}
+
+// Manifest makes an image of the store ready for export, and holds what it needs. Where a manifest of it was pulled,
+// that one is used.
+func (s *Service) Manifest(ctx context.Context, img *image.Image) (exporter.Manifest, error) {
+	m := exporter.Manifest{Platform: img.Platform, Config: img.Config}
+	for _, l := range img.Layers {
+		if held := lease.From(ctx); held != nil {
+			if err := held.Hold(ctx, lease.ID(l.Snapshot)); err != nil {
+				return m, fmt.Errorf("image %s: %w", img.ID, err)
+			}
+		}
+		m.Layers = append(m.Layers, s.deps.Layers.Layer(l.Snapshot, l.DiffID))
+	}
+	for _, known := range img.Manifests {
+		if image.IsIndex(known.Descriptor.MediaType) {
+			continue
+		}
+		b, err := s.deps.Blobs.ReadAll(known.Descriptor.Digest, registry.MaxManifest)
+		if err != nil {
+			continue // it can be made anew
+		}
+		m.Raw = &exporter.Raw{MediaType: known.Descriptor.MediaType, Bytes: b}
+		break
+	}
+	return m, nil
+}
+
+// Export pushes an image and notes what its repositories have then.
+func (s *Service) Export(ctx context.Context, img *exporter.Image, form exporter.Form, status func(solver.Status)) (exporter.Descriptor, error) {
+	opts := push.Options{Form: form}
+	if status != nil {
+		p := &pushProgress{status: status, parts: make(map[string]*solver.Status)}
+		opts.Progress = p.report
+	}
+	return push.New(s.deps.Client, opts).Export(ctx, img)
+}
+
+// A pushProgress turns an exporter's progress into statuses.
+type pushProgress struct {
+	status func(solver.Status)
+
+	mu    sync.Mutex // guards parts, and the order of reports
+	parts map[string]*solver.Status
+}
+
+func (p *pushProgress) report(id string, current, total int64, done bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.parts[id]
+	if st == nil {
+		st = &solver.Status{ID: "pushing " + id, Action: "pushing", Started: time.Now()}
+		p.parts[id] = st
+	}
+	if st.Current, st.Total = current, total; done {
+		st.Ended = time.Now()
+	}
+	p.status(*st)
+}

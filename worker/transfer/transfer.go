@@ -1,0 +1,277 @@
+// Package transfer moves images between registries and the store: it pins the images that a build starts from, pulls
+// them, and pushes what is in the store.
+//
+// What a reference means is decided once, by Resolve, and named by a digest from then on: of the manifest for the
+// platform, or of the image's configuration where no registry is known to have it. What a digest leads to never
+// changes, so it is remembered.
+//
+// A digest counts only in the repository that is known to have it. That the store has the same bytes under another
+// name is no reason to believe that the registry asked for would serve them; layers, which a manifest of that
+// repository names, are shared by digest.
+//
+// An image that a build pulls is put into the store under its name, as docker's classic builder does: the next build
+// then needs no network. --pull asks the registry again.
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/blob"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker/images"
+)
+
+// maxConfig is how large the configuration of an image may be, in bytes.
+const maxConfig = 8 << 20
+
+// Deps are what a Service works with.
+type Deps struct {
+	Client   *registry.Client
+	Images   *image.Store
+	Blobs    *blob.Store
+	Layers   *images.Layers
+	Leases   *lease.Manager
+	Platform op.Platform // the daemon's own
+}
+
+// A Service moves images. It is safe for concurrent use.
+type Service struct {
+	deps Deps
+
+	mu    sync.Mutex // guards known
+	known map[knownKey]*remote
+}
+
+// New returns a Service.
+func New(deps Deps) *Service { return &Service{deps: deps, known: make(map[knownKey]*remote)} }
+
+// A knownKey names an image of a registry.
+type knownKey struct {
+	repo   string
+	digest digest.Digest
+}
+
+// maxKnown bounds how many images of registries are remembered.
+const maxKnown = 64
+
+// A remote is an image as a registry has it.
+type remote struct {
+	repo     registry.Repo
+	manifest registry.Fetched
+	indexes  []registry.Fetched
+	config   []byte
+	image    ocispec.Image
+	layers   []ocispec.Descriptor
+}
+
+func (r *remote) diffIDs() []digest.Digest { return r.image.RootFS.DiffIDs }
+
+// Resolve pins an image: it returns img with the digest of what its reference means now, for its platform.
+func (s *Service) Resolve(ctx context.Context, img *op.Image) (*op.Image, error) {
+	ref, err := reference(img)
+	if err != nil {
+		return nil, err
+	}
+	p := img.Platform
+	if p.OS == "" {
+		p = s.deps.Platform
+	}
+	pinned := *img
+	if img.Resolve != op.ResolveForcePull {
+		if have, err := s.stored(ctx, ref, &p); err != nil {
+			return nil, err
+		} else if have != nil {
+			pinned.Digest = storedDigest(have, ref.Repo)
+			return &pinned, nil
+		}
+	}
+	r, err := s.fetch(ctx, ref, p)
+	if err != nil {
+		return nil, err
+	}
+	pinned.Digest = digest.Digest(r.manifest.Digest.String())
+	return &pinned, nil
+}
+
+func reference(img *op.Image) (registry.Ref, error) {
+	ref, err := registry.ParseRef(img.Ref)
+	if err != nil {
+		return registry.Ref{}, err
+	}
+	if img.Digest != "" {
+		if ref.Digest, err = registry.ParseDigest(string(img.Digest)); err != nil {
+			return registry.Ref{}, err
+		}
+	}
+	return ref, nil
+}
+
+// stored finds an image in the store, or returns nil. One whose snapshots are gone does not count.
+func (s *Service) stored(ctx context.Context, ref registry.Ref, p *op.Platform) (*image.Image, error) {
+	name := ref.String()
+	if (ref.Digest != v1.Hash{}) {
+		name = ref.Repo.At(ref.Digest).String() // the tag beside a digest says nothing
+	}
+	img, err := s.deps.Images.Get(name, p)
+	switch {
+	case errors.Is(err, image.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !runsOn(img.Platform, *p):
+		return nil, nil
+	}
+	if l := lease.From(ctx); l != nil && len(img.Layers) > 0 {
+		if err := l.Hold(ctx, lease.ID(img.Layers[len(img.Layers)-1].Snapshot)); err != nil {
+			if errors.Is(err, snapshot.ErrNotFound) {
+				return nil, nil
+			}
+			return nil, err
+		}
+	}
+	return img, nil
+}
+
+// runsOn says whether an image for have serves a build for want.
+func runsOn(have, want op.Platform) bool {
+	return (have.OS == "" || have.OS == want.OS) && (have.Architecture == "" || have.Architecture == want.Architecture) &&
+		(want.Variant == "" || have.Variant == "" || have.Variant == want.Variant)
+}
+
+// storedDigest returns the digest by which an image of the store is pinned: the manifest's where the repository is known
+// to have one, so that it is the same as when the image was pulled.
+func storedDigest(img *image.Image, repo registry.Repo) digest.Digest {
+	for _, m := range img.Manifests {
+		if m.Repository == repo.String() && !image.IsIndex(m.Descriptor.MediaType) {
+			return m.Descriptor.Digest
+		}
+	}
+	return img.ID
+}
+
+// fetch reads manifest and configuration of what ref means at its registry.
+func (s *Service) fetch(ctx context.Context, ref registry.Ref, p op.Platform) (*remote, error) {
+	desc, err := s.deps.Client.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	sel, err := s.deps.Client.Select(ctx, ref.Repo, desc, v1.Platform{
+		OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures,
+	})
+	if err != nil {
+		return nil, err
+	}
+	key := knownKey{ref.Repo.String(), digest.Digest(sel.Digest.String())}
+	if r := s.remember(key, nil); r != nil {
+		return r, nil
+	}
+	r := &remote{repo: ref.Repo, manifest: sel.Fetched, indexes: sel.Indexes}
+	if r.config, err = s.deps.Client.ReadBlob(ctx, ref.Repo, sel.Manifest.Config, maxConfig); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(r.config, &r.image); err != nil {
+		return nil, fmt.Errorf("reading the configuration of %s: %w", ref, err)
+	}
+	for _, l := range sel.Manifest.Layers {
+		r.layers = append(r.layers, registry.ToOCI(l))
+	}
+	if len(r.layers) != len(r.diffIDs()) {
+		return nil, fmt.Errorf("reading %s: its manifest has %d layers and its configuration %d", ref, len(r.layers), len(r.diffIDs()))
+	}
+	for _, d := range r.diffIDs() {
+		if err := blob.Validate(d); err != nil {
+			return nil, fmt.Errorf("reading the configuration of %s: %w", ref, err)
+		}
+	}
+	return s.remember(key, r), nil
+}
+
+// remember stores r under key, unless it is nil, and returns what is stored.
+func (s *Service) remember(key knownKey, r *remote) *remote {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if have := s.known[key]; have != nil || r == nil {
+		return have
+	}
+	if len(s.known) >= maxKnown {
+		clear(s.known) // asking again is cheap
+	}
+	s.known[key] = r
+	return r
+}
+
+// find returns what a pinned image is: an image of the store, or of a registry.
+func (s *Service) find(ctx context.Context, img *op.Image) (*image.Image, *remote, error) {
+	ref, err := reference(img)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := img.Platform
+	if p.OS == "" {
+		p = s.deps.Platform
+	}
+	have, err := s.deps.Images.Get(string(img.Digest), nil)
+	if err == nil && have.ID == img.Digest {
+		return have, nil, nil
+	}
+	if have, err := s.stored(ctx, ref, &p); have != nil || err != nil {
+		return have, nil, err
+	}
+	if r := s.remember(knownKey{ref.Repo.String(), img.Digest}, nil); r != nil {
+		return nil, r, nil
+	}
+	r, err := s.fetch(ctx, ref, p)
+	return nil, r, err
+}
+
+// Config returns the configuration of a pinned image, as it is stored.
+func (s *Service) Config(ctx context.Context, img *op.Image) ([]byte, error) {
+	have, r, err := s.find(ctx, img)
+	switch {
+	case err != nil:
+		return nil, err
+	case have != nil:
+		return have.Config, nil
+	}
+	return r.config, nil
+}
+
+// Root implements run.Images.
+func (s *Service) Root(ctx context.Context, img *op.Image, status func(solver.Status)) (snapshot.ID, error) {
+	have, r, err := s.find(ctx, img)
+	if err != nil {
+		return "", err
+	}
+	if have == nil {
+		if have, err = s.store(ctx, r, img.Ref, status); err != nil {
+			return "", err
+		}
+	}
+	n := len(have.Layers)
+	if img.LayerLimit > 0 {
+		n = min(n, img.LayerLimit)
+	}
+	if n == 0 {
+		return "", nil
+	}
+	top := have.Layers[n-1].Snapshot
+	if l := lease.From(ctx); l != nil {
+		if err := l.Hold(ctx, lease.ID(top)); err != nil {
+			return "", fmt.Errorf("%s: its layers are gone from the store; pull it again: %w", img.Ref, err)
+		}
+	}
+	return top, nil
+}

@@ -117,6 +117,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Digest returns the digest of what has been written so far.
+func (w *Writer) Digest() digest.Digest { return digest.NewDigest(w.alg, w.h) }
+
 // Reset throws away what was written, for a server that cannot go on where an earlier one stopped.
 func (w *Writer) Reset() error {
 	if _, err := w.f.Seek(0, io.SeekStart); err != nil {

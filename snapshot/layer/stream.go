@@ -127,7 +127,7 @@ func (s *source) fill(dec io.Reader, out chan<- []byte) error {
 			n += m
 		}
 		total += int64(n)
-		if lerr := s.check(total); lerr != nil {
+		if lerr := s.limits.check(total, s.in); lerr != nil {
 			return lerr
 		}
 		if n > 0 {
@@ -139,14 +139,42 @@ func (s *source) fill(dec io.Reader, out chan<- []byte) error {
 	}
 }
 
-func (s *source) check(total int64) error {
-	if total > s.limits.Size {
-		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, s.limits.Size)
+// check says whether total bytes that came out of in are too many.
+func (l Limits) check(total int64, in *counter) error {
+	if total > l.Size {
+		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, l.Size)
 	}
-	if in := s.in.n.Load(); total > RatioFrom && total/s.limits.Ratio > in {
-		return fmt.Errorf("%w: %d bytes expand to more than %d", ErrTooLarge, in, total)
+	if n := in.n.Load(); total > RatioFrom && total/l.Ratio > n {
+		return fmt.Errorf("%w: %d bytes expand to more than %d", ErrTooLarge, n, total)
 	}
 	return nil
+}
+
+// Open decompresses r as Decompress does, within limits (but for that of entries), until ctx is done. Close does not close
+// r.
+func Open(ctx context.Context, r io.Reader, limits Limits) (io.ReadCloser, error) {
+	in := &counter{ctx: ctx, r: r}
+	dec, _, err := Decompress(in)
+	if err != nil {
+		return nil, err
+	}
+	return &limited{ReadCloser: dec, in: in, limits: limits.withDefaults()}, nil
+}
+
+type limited struct {
+	io.ReadCloser
+	in     *counter
+	limits Limits
+	total  int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.ReadCloser.Read(p)
+	l.total += int64(n)
+	if lerr := l.limits.check(l.total, l.in); lerr != nil {
+		return 0, lerr
+	}
+	return n, err
 }
 
 // Read implements io.Reader.

@@ -68,6 +68,9 @@ func (s *stored) Blob(ctx context.Context, form exporter.Form) (exporter.Descrip
 	if desc, ok, err := s.find(ctx, d, form); err != nil || ok {
 		return desc, err
 	}
+	if desc, ok := s.virtual(ctx, d); ok && form.Compression == exporter.Uncompressed {
+		return typed(desc, form.Docker), nil
+	}
 	key := packKey{diffID: d, form: form}
 	key.form.Docker, key.form.Force = false, false
 	desc, err := s.l.packs.do(ctx, key, func(ctx context.Context) (exporter.Descriptor, error) { return s.pack(ctx, d, form) })
@@ -78,6 +81,12 @@ func (s *stored) Blob(ctx context.Context, form exporter.Form) (exporter.Descrip
 		return exporter.Descriptor{}, err
 	}
 	return typed(desc, form.Docker), nil
+}
+
+// virtual describes the uncompressed tar, which is not kept as a blob: Open makes it from what there is.
+func (s *stored) virtual(ctx context.Context, d digest.Digest) (exporter.Descriptor, bool) {
+	got, size, err := s.l.DiffIDs.Wait(ctx, s.id)
+	return exporter.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: size}, err == nil && got == d
 }
 
 // find returns a blob that is there and will do.
@@ -227,8 +236,17 @@ type tarReader struct {
 func (r *tarReader) Close() error { return errors.Join(r.ReadCloser.Close(), r.below.Close()) }
 
 // Open implements exporter.Layer.
-func (s *stored) Open(_ context.Context, desc exporter.Descriptor) (io.ReadCloser, error) {
-	return s.l.Blobs.Open(desc.Digest)
+func (s *stored) Open(ctx context.Context, desc exporter.Descriptor) (io.ReadCloser, error) {
+	r, err := s.l.Blobs.Open(desc.Digest)
+	if errors.Is(err, blob.ErrNotFound) {
+		if d, derr := s.DiffID(ctx); derr == nil && d == desc.Digest {
+			return s.Tar(ctx)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // Tar implements exporter.Layer.

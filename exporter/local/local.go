@@ -1,0 +1,105 @@
+// Package local exports the files of an image rather than the image: as a directory, or as a tar.
+//
+// What is exported is a tree for each platform. One alone becomes the root of the output; of several each gets a
+// directory of its own, which the caller names. The output is the same for the same trees: entries are sorted, names
+// and numbers of the machine do not appear in it.
+//
+// A destination directory belongs to a user, and may hold anything. Nothing in it is followed: a symlink that is in
+// the way of a directory is replaced by one, so that no file is ever written outside. Files appear there whole, by
+// rename. A tar file appears under its name when it is complete.
+package local
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/solver/treehash"
+)
+
+// A Part is a tree to export.
+type Part struct {
+	// Dir is where in the output it goes: "" for the root, or one name such as "linux_amd64".
+	Dir  string
+	Tree treehash.Tree
+}
+
+// PlatformDir is the name of a platform's directory: "linux/arm/v7" gives "linux_arm_v7".
+func PlatformDir(platform string) string { return strings.ReplaceAll(platform, "/", "_") }
+
+// Owner is a user and a group, by number.
+type Owner struct{ UID, GID int }
+
+// Options are how the files are written.
+type Options struct {
+	// Epoch, if set, is the latest modification time that anything gets.
+	Epoch *time.Time
+	// Owner, if set, owns everything in a directory export, instead of the user whom this process runs as. In a tar,
+	// owners are those of the image.
+	Owner *Owner
+	// Progress, if set, is called with the bytes of files written so far. It may be called concurrently.
+	Progress func(written int64)
+}
+
+func (o *Options) mtime(e *treehash.Entry) time.Time {
+	if o.Epoch != nil && e.MTime.After(*o.Epoch) {
+		return *o.Epoch
+	}
+	return e.MTime
+}
+
+// check refuses parts that would lie in each other.
+func check(parts []Part) error {
+	seen := map[string]bool{}
+	for _, p := range parts {
+		switch {
+		case p.Dir == "" && len(parts) > 1:
+			return fmt.Errorf("exporting files: one of %d platforms has no directory", len(parts))
+		case p.Dir != "" && (p.Dir != path.Base(p.Dir) || p.Dir == "." || p.Dir == ".." || p.Dir == "/"):
+			return fmt.Errorf("exporting files: %q is no name for a directory", p.Dir)
+		case seen[p.Dir]:
+			return fmt.Errorf("exporting files: two platforms have the directory %q", p.Dir)
+		}
+		seen[p.Dir] = true
+	}
+	return nil
+}
+
+// walk calls fn for everything in a tree, parents first, sorted by name in each directory, and done for a directory
+// when everything in it has been seen. The root itself is not among it.
+func walk(ctx context.Context, t treehash.Tree, dir string, fn func(*treehash.Entry) error) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	list, err := t.List(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if e.Mode&unix.S_IFMT == unix.S_IFSOCK {
+			continue // means nothing without its process
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+		if e.IsDir() {
+			if err := walk(ctx, t, e.Path, fn); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// synthetic is the entry of a directory that belongs to the output and not to a tree.
+func synthetic(name string, o *Options) *treehash.Entry {
+	e := &treehash.Entry{Path: "/" + name, Mode: unix.S_IFDIR | 0o755, MTime: time.Unix(0, 0)}
+	if o.Epoch != nil {
+		e.MTime = *o.Epoch
+	}
+	return e
+}

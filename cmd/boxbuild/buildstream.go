@@ -125,8 +125,16 @@ func (s *buildStream) channel(ctx context.Context, q *boxbuildv1.ChannelQuestion
 	body := &chunkReader{recv: stream.Recv}
 	if err := s.plan.outputs[number.Output].receive(s.app.stdout, body); err != nil {
 		// The daemon learns why, and that fails the build.
-		_ = stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Error{Error: &boxbuildv1.Error{Message: err.Error()}}})
-		return nil
+		failed := &boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Error{Error: &boxbuildv1.Error{Message: err.Error()}}}
+		if err := stream.Send(failed); err != nil {
+			return err
+		}
+		// Hanging up before the daemon does could overtake what was sent.
+		for {
+			if _, err := stream.Recv(); err != nil {
+				return nil
+			}
+		}
 	}
 	if err := stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Done{Done: true}}); err != nil {
 		return err

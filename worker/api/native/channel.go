@@ -116,11 +116,13 @@ func (c *channel) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// finish says that all is written and waits until the client has stored it.
-func (c *channel) finish() error {
-	if err := c.stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Eof{Eof: true}}); err != nil {
-		return err
-	}
+// end says that all is written.
+func (c *channel) end() error {
+	return c.stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Eof{Eof: true}})
+}
+
+// verdict waits until the client has stored all that was written, or says why it cannot.
+func (c *channel) verdict() error {
 	for {
 		chunk, err := c.stream.Recv()
 		switch {

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker/api/native"
+	"github.com/boxbuild/boxbuild/worker/workertest"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what the scripts compare with anew")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"boxbuild": main})
+}
+
+// TestScript runs the scripts, each against a daemon of its own whose images and builds are in memory.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		Setup:               setUp,
+		UpdateScripts:       *rewrite,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code":  code,
+			"await": await,
+		},
+	})
+}
+
+// setUp starts the daemon, and makes the environment one in which nothing of the user's is seen.
+func setUp(env *testscript.Env) error {
+	// The path of a socket is short, and that of a script's directory may not be.
+	dir, err := os.MkdirTemp("", "bb")
+	if err != nil {
+		return err
+	}
+	socket := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	images := &workertest.Images{
+		Registry: map[string]string{
+			"docker.io/library/busybox:latest": "busybox", "private.example/app:1": "private",
+		},
+		Now: func() time.Time { return time.Now().Add(-3 * time.Hour) },
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	server := grpc.NewServer(native.GRPCOptions(quiet)...)
+	native.New(native.Options{
+		Builder: &workertest.Builder{Images: images}, Images: images, OpenDirectory: workertest.OpenDirectory,
+		Platform: op.Platform{OS: "linux", Architecture: "amd64"}, Login: workertest.Login, Log: quiet,
+		About: &boxbuildv1.InfoResponse{Version: "1.2.3", Os: "linux", Architecture: "amd64", GoVersion: "go9", Root: "/root"},
+	}).Register(server)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	env.Defer(func() {
+		server.Stop()
+		if err := <-served; err != nil {
+			env.T().Log("serving: ", err)
+		}
+		_ = os.RemoveAll(dir)
+	})
+	env.Setenv("BOXBUILD_ADDR", "unix://"+socket)
+	env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, ".docker"))
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("TZ", "UTC")
+	return nil
+}
+
+// code runs a command and checks its exit code: code 2 boxbuild build.
+func code(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || neg {
+		ts.Fatalf("usage: code n command [args]")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("running %v: %v", args[1:], err)
+		}
+		got = exit.ExitCode()
+	}
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("%v: exit code %d, want %s", args[1:], got, args[0])
+	}
+}
+
+// await waits until the daemon has so many builds: await builds 1.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || args[0] != "builds" || neg {
+		ts.Fatalf("usage: await builds n")
+	}
+	conn, err := dial(context.Background(), strings.TrimPrefix(ts.Getenv("BOXBUILD_ADDR"), "unix://"))
+	ts.Check(err)
+	defer conn.Close()
+	for {
+		info, err := boxbuildv1.NewSystemClient(conn).Info(context.Background(), &boxbuildv1.InfoRequest{})
+		ts.Check(err)
+		if fmt.Sprint(info.GetBuilds()) == args[1] {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

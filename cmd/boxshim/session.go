@@ -124,6 +124,7 @@ func (s *session) process(req *wire.Request, files []*os.File, p *proc) {
 		if err := r.destroy(); err != nil {
 			fmt.Fprintln(os.Stderr, "boxshim:", err)
 		}
+		_ = s.conn.Send(&wire.Reply{Op: wire.Gone, ID: req.ID}, nil)
 	}
 }
 

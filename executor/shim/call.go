@@ -16,7 +16,8 @@ import (
 type call struct {
 	id      uint64
 	started chan struct{} // closed with the first reply
-	ended   chan struct{} // closed with the last one
+	ended   chan struct{} // closed when the process has ended, or has not started
+	gone    chan struct{} // closed with the last reply; of a sandbox, else nil
 
 	// Set before started is closed.
 	terminal *os.File
@@ -31,6 +32,11 @@ type call struct {
 
 func newCall() *call {
 	return &call{started: make(chan struct{}), ended: make(chan struct{})}
+}
+
+// isLast says whether r is the last reply to c.
+func (c *call) isLast(r *wire.Reply) bool {
+	return r.Op == wire.Failed || r.Op == wire.Gone || r.Op == wire.Exited && c.gone == nil
 }
 
 // reply takes a reply of the shim's. Only the receiving goroutine calls it.
@@ -52,6 +58,9 @@ func (c *call) reply(r *wire.Reply, files []*os.File) {
 		}
 		close(c.ended)
 	}
+	if c.gone != nil && c.isLast(r) {
+		close(c.gone)
+	}
 	wire.CloseAll(files)
 }
 
@@ -61,8 +70,15 @@ func (c *call) fail(err error) {
 		c.err = err
 		close(c.started)
 	})
-	c.lostErr = err
-	close(c.ended)
+	select {
+	case <-c.ended:
+	default:
+		c.lostErr = err
+		close(c.ended)
+	}
+	if c.gone != nil {
+		close(c.gone)
+	}
 }
 
 func startError(e *wire.Error) error {
@@ -94,6 +110,9 @@ func (e *Executor) begin(ctx context.Context, c *call, req *wire.Request, files 
 	e.kill(c)
 	<-c.ended
 	<-c.started
+	if c.gone != nil {
+		<-c.gone
+	}
 	if c.terminal != nil {
 		c.terminal.Close()
 	}

@@ -1,6 +1,29 @@
 package shim
 
-import "github.com/boxbuild/boxbuild/executor"
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor"
+)
 
 // Trace returns how long the phases of a start took in the shim, in nanoseconds.
 func Trace(b executor.Sandbox) map[string]int64 { return b.(*box).c.trace }
+
+// CanCopyDetached says whether the kernel can copy a detached mount.
+func CanCopyDetached(f *os.File) bool {
+	fd, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
+// OldKernel makes copying a mount fail for the rest of the test, as it does before Linux 6.15 for a detached one.
+func OldKernel(t *testing.T) {
+	openTree = func(int, string, uint) (int, error) { return -1, unix.EINVAL }
+	t.Cleanup(func() { openTree = unix.OpenTree })
+}

@@ -20,7 +20,8 @@ type box struct {
 	c      *call
 	done   chan struct{} // closed when the process has ended and its output has been handed on
 	closed sync.Once
-	free   func() // gives the ID back
+	id     string
+	claim  *claim
 }
 
 // Start implements executor.Executor.
@@ -28,24 +29,26 @@ func (e *Executor) Start(ctx context.Context, spec *executor.Spec, rw executor.I
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	free, err := e.reserve(spec.ID)
+	claim, err := e.reserve(ctx, spec.ID)
 	if err != nil {
 		return nil, err
 	}
-	b, err := e.start(ctx, spec, rw)
+	c := newCall()
+	c.gone = make(chan struct{})
+	b, err := e.start(ctx, c, claim, spec, rw)
 	if err != nil {
-		free()
+		e.settle(spec.ID, claim, true, true)
 		var se *executor.StartError
 		if errors.As(err, &se) || ctx.Err() != nil {
 			return nil, err
 		}
 		return nil, fmt.Errorf("starting sandbox %s: %w", spec.ID, err)
 	}
-	b.free = free
 	return b, nil
 }
 
-func (e *Executor) start(ctx context.Context, spec *executor.Spec, rw executor.IO) (_ *box, err error) {
+// start does the work of Start. When it returns an error, the shim has nothing of the sandbox any more.
+func (e *Executor) start(ctx context.Context, c *call, id *claim, spec *executor.Spec, rw executor.IO) (_ *box, err error) {
 	ns, release, err := e.network(ctx, &spec.Network)
 	if err != nil {
 		return nil, err
@@ -74,15 +77,15 @@ func (e *Executor) start(ctx context.Context, spec *executor.Spec, rw executor.I
 		return nil, err
 	}
 	all = s.files(all, &req.Files)
-	c := newCall()
 	if err := e.begin(ctx, c, req, all); err != nil {
 		s.close()
 		return nil, err
 	}
-	b := &box{e: e, c: c, done: make(chan struct{})}
+	b := &box{e: e, c: c, id: spec.ID, claim: id, done: make(chan struct{})}
 	if err := s.run(c.terminal); err != nil {
 		e.kill(c)
 		<-c.ended
+		<-c.gone
 		s.close()
 		return nil, err
 	}
@@ -92,6 +95,8 @@ func (e *Executor) start(ctx context.Context, spec *executor.Spec, rw executor.I
 		release()
 		s.drain()
 		close(b.done)
+		<-c.gone
+		e.settle(b.id, id, false, true)
 	})
 	return b, nil
 }
@@ -210,7 +215,7 @@ func (b *box) Close() error {
 			b.e.kill(b.c)
 		}
 		<-b.done
-		b.free()
+		b.e.settle(b.id, b.claim, true, false)
 	})
 	return nil
 }

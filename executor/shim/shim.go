@@ -79,10 +79,10 @@ type Executor struct {
 	work  sync.WaitGroup
 
 	mu     sync.Mutex
-	closed bool                // guarded by mu
-	last   uint64              // guarded by mu; the last ID given to a call
-	calls  map[uint64]*call    // guarded by mu
-	ids    map[string]struct{} // guarded by mu; of the sandboxes that are not closed
+	closed bool              // guarded by mu
+	last   uint64            // guarded by mu; the last ID given to a call
+	calls  map[uint64]*call  // guarded by mu
+	ids    map[string]*claim // guarded by mu
 }
 
 var _ executor.Executor = (*Executor)(nil)
@@ -107,7 +107,7 @@ func Start(ctx context.Context, opts Options) (*Executor, error) {
 		conn:  conn,
 		ended: make(chan struct{}),
 		calls: make(map[uint64]*call),
-		ids:   make(map[string]struct{}),
+		ids:   make(map[string]*claim),
 	}
 	started, exited := make(chan error), make(chan error, 1)
 	go e.runShim(child, started, exited)
@@ -166,7 +166,7 @@ func (e *Executor) receive(exited <-chan error) {
 		}
 		e.mu.Lock()
 		c := e.calls[r.ID]
-		if c != nil && r.Op != wire.Started {
+		if c != nil && c.isLast(&r) {
 			delete(e.calls, r.ID)
 		}
 		e.mu.Unlock()
@@ -226,19 +226,46 @@ func (e *Executor) forget(c *call) {
 	e.mu.Unlock()
 }
 
-// reserve takes the ID of a sandbox, and returns the function that gives it back.
-func (e *Executor) reserve(id string) (func(), error) {
+// A claim is the use of a sandbox's ID. It ends when the sandbox has been closed and the shim has removed the last of it.
+type claim struct {
+	closed, gone bool          // guarded by Executor.mu
+	free         chan struct{} // closed when the claim has ended
+}
+
+// reserve claims an ID. If the sandbox that has it is closed it waits until the ID is free.
+func (e *Executor) reserve(ctx context.Context, id string) (*claim, error) {
+	for {
+		e.mu.Lock()
+		old := e.ids[id]
+		if old == nil {
+			c := &claim{free: make(chan struct{})}
+			e.ids[id] = c
+			e.mu.Unlock()
+			return c, nil
+		}
+		closed := old.closed
+		e.mu.Unlock()
+		if !closed {
+			return nil, fmt.Errorf("sandbox %s: exists already", id)
+		}
+		select {
+		case <-old.free:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// settle notes that the sandbox of a claim is closed or gone, and ends the claim if it is both.
+func (e *Executor) settle(id string, c *claim, closed, gone bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, ok := e.ids[id]; ok {
-		return nil, fmt.Errorf("sandbox %s: exists already", id)
-	}
-	e.ids[id] = struct{}{}
-	return func() {
-		e.mu.Lock()
+	was := c.closed && c.gone
+	c.closed, c.gone = c.closed || closed, c.gone || gone
+	if c.closed && c.gone && !was {
 		delete(e.ids, id)
-		e.mu.Unlock()
-	}, nil
+		close(c.free)
+	}
 }
 
 // A tail keeps the last few KiB of what is written to it. Only one goroutine writes; it is read after that has ended.

@@ -11,9 +11,9 @@ type Op string
 
 // The operations. A request has an ID that the daemon chose and has not used before; the replies to it have the same.
 const (
-	// Start starts a sandbox. Replies: Started, then Exited; or Failed.
+	// Start starts a sandbox. Replies: Started, then Exited, then Gone; or Failed.
 	Start Op = "start"
-	// Exec starts one more process in sandbox Of. Replies as for Start.
+	// Exec starts one more process in sandbox Of. Replies: Started, then Exited; or Failed.
 	Exec Op = "exec"
 	// Signal sends a signal to the first process of the sandbox, or to the process of the Exec, with this ID.
 	Signal Op = "signal"
@@ -22,6 +22,7 @@ const (
 
 	Started Op = "started" // the process runs; the descriptor, if any, is the terminal's
 	Exited  Op = "exited"  // the process has ended and nothing holds the root any more
+	Gone    Op = "gone"    // the cgroup and the rest are gone; the sandbox's name may be used again
 	Failed  Op = "failed"  // nothing runs and nothing is left
 )
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 	"github.com/boxbuild/boxbuild/solver/treehash/dirfd"
 )
@@ -99,7 +100,13 @@ func (d *dir) Tree(ctx context.Context, sel Selection) (treehash.Tree, error) {
 	if err := dirfd.Fstat(fd, &st); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", d.path, err)
 	}
-	return newTree(d.fd, root, st.MTime), nil
+	return newTree(d.open, root, st.MTime), nil
+}
+
+// open opens a file of a tree, whatever it contains by now.
+func (d *dir) open(p string, _ solver.Digest) (int, error) {
+	fd, _, err := openFile(d.fd, p)
+	return fd, err
 }
 
 // follow returns the include patterns of a selection with its followed paths among them.

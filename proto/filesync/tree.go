@@ -18,9 +18,9 @@ import (
 	"github.com/boxbuild/boxbuild/solver/treehash/dirfd"
 )
 
-// A clientTree is the result of a walk: nodes that do not change, and the descriptor that their files are opened below.
+// A clientTree is the result of a walk or a transfer: nodes that do not change, and a way to open their files.
 type clientTree struct {
-	fd   int // of the source
+	open func(p string, sum solver.Digest) (int, error)
 	root *node
 	top  treehash.Entry
 }
@@ -31,8 +31,8 @@ var (
 	_ treehash.Filer  = (*clientTree)(nil)
 )
 
-func newTree(fd int, root *node, mtime int64) *clientTree {
-	return &clientTree{fd: fd, root: root, top: treehash.Entry{Path: "/", Mode: unix.S_IFDIR | 0o755, MTime: time.Unix(0, mtime)}}
+func newTree(open func(p string, sum solver.Digest) (int, error), root *node, mtime int64) *clientTree {
+	return &clientTree{open: open, root: root, top: treehash.Entry{Path: "/", Mode: unix.S_IFDIR | 0o755, MTime: time.Unix(0, mtime)}}
 }
 
 // Root implements treehash.Rooted.
@@ -111,7 +111,7 @@ func (t *clientTree) File(_ context.Context, e *treehash.Entry) (int, *solver.Di
 	if err != nil {
 		return -1, nil, err
 	}
-	fd, _, err := openFile(t.fd, e.Path)
+	fd, err := t.open(e.Path, n.content[i])
 	return fd, &n.content[i], err
 }
 

@@ -433,6 +433,44 @@ func TestInheritedInputs(t *testing.T) {
 	}
 }
 
+// The build that takes over a flight is one that holds its inputs, and it is that one's context which the step sees.
+func TestHeirIsFit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type who struct{}
+		w := &heldOnly{}
+		seen := "nobody"
+		w.OnRun = func(ctx context.Context, step *solver.Step) error {
+			if step.Vertex.Name() == "b" {
+				err := sleep(time.Second)(ctx, step)
+				seen, _ = ctx.Value(who{}).(string)
+				return err
+			}
+			return nil
+		}
+		s := solver.New(w, &solvertest.Cache{}, solver.Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		join := func(ctx context.Context, name string, n int) {
+			g := solvertest.MustParse(fmt.Sprintf("a = const %d\nb = add 1 a[/mod/10]", n))
+			wg.Go(func() { solve(context.WithValue(ctx, who{}, name), s, g.Inputs("b")) })
+			synctest.Wait()
+		}
+		join(ctx, "first", 13)
+		w.refuse.Store("r1")
+		join(t.Context(), "unfit", 23)
+		w.refuse.Store("")
+		join(t.Context(), "fit", 33)
+		cancel()
+		wg.Wait()
+		if seen != "fit" {
+			t.Errorf("the step saw the context of %s", seen)
+		}
+		if n := w.Most(); n != 1 {
+			t.Errorf("a step ran %d times", n)
+		}
+	})
+}
+
 // heldOnly is a World that refuses to hold one result.
 type heldOnly struct {
 	solvertest.World

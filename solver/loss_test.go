@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/solvertest"
@@ -231,3 +234,89 @@ func TestHeldButGone(t *testing.T) {
 type liar struct{ solvertest.World }
 
 func (l *liar) Hold(context.Context, solver.Result) error { return nil }
+
+// Two consumers that find the same result lost, one after the other, have it made again once.
+func TestLossIsFoundTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, solver.Options{})
+		g := solvertest.MustParse(`
+			a = const 3
+			b = add 1 a
+			c = add 2 a
+			d = mul 1 b c`)
+		took := map[string]time.Duration{"b": time.Second, "c": 2 * time.Second}
+		r.w.OnRun = func(ctx context.Context, step *solver.Step) error {
+			if len(step.Inputs) == 1 && step.Inputs[0] == "r1" {
+				sleep(took[step.Vertex.Name()])(ctx, step)
+				r.w.Lose("r1")
+			}
+			return nil
+		}
+		got, _ := r.build(g.Inputs("d"))
+		r.equal(got, []int{20})
+		ran := r.w.Ran()
+		slices.Sort(ran)
+		r.equal(ran, []string{"a", "a", "b", "b", "c", "c", "d"})
+	})
+}
+
+// The bound on losses is one for the build. Each vertex here finds its input lost a few times before it runs, again
+// whenever it is made again, which by itself would be no reason to give up on any of them, and five to the power of the
+// depth in all.
+func TestLossesDoNotMultiply(t *testing.T) {
+	tries := make(map[string]int)
+	w := &solvertest.World{}
+	w.OnRun = func(_ context.Context, step *solver.Step) error {
+		name := step.Vertex.Name()
+		tries[name]++
+		if len(step.Inputs) > 0 && tries[name]%5 != 0 {
+			return &solver.LostError{Inputs: []int{0}}
+		}
+		return nil
+	}
+	s := solver.New(w, &solvertest.Cache{}, solver.Options{Parallelism: 1})
+	_, events, err := solve(t.Context(), s, solvertest.Chain(12).Inputs("v11"))
+	check(t, events)
+	if err == nil {
+		t.Error("it came to an end that it could not")
+	}
+	if n := len(w.Ran()); n > 1000 {
+		t.Errorf("it took %d runs to see", n)
+	}
+}
+
+// When a shared step runs on another build's inputs and finds one gone, that says nothing about one's own.
+func TestOtherBuildsLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, solver.Options{})
+		r.w.OnRun = func(ctx context.Context, step *solver.Step) error {
+			if step.Vertex.Name() == "b" && step.Inputs[0] == "r1" {
+				sleep(time.Second)(ctx, step)
+				r.w.Lose("r1")
+			}
+			return nil
+		}
+		var wg sync.WaitGroup
+		for _, text := range []string{"a = const 13\nb = add 1 a[/mod/10]", "a = const 23\nb = add 1 a[/mod/10]"} {
+			wg.Go(func() {
+				got, _ := r.build(solvertest.MustParse(text).Inputs("b"))
+				r.equal(got, []int{4})
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		ran := 0
+		for _, name := range r.w.Ran() {
+			if name == "a" {
+				ran++
+			}
+		}
+		// Once for each build, and perhaps again for the first, which may as well find b made by the second.
+		if ran > 3 || r.w.Most() > 2 {
+			t.Errorf("ran %v", r.w.Ran())
+		}
+		if r.w.Count(solvertest.MustParse("a = const 23").Vertex("a").Recipe()) != 1 {
+			t.Errorf("the second build made its input again: %v", r.w.Ran())
+		}
+	})
+}

@@ -57,6 +57,15 @@ func TestEarlyCutOff(t *testing.T) {
 	r.stories(events, "a", "", "b", "", "c", "cached recipe")
 }
 
+// To select everything is not to select nothing: by content there is early cut-off, by identity there is none, so the two
+// must not share a recipe.
+func TestEmptySelectorIsOne(t *testing.T) {
+	g := solvertest.MustParse("a = const 1\nb = add 1 a\nc = add 1 a[]")
+	if g.Vertex("b").Recipe() == g.Vertex("c").Recipe() {
+		t.Error("the recipes are equal")
+	}
+}
+
 // Without a selector the identity of an input counts, since the step may read anything of it.
 func TestNoCutOffWithoutSelector(t *testing.T) {
 	r := newRig(t, solver.Options{})

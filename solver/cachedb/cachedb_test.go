@@ -198,6 +198,13 @@ func TestRecordsAndDrop(t *testing.T) {
 	if dropped, err := c.Drop(t.Context(), odd); err != nil || dropped != 0 {
 		t.Errorf("dropped %d once more, %v", dropped, err)
 	}
+	c.Put(t.Context(), solvertest.Key(1), result(1)) // not written yet
+	if err := c.Delete(t.Context(), solvertest.Key(0), solvertest.Key(1), solvertest.Key(n)); err != nil {
+		t.Error(err)
+	}
+	if left := got(t, c, n); left != n/2-1 {
+		t.Errorf("%d records are left", left)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, err := range c.Records(ctx) {

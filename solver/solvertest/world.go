@@ -68,6 +68,13 @@ func (w *World) Most() int {
 	return most
 }
 
+// Count returns how often the step with key k has run.
+func (w *World) Count(k solver.Key) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.counts[k]
+}
+
 // Forget empties what Ran and Most count.
 func (w *World) Forget() {
 	w.mu.Lock()

@@ -3,6 +3,8 @@ package shim_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,7 +72,7 @@ func snapshot(t *testing.T, dir string) string {
 			if err != nil {
 				return err
 			}
-			b.WriteString(" " + string(data))
+			fmt.Fprintf(&b, " %x", sha256.Sum256(data))
 		}
 		b.WriteString("\n")
 		return nil

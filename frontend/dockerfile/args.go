@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 
+	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
 )
 
@@ -42,8 +43,10 @@ func (a *args) size() int { return 100 * len(a.list) }
 func (st *state) arg(c *instructions.ArgCommand) error {
 	var text strings.Builder
 	text.WriteString("ARG")
+	where := ranges(c.Location()) // once: it may be as long as the list
 	for _, a := range c.Args {
 		lint.SecretName("ARG", a.Key, c.Location(), st.lint)
+		inherited := false
 		if v, ok := st.t.req.BuildArgs[a.Key]; ok {
 			a.Value = &v
 		} else if a.Value != nil {
@@ -53,7 +56,15 @@ func (st *state) arg(c *instructions.ArgCommand) error {
 			}
 			a.Value = &v
 		} else if v, ok := st.t.globals.Get(a.Key); ok {
-			a.Value = &v
+			a.Value, inherited = &v, true
+		}
+		if !inherited {
+			if st.defs == nil {
+				st.defs = map[string]*definition{}
+			}
+			st.defs[a.Key] = &definition{arg: frontend.OutlineArg{
+				Name: a.Key, Value: a.ValueString(), Description: a.DocComment, Source: where,
+			}}
 		}
 		text.WriteString(" " + a.Key)
 		if a.Value != nil {
@@ -64,7 +75,7 @@ func (st *state) arg(c *instructions.ArgCommand) error {
 				}
 			}
 		}
-		if err := st.t.budget.spend(300 + 2*len(a.Key) + len(a.ValueString())); err != nil {
+		if err := st.t.budget.spend(500 + 2*len(a.Key) + len(a.ValueString())); err != nil {
 			return err
 		}
 		st.args.add(a)

@@ -74,6 +74,7 @@ func (t *translation) from(i int) (*stage, error) {
 		return nil, fmt.Errorf("base name (%s) should not be blank", s.src.BaseName)
 	}
 	s.src.BaseName = base.Result
+	s.fromArgs = slices.Sorted(maps.Keys(base.Matched))
 	if err := t.fromPlatform(s, lint); err != nil {
 		return nil, err
 	}

@@ -124,7 +124,8 @@ type translation struct {
 	budget  *budget
 
 	contexts  map[string]string // the named ones, by familiar name
-	lintsLeft int               // patterns that may still be matched with sources to warn of those that are ignored
+	lintsLeft int               // comparisons that may still be made for warnings and their suggestions
+	warned    int
 }
 
 // run performs the passes up to the graph.

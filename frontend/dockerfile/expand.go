@@ -30,9 +30,10 @@ type state struct {
 	base     *op.Image             // at the bottom
 	baseCfg  *frontend.ImageConfig // of base
 	platform op.Platform
-	vars     *vars          // the environment of RUN, and the scope of expansion
-	args     args           // declared by ARG
-	envAt    map[string]int // where a variable is in the configuration's environment
+	vars     *vars                  // the environment of RUN, and the scope of expansion
+	args     args                   // declared by ARG
+	defs     map[string]*definition // of those that this stage gives a value itself
+	envAt    map[string]int         // where a variable is in the configuration's environment
 	steps    []step
 	done     int    // steps that have a number in their name
 	fromName string // the name of the base's vertex
@@ -199,10 +200,13 @@ func (st *state) word(lex *shell.Lex, word string, c instructions.Command) (stri
 // lintUndefined reports variables that nothing declares.
 func (st *state) lintUndefined(unmatched map[string]struct{}, where []parser.Range) {
 	for _, name := range slices.Sorted(maps.Keys(unmatched)) {
+		if st.t.warned > maxWarned {
+			return
+		}
 		if st.args.has(name) || neverEnv[name] {
 			continue
 		}
 		rule := &linter.RuleUndefinedVar
-		st.lint.Run(rule, where, rule.Format(name, suggest(name, st.vars.Keys())))
+		st.lint.Run(rule, where, rule.Format(name, st.t.suggest(name, st.vars.Keys())))
 	}
 }

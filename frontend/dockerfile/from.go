@@ -32,6 +32,7 @@ func (t *translation) fromPlatform(s *stage, l *linter.Linter) error {
 		return fmt.Errorf("failed to parse platform %s: %w", s.src.Platform, t.suggestGlobal(err, m.Unmatched))
 	}
 	s.platform = &p
+	s.fromArgs = append(s.fromArgs, slices.Sorted(maps.Keys(m.Matched))...)
 	return nil
 }
 
@@ -61,6 +62,6 @@ func (t *translation) lintFrom(s *stage, unmatched map[string]struct{}, l *linte
 			continue
 		}
 		rule := &linter.RuleUndefinedArgInFrom
-		l.Run(rule, s.src.Location, rule.Format(name, suggest(name, declared)))
+		l.Run(rule, s.src.Location, rule.Format(name, t.suggest(name, declared)))
 	}
 }

@@ -36,7 +36,7 @@ func (t *translation) bindGlobals() error {
 	}
 	t.lintDefaults(auto.clone())
 	t.globals = auto
-	if err := t.declare(t.globals, t.doc.globals, t.req.BuildArgs); err != nil {
+	if t.defs, err = t.declare(t.globals, t.doc.globals, t.req.BuildArgs); err != nil {
 		return err
 	}
 	v, asked := t.req.BuildArgs[epochArg]
@@ -94,36 +94,46 @@ func (t *translation) automatic() (*vars, error) {
 	return v, nil
 }
 
-// declare evaluates global ARGs in scope, each seeing those before it.
-func (t *translation) declare(scope *vars, cmds []instructions.ArgCommand, args map[string]string) error {
+// declare evaluates global ARGs in scope, each seeing those before it, and returns their definitions.
+func (t *translation) declare(scope *vars, cmds []instructions.ArgCommand, args map[string]string) (map[string]*definition, error) {
+	defs := map[string]*definition{}
 	for i := range cmds {
+		where := ranges(cmds[i].Location()) // once: it may be as long as the list
 		for _, kv := range cmds[i].Args {
+			def := &definition{arg: frontend.OutlineArg{Name: kv.Key, Description: kv.DocComment, Source: where}}
 			val, ok := args[kv.Key]
 			if !ok && kv.Value == nil {
+				defs[kv.Key] = def
 				continue
 			}
 			if !ok {
 				m, err := t.word(*kv.Value, scope)
 				if err != nil {
-					return at(err, cmds[i].Location())
+					return nil, at(err, cmds[i].Location())
 				}
 				val = m.Result
+				def.deps = slices.Sorted(maps.Keys(m.Matched))
+				if old := defs[kv.Key]; old != nil && slices.Contains(def.deps, kv.Key) {
+					def.deps = append(def.deps, old.deps...) // it is made from what it was
+				}
 			}
+			def.arg.Value = val
+			defs[kv.Key] = def
 			err := t.budget.spend(200 + len(val))
 			if err == nil {
 				err = scope.put(kv.Key, val)
 			}
 			if err != nil {
-				return at(err, cmds[i].Location())
+				return nil, at(err, cmds[i].Location())
 			}
 		}
 	}
-	return nil
+	return defs, nil
 }
 
 // lintDefaults checks that the bases' names are well-formed when no build argument is given. scope is used up.
 func (t *translation) lintDefaults(scope *vars) {
-	if t.declare(scope, t.doc.globals, nil) != nil {
+	if _, err := t.declare(scope, t.doc.globals, nil); err != nil {
 		return // reported when the arguments are evaluated in earnest
 	}
 	for i := range t.doc.stages {
@@ -162,7 +172,7 @@ func (t *translation) expandWith(lex *shell.Lex, word string, scope *vars) (shel
 
 // warnMisspelt points out build arguments that no ARG declares and that are spelt almost like one that is declared.
 func (t *translation) warnMisspelt() {
-	if t.quiet || len(t.req.BuildArgs) == 0 {
+	if t.quiet || t.findings != nil || len(t.req.BuildArgs) == 0 {
 		return
 	}
 	declared := slices.Clone(t.globals.Keys())
@@ -185,7 +195,7 @@ func (t *translation) warnMisspelt() {
 		if strings.HasPrefix(name, "BUILDKIT_") || strings.HasSuffix(strings.ToLower(name), "_proxy") {
 			continue
 		}
-		if s := suggest(name, declared); s != "" {
+		if s := t.suggest(name, declared); s != "" {
 			t.env.Warn(solver.Warning{
 				Short: fmt.Sprintf("Build argument %s is not declared by any ARG (did you mean %s?)", name, s),
 				File:  t.src.name,

@@ -18,7 +18,8 @@ const (
 	maxValue  = 128 << 10 // bytes of a variable: Linux passes no longer string to a process
 	maxWord   = 1 << 20   // bytes that variables put into one word
 	maxWork   = 128 << 20 // steps of matching patterns in "${a#b}" and the like
-	maxLints  = 1_000_000 // times that a pattern of .dockerignore is matched to warn of a source that is ignored
+	maxLints  = 1_000_000 // comparisons for warnings: patterns of .dockerignore with sources, names with names
+	maxWarned = 1_000     // warnings
 
 	budgetBytes = 24 << 20 // bytes of everything that a translation makes and keeps
 )

@@ -56,6 +56,10 @@ func hostile() map[string]string {
 		"replace-quoted":     "FROM busybox\nENV A=" + rep("a", 60_000) + "\nENV B=${A//'}'/" + rep("b", 60_000) + "}${A//a/" + rep("b", 100) + "}\n",
 		"match":              "FROM busybox\nENV A=" + rep("a", 60_000) + "\nENV " + rep("B=${A##?*?*?*?*?*?*?*?*b} \\\n", 30_000) + "C=d\n",
 		"match-in-names":     "FROM busybox\nENV A=" + rep("a", 60_000) + "\n" + rep("RUN echo ${A##?*?*?*?*?*?*?*?*b}\n", 9_000),
+		"secrets-on-lines":   "FROM busybox\nARG " + lines("a%d_key=b \\\n", 45_000) + "b\n",
+		"undefined-on-lines": "FROM busybox\nENV " + lines("a%d=$a%[1]dx \\\n", 45_000) + "b=c\nENV C=" + lines("$x%d\\\n", 45_000) + "\n",
+		"undefined-in-from":  lines("ARG a%d=b\n", 4_900) + lines("FROM busybox$b%d\n", 4_900),
+		"legacy":             "FROM busybox\n" + lines("ENV a%d b\n", 9_900),
 		"heredocs":           "FROM busybox\nCOPY " + rep("<<a ", 5000) + "/d/\n" + rep("x\na\n", 5000),
 		"heredoc-long":       "FROM busybox\nRUN <<EOF\n" + rep("echo $A $B ${C}\n", 45_000) + "EOF\n",
 		"stages":             chain,
@@ -103,6 +107,9 @@ func lines(format string, n int) string {
 
 // TestHostile checks that no Dockerfile makes a translation crash, or take more than 64 MiB.
 func TestHostile(t *testing.T) {
+	if raced {
+		t.Skip("measures memory")
+	}
 	for name, text := range hostile() {
 		t.Run(name, func(t *testing.T) {
 			c := dockerfileCase(t, text)

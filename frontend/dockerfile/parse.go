@@ -12,6 +12,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
+	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
 	"github.com/boxbuild/boxbuild/solver"
 )
@@ -69,7 +70,13 @@ func (t *translation) lintConfig(directive string) (*linter.Config, error) {
 		return nil, err
 	}
 	cfg.Warn = func(rule, description, url, msg string, where []parser.Range) {
-		if t.quiet {
+		if t.warned++; t.quiet || t.warned > maxWarned {
+			return
+		}
+		if t.findings != nil {
+			*t.findings = append(*t.findings, frontend.Finding{
+				Rule: rule, Description: description, URL: url, Message: msg, Source: ranges(where),
+			})
 			return
 		}
 		w := solver.Warning{Detail: []string{description}, URL: url, File: t.src.name, Source: ranges(where)}

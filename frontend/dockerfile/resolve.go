@@ -32,7 +32,7 @@ func (t *translation) resolve(ctx context.Context) (map[*stage]bool, error) {
 		return nil, err
 	}
 	for {
-		needed := t.plan.target.reachable()
+		needed := t.needed()
 		if err := t.resolveOrigins(ctx, t.outside(needed)); err != nil {
 			return nil, err
 		}
@@ -52,6 +52,19 @@ func (t *translation) resolve(ctx context.Context) (map[*stage]bool, error) {
 			return needed, nil
 		}
 	}
+}
+
+// needed returns the stages to work through.
+func (t *translation) needed() map[*stage]bool {
+	needed := t.plan.target.reachable()
+	if t.all {
+		for _, s := range t.plan.stages {
+			if !needed[s] {
+				maps.Copy(needed, s.reachable())
+			}
+		}
+	}
+	return needed
 }
 
 // checkNames refuses names that cannot be those of images, in stages that are not needed too.

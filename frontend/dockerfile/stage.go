@@ -45,6 +45,7 @@ type stage struct {
 	parent   *stage             // the stage that it starts from; nil if it starts from something outside
 	override *namedContext      // replaces the stage as a whole
 	platform *op.Platform       // FROM --platform; nil if not given
+	fromArgs []string           // global arguments that FROM reads
 	alias    bool
 	noCache  bool
 	commands []command

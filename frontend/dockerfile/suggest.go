@@ -25,6 +25,14 @@ func suggest(word string, options []string) string {
 	return best
 }
 
+// suggest is the function for warnings, which must not take long however many there are.
+func (t *translation) suggest(word string, options []string) string {
+	if t.lintsLeft -= len(options); t.lintsLeft < 0 {
+		return ""
+	}
+	return suggest(word, options)
+}
+
 // didYouMean adds a suggestion to err, if there is one.
 func didYouMean(err error, word string, options []string) error {
 	if s := suggest(word, options); s != "" {

@@ -1,0 +1,120 @@
+package dockerfile
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver"
+)
+
+const inspected = `# a comment that is about nothing
+
+# VERSION of the base
+ARG VERSION=1
+ARG BASE=busybox:${VERSION}
+ARG UNUSED=x
+# build compiles
+FROM ${BASE} AS build
+# CFLAGS for the compiler
+ARG CFLAGS=-O2
+ARG VERSION
+ARG NOVALUE
+RUN --mount=type=secret,id=token,required --mount=type=secret,id=opt,env=OPT \
+  make
+RUN --mount=type=ssh make
+FROM nosuch AS other
+ARG OTHER=1
+MAINTAINER me
+FROM scratch AS last
+COPY --from=build /x /x
+CMD x
+`
+
+// TestOutline checks that an outline has what the target uses, through the stages that it is made from, and not more.
+func TestOutline(t *testing.T) {
+	c := dockerfileCase(t, inspected)
+	c.req.BuildArgs["CFLAGS"] = "-O3"
+	got, err := New().(frontend.Inspector).Outline(t.Context(), c.req, c.env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := func(n int) []solver.Range { return []solver.Range{{Start: n, End: n}} }
+	want := &frontend.Outline{
+		File: "Dockerfile", Text: []byte(inspected), Name: "last",
+		Args: []frontend.OutlineArg{
+			{Name: "VERSION", Value: "1", Description: "of the base", Source: line(4)},
+			{Name: "BASE", Value: "busybox:1", Source: line(5)},
+			{Name: "CFLAGS", Value: "-O3", Description: "for the compiler", Source: line(10)},
+			{Name: "NOVALUE", Source: line(12)},
+		},
+		Secrets: []frontend.OutlineMount{
+			{Name: "opt", Source: []solver.Range{{Start: 13, End: 14}}},
+			{Name: "token", Required: true, Source: []solver.Range{{Start: 13, End: 14}}},
+		},
+		SSH: []frontend.OutlineMount{{Name: "default", Source: line(15)}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestTargets checks the list of stages; it is made without a look at any image.
+func TestTargets(t *testing.T) {
+	c := dockerfileCase(t, inspected)
+	c.env.images = nil
+	got, err := New().(frontend.Inspector).Targets(t.Context(), c.req, c.env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []frontend.Target{
+		{Name: "build", Description: "compiles", Base: "${BASE}", Source: []solver.Range{{Start: 8, End: 8}}},
+		{Name: "other", Base: "nosuch", Source: []solver.Range{{Start: 16, End: 16}}},
+		{Name: "last", Default: true, Base: "scratch", Source: []solver.Range{{Start: 19, End: 19}}},
+	}
+	if diff := cmp.Diff(want, got.Targets); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestCheck checks that all stages are looked at, or those of the target, in the order of the lines and without a
+// transfer of the context; and that an error is one of the findings.
+func TestCheck(t *testing.T) {
+	rules := func(target, text string) (out []string, f *frontend.Findings) {
+		c := dockerfileCase(t, text)
+		c.req.Target = target
+		f, err := New().(frontend.Inspector).Check(t.Context(), c.req, c.env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range f.Findings {
+			out = append(out, x.Rule)
+		}
+		for _, l := range c.env.locals {
+			if len(l.Follow) == 0 {
+				t.Errorf("the context was read: %v", l)
+			}
+		}
+		if len(c.env.warnings) > 0 {
+			t.Errorf("findings were shown as warnings: %v", c.env.warnings)
+		}
+		return out, f
+	}
+	text := "FROM busybox AS a\nENV k v\nCOPY . /\nFROM busybox AS b\nMAINTAINER me\nCMD x\n"
+	got, f := rules("", text)
+	if diff := cmp.Diff([]string{"LegacyKeyValueFormat", "MaintainerDeprecated", "JSONArgsRecommended"}, got); diff != "" || f.Err != nil {
+		t.Errorf("all stages: %v\n%s", f.Err, diff)
+	}
+	// What the parser sees is reported whatever the target is.
+	got, _ = rules("b", text)
+	if diff := cmp.Diff([]string{"MaintainerDeprecated", "JSONArgsRecommended"}, got); diff != "" {
+		t.Errorf("one stage:\n%s", diff)
+	}
+	_, f = rules("", "FROM busybox\nCOPY --from=later /x /\nFROM busybox AS later\n")
+	var se *frontend.SourceError
+	if !errors.As(f.Err, &se) || se.Ranges[0].Start != 2 {
+		t.Errorf("an error: %v", f.Err)
+	}
+}

@@ -8,8 +8,10 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/exporter"
+	"github.com/boxbuild/boxbuild/exporter/image"
 	dist "github.com/boxbuild/boxbuild/proto/registry"
 )
 
@@ -21,24 +23,45 @@ type blob struct {
 	open    func(context.Context) (io.ReadCloser, error)
 }
 
-// layer makes the blob of a layer and pushes it.
-func (p *push) layer(ctx context.Context, l exporter.Layer) (exporter.Descriptor, error) {
-	desc, err := l.Blob(ctx, p.opts.Form)
+// A pushedLayer is a layer whose blob is pushed when it is made.
+type pushedLayer struct {
+	exporter.Layer
+	push *push
+}
+
+// Blob implements exporter.Layer.
+func (l *pushedLayer) Blob(ctx context.Context, form exporter.Form) (exporter.Descriptor, error) {
+	desc, err := l.Layer.Blob(ctx, form)
 	if err != nil {
 		return exporter.Descriptor{}, fmt.Errorf("compressing a layer: %w", err)
 	}
-	return desc, p.blob(ctx, blob{
-		desc: desc, id: "pushing layer " + string(desc.Digest), origins: l.Origins(),
+	return desc, l.push.layer(ctx, l, desc)
+}
+
+// layers pushes the blobs that were there already, as those of a manifest that was pulled, and so were not made.
+func (p *push) layers(ctx context.Context, all []*image.Assembled) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, a := range all {
+		for i, desc := range a.Blobs {
+			g.Go(func() error { return p.layer(ctx, a.Layers[i], desc) })
+		}
+	}
+	return g.Wait()
+}
+
+func (p *push) layer(ctx context.Context, l exporter.Layer, desc exporter.Descriptor) error {
+	return p.blob(ctx, blob{
+		desc: desc, id: "layer " + string(desc.Digest), origins: l.Origins(),
 		open: func(ctx context.Context) (io.ReadCloser, error) { return l.Open(ctx, desc) },
 	})
 }
 
 // config pushes the config of an image.
 func (p *push) config(ctx context.Context, m *exporter.Manifest) error {
-	desc := configDescriptor(m.Config, p.opts.Form.Docker)
+	doc := image.ConfigDocument(m.Config, p.opts.Form.Docker)
 	return p.blob(ctx, blob{
-		desc: desc, id: "pushing config " + string(desc.Digest),
-		open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Config)), nil },
+		desc: doc.Descriptor, id: "config " + string(doc.Descriptor.Digest),
+		open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(doc.Bytes)), nil },
 	})
 }
 

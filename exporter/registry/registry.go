@@ -8,15 +8,18 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/exporter"
+	"github.com/boxbuild/boxbuild/exporter/image"
 	dist "github.com/boxbuild/boxbuild/proto/registry"
 )
 
@@ -55,33 +58,25 @@ func (e *Exporter) Export(ctx context.Context, img *exporter.Image) (exporter.De
 		return exporter.Descriptor{}, errors.New("pushing: the image has no manifest")
 	}
 	p := &push{Exporter: e, to: to, blobs: map[digest.Digest]*pushing{}}
-	layers, err := p.content(ctx, img.Manifests)
+	all, top, err := p.content(ctx, img)
 	if err != nil {
 		return exporter.Descriptor{}, err
 	}
-	docs := make([]document, len(img.Manifests))
 	for i := range img.Manifests {
-		m := &img.Manifests[i]
-		if err := checkDiffIDs(ctx, m); err != nil {
-			return exporter.Descriptor{}, err
-		}
-		if docs[i], err = manifestDocument(m, layers[i], e.opts.Form); err != nil {
+		if err := checkDiffIDs(ctx, &img.Manifests[i]); err != nil {
 			return exporter.Descriptor{}, err
 		}
 	}
-	top, err := topDocument(img, docs, e.opts.Form.Docker)
-	if err != nil {
-		return exporter.Descriptor{}, err
-	}
-	if !slices.ContainsFunc(docs, func(d document) bool { return d.desc.Digest == top.desc.Digest }) {
-		if err := p.store(ctx, docs); err != nil {
+	single := len(all) == 1 && all[0].Manifest.Descriptor.Digest == top.Descriptor.Digest
+	if !single {
+		if err := p.store(ctx, all); err != nil {
 			return exporter.Descriptor{}, err
 		}
 	}
 	if err := p.tag(ctx, top); err != nil {
 		return exporter.Descriptor{}, err
 	}
-	return top.desc, nil
+	return top.Descriptor, nil
 }
 
 // A destination is a repository and the tags to set in it.
@@ -120,38 +115,43 @@ type push struct {
 	blobs map[digest.Digest]*pushing
 }
 
-// content pushes the layers and configs of all manifests at once, and returns what became of the layers of each. The
-// first failure ends the others.
-func (p *push) content(ctx context.Context, manifests []exporter.Manifest) ([][]exporter.Descriptor, error) {
-	all := make([][]exporter.Descriptor, len(manifests))
-	g, ctx := errgroup.WithContext(ctx)
-	for i := range manifests {
-		m := &manifests[i]
-		all[i] = make([]exporter.Descriptor, len(m.Layers))
-		for j, l := range m.Layers {
-			g.Go(func() (err error) {
-				all[i][j], err = p.layer(ctx, l)
-				return err
-			})
+// content pushes the layers and configs of all manifests, and returns the documents that name them. A layer goes out as
+// soon as its blob is made, while other blobs are still being made.
+func (p *push) content(ctx context.Context, img *exporter.Image) (all []*image.Assembled, top image.Document, err error) {
+	out := *img
+	out.Manifests = slices.Clone(img.Manifests)
+	g, gctx := errgroup.WithContext(ctx)
+	for i := range out.Manifests {
+		m := &out.Manifests[i]
+		layers := m.Layers
+		m.Layers = make([]exporter.Layer, len(layers))
+		for j, l := range layers {
+			m.Layers[j] = &pushedLayer{l, p}
 		}
-		g.Go(func() error { return p.config(ctx, m) })
+		g.Go(func() error { return p.config(gctx, m) })
 	}
-	return all, g.Wait()
+	g.Go(func() (err error) {
+		if all, top, err = image.AssembleAll(gctx, &out, p.opts.Form); err != nil {
+			return err
+		}
+		return p.layers(gctx, all)
+	})
+	return all, top, g.Wait()
 }
 
 // store pushes manifests by digest, which an index will name.
-func (p *push) store(ctx context.Context, docs []document) error {
+func (p *push) store(ctx context.Context, all []*image.Assembled) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, d := range p.to {
-		for _, doc := range docs {
-			g.Go(func() error { return p.put(ctx, d.repo, "", doc) })
+		for _, a := range all {
+			g.Go(func() error { return p.put(ctx, d.repo, "", a.Manifest) })
 		}
 	}
 	return g.Wait()
 }
 
 // tag pushes the document that the names stand for.
-func (p *push) tag(ctx context.Context, doc document) error {
+func (p *push) tag(ctx context.Context, doc image.Document) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, d := range p.to {
 		tags := d.tags
@@ -166,8 +166,8 @@ func (p *push) tag(ctx context.Context, doc document) error {
 }
 
 // put stores doc in a repository, under its digest if there is no tag.
-func (p *push) put(ctx context.Context, repo dist.Repo, tag string, doc document) error {
-	desc, err := dist.FromOCI(doc.desc)
+func (p *push) put(ctx context.Context, repo dist.Repo, tag string, doc image.Document) error {
+	desc, err := dist.FromOCI(doc.Descriptor)
 	if err != nil {
 		return err
 	}
@@ -175,9 +175,9 @@ func (p *push) put(ctx context.Context, repo dist.Repo, tag string, doc document
 	if tag != "" {
 		ref = repo.Tag(tag)
 	}
-	id := "pushing manifest for " + ref.String()
+	id := "manifest for " + ref.String()
 	p.opts.Progress(id, 0, desc.Size, false)
-	if _, err := p.client.PushManifest(ctx, ref, desc.MediaType, doc.bytes); err != nil {
+	if _, err := p.client.PushManifest(ctx, ref, desc.MediaType, doc.Bytes); err != nil {
 		return err
 	}
 	p.opts.Progress(id, desc.Size, desc.Size, true)
@@ -204,4 +204,15 @@ func checkDiffIDs(ctx context.Context, m *exporter.Manifest) error {
 		}
 	}
 	return nil
+}
+
+// configDiffIDs returns the layers that a config names.
+func configDiffIDs(config []byte) ([]digest.Digest, error) {
+	var c struct {
+		RootFS ocispec.RootFS `json:"rootfs"`
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return nil, fmt.Errorf("reading the config of an image: %w", err)
+	}
+	return c.RootFS.DiffIDs, nil
 }

@@ -13,11 +13,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/exporter"
+	"github.com/boxbuild/boxbuild/exporter/image"
 	dist "github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
@@ -44,8 +46,12 @@ func (l *fakeLayer) bytes(c exporter.Compression) []byte {
 	return append([]byte(fmt.Sprintf("compressed %d: ", c)), l.tar...)
 }
 
+func descriptorOf(mediaType string, b []byte) exporter.Descriptor {
+	return exporter.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+}
+
 func (l *fakeLayer) Blob(_ context.Context, form exporter.Form) (exporter.Descriptor, error) {
-	d := newDocument(ocispec.MediaTypeImageLayerGzip, l.bytes(form.Compression)).desc
+	d := descriptorOf(ocispec.MediaTypeImageLayerGzip, l.bytes(form.Compression))
 	if form.Docker {
 		d.MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 	}
@@ -171,6 +177,42 @@ func TestExport(t *testing.T) {
 	}
 }
 
+// A layer goes out while another is still being made.
+func TestExportOverlaps(t *testing.T) {
+	reg, host, c := start(t)
+	quick := layerOf("quick")
+	slow := &waitingLayer{*layerOf("slow"), func() bool {
+		_, ok := reg.Blob("app", string(digest.FromBytes(quick.bytes(exporter.Gzip))))
+		return ok
+	}}
+	m := manifestOf("amd64", &slow.fakeLayer, quick)
+	m.Layers[0] = slow
+	desc, err := New(c, Options{}).Export(t.Context(), &exporter.Image{
+		Names: []string{host + "/app:1"}, Manifests: []exporter.Manifest{m},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, reg, "app", "1", desc)
+}
+
+// A waitingLayer has no blob until something has happened.
+type waitingLayer struct {
+	fakeLayer
+	happened func() bool
+}
+
+func (l *waitingLayer) Blob(ctx context.Context, form exporter.Form) (exporter.Descriptor, error) {
+	for !l.happened() {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return exporter.Descriptor{}, ctx.Err()
+		}
+	}
+	return l.fakeLayer.Blob(ctx, form)
+}
+
 // A layer that the registry has elsewhere is mounted: from where it was pulled, and from where it was just pushed.
 func TestExportMounts(t *testing.T) {
 	reg, host, c := start(t)
@@ -240,15 +282,15 @@ func TestExportRaw(t *testing.T) {
 	m := manifestOf("amd64", l)
 	blob, _ := l.Blob(t.Context(), exporter.Form{})
 	doc := fmt.Sprintf(`{ "schemaVersion":2, "config":{"mediaType":%q,"digest":%q,"size":%d},
-		"layers":[{"mediaType":%q,"digest":%q,"size":%d}] }`, dockerConfig, digest.FromBytes(m.Config), len(m.Config),
+		"layers":[{"mediaType":%q,"digest":%q,"size":%d}] }`, image.DockerConfig, digest.FromBytes(m.Config), len(m.Config),
 		blob.MediaType, blob.Digest, blob.Size)
-	m.Raw = &exporter.Raw{MediaType: dockerManifest, Bytes: []byte(doc)}
+	m.Raw = &exporter.Raw{MediaType: image.DockerManifest, Bytes: []byte(doc)}
 	index := func(digests ...digest.Digest) *exporter.Raw {
 		var entries []string
 		for _, d := range digests {
-			entries = append(entries, fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, dockerManifest, d, len(doc)))
+			entries = append(entries, fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, image.DockerManifest, d, len(doc)))
 		}
-		return &exporter.Raw{MediaType: dockerList, Bytes: []byte(`{ "manifests":[` + strings.Join(entries, ",") + `] }`)}
+		return &exporter.Raw{MediaType: image.DockerIndex, Bytes: []byte(`{ "manifests":[` + strings.Join(entries, ",") + `] }`)}
 	}
 	other := digest.FromString("another manifest")
 	for i, tt := range []struct {
@@ -261,8 +303,8 @@ func TestExportRaw(t *testing.T) {
 		{"index", exporter.Form{}, index(digest.FromString(doc)), string(index(digest.FromString(doc)).Bytes)},
 		{"index of more", exporter.Form{}, index(digest.FromString(doc), other), doc},
 		{"index of nothing", exporter.Form{}, index(), doc},
-		{"another compression", exporter.Form{Compression: exporter.Zstd}, nil, ""},
-		{"other media types", exporter.Form{Force: true}, nil, ""},
+		{"another compression that is not forced", exporter.Form{Compression: exporter.Zstd}, nil, doc},
+		{"another form that is forced", exporter.Form{Force: true}, nil, ""},
 		{"and an index", exporter.Form{Force: true}, index(digest.FromString(doc)), ""},
 	} {
 		tag := fmt.Sprint("t", i)

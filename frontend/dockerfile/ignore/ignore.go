@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
@@ -35,11 +37,28 @@ func Parse(text []byte) ([]string, error) {
 		if p == "!" {
 			return nil, errors.New(`illegal exclusion pattern: "!"`)
 		}
-		if _, err := path.Match(p, "."); err != nil {
+		if err := check(p); err != nil {
 			return nil, fmt.Errorf("pattern %q: %w", p, err)
 		}
 	}
 	return patterns, nil
+}
+
+// check finds what is wrong with a pattern. What path.Match takes may still make a regular expression that is none; only
+// these characters can.
+func check(p string) error {
+	if _, err := path.Match(p, "."); err != nil {
+		return err
+	}
+	if utf8.ValidString(p) && !strings.ContainsAny(p, `\[`) {
+		return nil
+	}
+	m, err := New([]string{p})
+	if err != nil {
+		return err
+	}
+	_, err = m.Excluded(".")
+	return err
 }
 
 // A Matcher says which paths a list of patterns excludes. It is not safe for concurrent use.

@@ -22,6 +22,7 @@ func TestParseErrors(t *testing.T) {
 		"a\n!\n":                           `illegal exclusion pattern: "!"`,
 		"[a\n":                             `pattern "[a": syntax error in pattern`,
 		"!a[\n":                            `pattern "!a[": syntax error in pattern`,
+		`\1`:                               `pattern "\\1": syntax error in pattern`,
 		strings.Repeat("x", 70_000):        "token too long",
 		strings.Repeat("x\n", 30_000):      "30000 patterns",
 		strings.Repeat("# xxxxxxx\n", 2e5): "2000000 bytes",

@@ -125,6 +125,8 @@ func newProcess(p *specs.Process, stdio [3]*os.File) *lc.Process {
 		Cwd:  p.Cwd,
 		UID:  int(p.User.UID),
 		GID:  int(p.User.GID),
+		// Warnings. Without a level it reports each of its steps, which costs a millisecond.
+		LogLevel: "3",
 	}
 	for _, g := range p.User.AdditionalGids {
 		out.AdditionalGroups = append(out.AdditionalGroups, int(g))

@@ -56,6 +56,10 @@ func capabilities(spec *executor.Spec, have uint64) ([]string, error) {
 		return nil, err
 	}
 	base := DefaultCapabilities()
+	if have != 0 {
+		held := allCapabilities(have)
+		base = slices.DeleteFunc(base, func(c string) bool { return !slices.Contains(held, c) })
+	}
 	switch {
 	case addAll:
 		base = allCapabilities(have)

@@ -50,7 +50,11 @@ func TestCloseEndsTree(t *testing.T) {
 		execDone <- err
 	}()
 	for !running(t, "/bin/sleep\x00"+m) || !running(t, "sleep\x00"+m) {
-		time.Sleep(time.Millisecond)
+		select {
+		case err := <-execDone:
+			t.Fatalf("exec has ended: %v", err)
+		case <-time.After(time.Millisecond):
+		}
 	}
 	b.Close()
 	if running(t, m) {
@@ -202,6 +206,9 @@ func TestInit(t *testing.T) {
 	spec.Init = true
 	b := start(t, e, spec)
 	for _, err := os.Stat(filepath.Join(dir, "tmp/up")); err != nil; _, err = os.Stat(filepath.Join(dir, "tmp/up")) {
+		if err := b.Signal(0); err != nil {
+			t.Fatalf("the sandbox has ended: %v", err)
+		}
 		time.Sleep(time.Millisecond)
 	}
 	if err := b.Signal(syscall.SIGTERM); err != nil {
@@ -222,6 +229,9 @@ func TestShimDies(t *testing.T) {
 	m := marker()
 	b := start(t, e, sh(root, "setsid sleep "+m+" & sleep "+m))
 	for !running(t, m) {
+		if err := b.Signal(0); err != nil {
+			t.Fatalf("the sandbox has ended: %v", err)
+		}
 		time.Sleep(time.Millisecond)
 	}
 	killShim(t)

@@ -57,6 +57,8 @@ func TestPool(t *testing.T) {
 		}
 		start := time.Now()
 		time.Sleep(time.Minute)
+		p.mu.Lock()
+		mu.Lock()
 		if want := []int{0, 3, 11, 4, 12, 5}; !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
@@ -65,12 +67,21 @@ func TestPool(t *testing.T) {
 		}
 		p.limit = 3
 		got = nil
+		p.mu.Unlock()
+		mu.Unlock()
 		start = time.Now()
 		var last time.Duration
 		for n := range 9 {
-			p.submit(&a, n, func() { job(n)(); last = time.Since(start) })
+			p.submit(&a, n, func() {
+				job(n)()
+				mu.Lock()
+				last = time.Since(start)
+				mu.Unlock()
+			})
 		}
 		time.Sleep(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
 		if len(got) != 9 || last != 3*time.Second {
 			t.Errorf("9 jobs, 3 at a time, took %v", last)
 		}

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -415,7 +414,10 @@ func FuzzServe(f *testing.F) {
 		local, _ := Dir(dir, Options{})
 		defer local.Close()
 		var wg sync.WaitGroup
-		wg.Go(func() { _ = Serve(t.Context(), local, client) })
+		wg.Go(func() {
+			_ = Serve(t.Context(), local, client)
+			client.close()
+		})
 		wg.Go(func() {
 			for {
 				if _, err := daemon.Recv(); err != nil {
@@ -424,23 +426,13 @@ func FuzzServe(f *testing.F) {
 			}
 		})
 		for _, m := range [][]byte{a, b, c} {
-			_ = sendFor(daemon, m, time.Second)
+			if daemon.Send(m) != nil {
+				break
+			}
 		}
 		daemon.close()
 		wg.Wait()
 	})
-}
-
-// sendFor sends unless the other side has ended.
-func sendFor(p *pipe, m []byte, d time.Duration) error {
-	select {
-	case p.out <- m:
-		return nil
-	case <-p.done:
-		return io.ErrClosedPipe
-	case <-time.After(d):
-		return io.ErrNoProgress
-	}
 }
 
 // A store that holds too much drops what nothing needs, and nothing else.

@@ -16,6 +16,7 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/blob"
 	"github.com/boxbuild/boxbuild/snapshot/layer"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
 )
 
 // Docker's media types of layers; there is none for zstd.
@@ -73,7 +74,9 @@ func (s *stored) Blob(ctx context.Context, form exporter.Form) (exporter.Descrip
 	}
 	key := packKey{diffID: d, form: form}
 	key.form.Docker, key.form.Force = false, false
-	desc, err := s.l.packs.do(ctx, key, func(ctx context.Context) (exporter.Descriptor, error) { return s.pack(ctx, d, form) })
+	desc, err := s.l.packs.do(ctx, key, func(fctx context.Context) (exporter.Descriptor, error) {
+		return s.pack(fctx, lease.From(ctx), d, form)
+	})
 	if err != nil {
 		return exporter.Descriptor{}, fmt.Errorf("packing layer %s: %w", d, err)
 	}
@@ -145,8 +148,8 @@ func typed(desc exporter.Descriptor, docker bool) exporter.Descriptor {
 	return exporter.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
 }
 
-// pack makes a blob of the layer.
-func (s *stored) pack(ctx context.Context, d digest.Digest, form exporter.Form) (exporter.Descriptor, error) {
+// pack makes a blob of the layer, held by held until something refers to it.
+func (s *stored) pack(ctx context.Context, held *lease.Lease, d digest.Digest, form exporter.Form) (exporter.Descriptor, error) {
 	if desc, ok, err := s.find(ctx, d, exporter.Form{Compression: form.Compression, Force: true}); err != nil || ok {
 		return desc, err // made by the one before us
 	}
@@ -173,6 +176,9 @@ func (s *stored) pack(ctx context.Context, d digest.Digest, form exporter.Form) 
 	}
 	if err := z.Close(); werr != nil || err != nil {
 		return exporter.Descriptor{}, errors.Join(werr, err)
+	}
+	if held != nil {
+		_ = held.Reserve(ctx, blobItem(w.Digest())) // one that is released has left it to the others who wait
 	}
 	desc, err := w.Commit(exporter.Descriptor{MediaType: mediaType})
 	if err != nil {

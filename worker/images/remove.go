@@ -1,0 +1,220 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// youngBlob is how old a blob is before it is collected as garbage: whoever has just made one may be about to note what
+// it is a form of.
+const youngBlob = time.Minute
+
+// Remove implements worker.Images, with docker's rules:
+//
+//   - A name is untagged. If it was the image's last name in that repository its digests there go too, and with the last
+//     reference the image.
+//   - By ID the image goes with all its names; if these are of several repositories, or several tags, only by force.
+//   - An image that a container uses stays; by force it loses its names.
+func (s *Service) Remove(ctx context.Context, ref string, opt worker.RemoveOptions) ([]worker.Removed, error) {
+	img, err := s.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	var out []worker.Removed
+	if err != nil || isID(ref, img) && !slices.Contains(img.Names, reference.TagNameOnly(named).String()) {
+		out, err = s.removeID(img, opt)
+	} else {
+		out, err = s.removeName(img, named, opt)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("removing image %s: %w", ref, translate(err))
+	}
+	if opt.NoPrune {
+		return out, nil
+	}
+	_, err = s.deps.Leases.Collect(ctx, lease.Policy{Spare: spareYoung})
+	return out, err
+}
+
+func spareYoung(i lease.Info) bool {
+	return i.Kind == lease.Blob && time.Since(i.Created) < youngBlob
+}
+
+// isID says whether ref is img's ID or the beginning of it.
+func isID(ref string, img *image.Image) bool {
+	return strings.HasPrefix(img.ID.Encoded(), strings.TrimPrefix(ref, "sha256:"))
+}
+
+// inUse returns an error if containers use the image.
+func (s *Service) inUse(id digest.Digest) error {
+	if s.deps.Users == nil {
+		return nil
+	}
+	if u := s.deps.Users(id); len(u) > 0 {
+		return fmt.Errorf("%w by container %s", worker.ErrInUse, u[0])
+	}
+	return nil
+}
+
+// removeName removes one reference, and the image if that was the last.
+func (s *Service) removeName(img *image.Image, named reference.Named, opt worker.RemoveOptions) ([]worker.Removed, error) {
+	repo := named.Name()
+	if d, ok := named.(reference.Digested); ok {
+		if err := s.images.Forget(img.ID, repo, d.Digest()); err != nil {
+			return nil, err
+		}
+		out := []worker.Removed{{Untagged: image.Familiar(repo + "@" + string(d.Digest()))}}
+		return s.deleteIfBare(img.ID, out, opt)
+	}
+	name := reference.TagNameOnly(named).String()
+	if len(img.Names) == 1 && !opt.Force {
+		if err := s.inUse(img.ID); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.images.Untag(name); err != nil {
+		return nil, err
+	}
+	out := []worker.Removed{{Untagged: image.Familiar(name)}}
+	if slices.ContainsFunc(img.Names, func(n string) bool { return n != name && repoOf(n) == repo }) {
+		return out, nil
+	}
+	for _, m := range img.Manifests {
+		if m.Repository != repo {
+			continue
+		}
+		if err := s.images.Forget(img.ID, repo, m.Descriptor.Digest); err != nil {
+			return out, err
+		}
+		out = append(out, worker.Removed{Untagged: image.Familiar(repo + "@" + string(m.Descriptor.Digest))})
+	}
+	return s.deleteIfBare(img.ID, out, opt)
+}
+
+// deleteIfBare deletes an image that has no reference left and that nothing uses.
+func (s *Service) deleteIfBare(id digest.Digest, out []worker.Removed, _ worker.RemoveOptions) ([]worker.Removed, error) {
+	img, err := s.images.Get(string(id), nil)
+	if err != nil {
+		return out, err
+	}
+	if len(img.Names) > 0 || len(img.Manifests) > 0 || s.inUse(id) != nil {
+		return out, nil
+	}
+	if err := s.images.Delete(id); err != nil {
+		return out, err
+	}
+	return append(out, worker.Removed{Deleted: string(id)}), nil
+}
+
+// removeID removes an image with all its references.
+func (s *Service) removeID(img *image.Image, opt worker.RemoveOptions) ([]worker.Removed, error) {
+	if err := s.inUse(img.ID); err != nil {
+		return nil, err
+	}
+	if !opt.Force && len(img.Names) > 1 {
+		return nil, fmt.Errorf("%w: it has several names (%s); remove these, or use force", worker.ErrInUse, familiarList(img.Names))
+	}
+	out := references(img)
+	if err := s.images.Delete(img.ID); err != nil {
+		return nil, err
+	}
+	return append(out, worker.Removed{Deleted: string(img.ID)}), nil
+}
+
+func references(img *image.Image) []worker.Removed {
+	var out []worker.Removed
+	for _, n := range img.Names {
+		out = append(out, worker.Removed{Untagged: image.Familiar(n)})
+	}
+	for _, d := range img.RepoDigests() {
+		out = append(out, worker.Removed{Untagged: image.Familiar(d)})
+	}
+	return out
+}
+
+func familiarList(names []string) string {
+	short := make([]string, len(names))
+	for i, n := range names {
+		short[i] = image.Familiar(n)
+	}
+	return strings.Join(short, ", ")
+}
+
+// Prune implements worker.Images.
+func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.PruneReport, error) {
+	rep := new(worker.PruneReport)
+	if opt.Images {
+		if err := s.pruneImages(opt, rep); err != nil {
+			return rep, fmt.Errorf("pruning images: %w", err)
+		}
+	}
+	policy := lease.Policy{Spare: spareYoung}
+	if opt.Cache {
+		policy.Target = opt.KeepBytes
+		policy.Evict = func(u lease.Unit) bool {
+			if u.Item.Name == "" && !opt.All {
+				return false // a record of what an image keeps anyway: it frees nothing and makes builds faster
+			}
+			return opt.KeepFor == 0 || time.Since(u.Used()) >= opt.KeepFor
+		}
+	}
+	got, err := s.deps.Leases.Collect(ctx, policy)
+	rep.Freed = got.Freed
+	for _, r := range got.Removed {
+		if opt.Cache && r.Kind == lease.Snapshot {
+			rep.Cache = append(rep.Cache, r.Name)
+		}
+	}
+	return rep, err
+}
+
+func (s *Service) pruneImages(opt worker.PruneOptions, rep *worker.PruneReport) error {
+	all, err := s.images.List()
+	if err != nil {
+		return err
+	}
+	for _, img := range all {
+		switch {
+		case len(img.Names) > 0 && !opt.All, s.inUse(img.ID) != nil, !matchLabels(configOf(img).Config.Labels, opt.Labels):
+			continue
+		case opt.KeepFor > 0 && time.Since(img.Created) < opt.KeepFor:
+			continue
+		}
+		if err := s.images.Delete(img.ID); errors.Is(err, image.ErrNotFound) {
+			continue // somebody else was faster
+		} else if err != nil {
+			return err
+		}
+		rep.Images = append(rep.Images, references(img)...)
+		rep.Images = append(rep.Images, worker.Removed{Deleted: string(img.ID)})
+	}
+	return nil
+}
+
+// matchLabels says whether labels meet every one of the filters "key", "key=value", "key!=value" and "key!".
+func matchLabels(labels map[string]string, filters []string) bool {
+	for _, f := range filters {
+		key, want, hasValue := strings.Cut(f, "=")
+		key, not := strings.CutSuffix(key, "!")
+		got, ok := labels[key]
+		if hasValue {
+			ok = ok && got == want
+		}
+		if ok == not {
+			return false
+		}
+	}
+	return true
+}

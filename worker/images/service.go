@@ -1,0 +1,221 @@
+package images
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/exporter"
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// A Transfer moves images between registries and the store.
+type Transfer interface {
+	Pull(ctx context.Context, ref string, opt worker.TransferOptions) (*worker.PullResult, error)
+	Push(ctx context.Context, ref string, opt worker.TransferOptions) (ocispec.Descriptor, error)
+	// Manifest makes an image of the store ready for export; the lease in ctx holds what it needs.
+	Manifest(ctx context.Context, img *image.Image) (exporter.Manifest, error)
+}
+
+// Deps are what a Service works with.
+type Deps struct {
+	Layers   *Layers
+	Leases   *lease.Manager
+	Transfer Transfer
+	Platform op.Platform // the daemon's own
+	// Describe says what made a cache record, by its key; nil if nobody knows.
+	Describe func(ctx context.Context, record string) string
+	// Users are the containers that use an image; nil if there are none at all.
+	Users func(id digest.Digest) []string
+}
+
+// A Service is the images of a store. It is safe for concurrent use.
+type Service struct {
+	Transfer
+	deps   Deps
+	images *image.Store
+}
+
+var _ worker.Images = (*Service)(nil)
+
+// New returns a Service.
+func New(d Deps) *Service { return &Service{Transfer: d.Transfer, deps: d, images: d.Layers.Images} }
+
+// translate gives errors of the store the worker's names.
+func translate(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, image.ErrNotFound):
+		return &storeError{err, worker.ErrNotFound}
+	case errors.Is(err, image.ErrAmbiguous):
+		return &storeError{err, worker.ErrAmbiguous}
+	}
+	return err
+}
+
+// A storeError is an error of the store that is one of the worker's too.
+type storeError struct{ err, is error }
+
+func (e *storeError) Error() string { return e.err.Error() }
+
+func (e *storeError) Unwrap() []error { return []error{e.err, e.is} }
+
+// find finds an image: of a name for several platforms the daemon's own, if it is among them.
+func (s *Service) find(ref string) (*image.Image, error) {
+	img, err := s.images.Get(ref, &s.deps.Platform)
+	if errors.Is(err, image.ErrNotFound) {
+		img, err = s.images.Get(ref, nil)
+	}
+	return img, translate(err)
+}
+
+// List implements worker.Images.
+func (s *Service) List(context.Context) ([]worker.ImageSummary, error) {
+	all, err := s.images.List()
+	if err != nil {
+		return nil, err
+	}
+	users := make(map[snapshot.ID]int)
+	for _, img := range all {
+		for _, l := range img.Layers {
+			users[l.Snapshot]++
+		}
+	}
+	out := make([]worker.ImageSummary, 0, len(all))
+	for _, img := range all {
+		out = append(out, summarise(img, configOf(img), users))
+	}
+	return out, nil
+}
+
+// configOf reads an image's config. One that says nothing sensible was accepted by nobody, and is empty.
+func configOf(img *image.Image) *frontend.ImageConfig {
+	c := new(frontend.ImageConfig)
+	if err := json.Unmarshal(img.Config, c); err != nil {
+		return new(frontend.ImageConfig)
+	}
+	return c
+}
+
+// summarise describes an image, given how many images have each snapshot.
+func summarise(img *image.Image, c *frontend.ImageConfig, users map[snapshot.ID]int) worker.ImageSummary {
+	sum := worker.ImageSummary{
+		ID: img.ID, Names: img.Names, RepoDigests: img.RepoDigests(), Created: img.Created, Size: img.Size(),
+		Labels: c.Config.Labels, Platform: img.Platform,
+	}
+	for _, l := range img.Layers {
+		if users[l.Snapshot] > 1 {
+			sum.SharedSize += l.Size
+		}
+	}
+	return sum
+}
+
+// Inspect implements worker.Images.
+func (s *Service) Inspect(_ context.Context, ref string) (*worker.ImageDetail, error) {
+	img, err := s.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.images.List()
+	if err != nil {
+		return nil, err
+	}
+	users := make(map[snapshot.ID]int)
+	for _, other := range all {
+		for _, l := range other.Layers {
+			users[l.Snapshot]++
+		}
+	}
+	c := configOf(img)
+	return &worker.ImageDetail{
+		ImageSummary: summarise(img, c, users), Config: *c, Raw: img.Config, Layers: img.DiffIDs(), LastTagged: img.Tagged,
+	}, nil
+}
+
+// History implements worker.Images.
+func (s *Service) History(_ context.Context, ref string) ([]worker.HistoryEntry, error) {
+	img, err := s.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	var out []worker.HistoryEntry
+	layer := 0
+	for _, h := range configOf(img).History {
+		e := worker.HistoryEntry{ID: "<missing>", CreatedBy: h.CreatedBy, Comment: h.Comment}
+		if h.Created != nil {
+			e.Created = *h.Created
+		}
+		if !h.EmptyLayer && layer < len(img.Layers) {
+			e.Size = img.Layers[layer].Size
+			layer++
+		}
+		out = append(out, e)
+	}
+	slices.Reverse(out)
+	if len(out) > 0 {
+		out[0].ID, out[0].Tags = string(img.ID), img.Names
+	}
+	return out, nil
+}
+
+// Tag implements worker.Images. A name for several platforms is copied with all of them.
+func (s *Service) Tag(_ context.Context, src, dst string) error {
+	name, err := image.Normalize(dst)
+	if err != nil {
+		return err
+	}
+	img, err := s.find(src)
+	if err != nil {
+		return err
+	}
+	if from, err := s.nameOf(src); err == nil && len(from.Images) > 1 {
+		u := image.Update{Names: []string{name}, Index: from.Index}
+		for _, id := range from.Images {
+			one, err := s.images.Get(string(id), nil)
+			if err != nil {
+				return translate(err)
+			}
+			u.Images = append(u.Images, one)
+		}
+		return s.images.Update(u)
+	}
+	return translate(s.images.Tag(img.ID, name))
+}
+
+// nameOf returns what a reference with a tag, or without anything, points to.
+func (s *Service) nameOf(ref string) (*image.Name, error) {
+	c, err := image.Normalize(ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.images.Name(c)
+}
+
+// sync makes images durable and stores them under names.
+func (s *Service) store(ctx context.Context, u image.Update) error {
+	if err := s.deps.Layers.Sync(ctx, u.Images...); err != nil {
+		return err
+	}
+	return s.images.Update(u)
+}
+
+// repoOf returns the repository of a canonical reference.
+func repoOf(ref string) string {
+	n, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ""
+	}
+	return n.Name()
+}

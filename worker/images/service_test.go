@@ -1,0 +1,450 @@
+package images
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/exporter"
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/layer"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// localTransfer is a Transfer without registries.
+type localTransfer struct {
+	Transfer
+	l *Layers
+}
+
+func (t localTransfer) Manifest(_ context.Context, img *image.Image) (exporter.Manifest, error) {
+	m := exporter.Manifest{Platform: img.Platform, Config: img.Config}
+	for _, ly := range img.Layers {
+		m.Layers = append(m.Layers, t.l.Layer(ly.Snapshot, ly.DiffID))
+	}
+	return m, nil
+}
+
+var amd64 = ocispec.Platform{OS: "linux", Architecture: "amd64"}
+
+func newService(t testing.TB, l *Layers, sources ...lease.Source) *Service {
+	return New(Deps{Layers: l, Leases: lease.New(append(l.Sources(), sources...)...), Transfer: localTransfer{l: l}, Platform: amd64})
+}
+
+// eachService runs a test on every snapshotter.
+func eachService(t *testing.T, fn func(t *testing.T, s *Service)) {
+	each(t, func(t *testing.T, l *Layers) { fn(t, newService(t, l)) })
+}
+
+func importFile(t testing.TB, s *Service, name, file, content string) digest.Digest {
+	t.Helper()
+	id, err := s.Import(t.Context(), bytes.NewReader(gz(tarOf(t, file, content))), worker.ImportOptions{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// An imported tar is an image of one layer, with the changes applied; the same files give the same layer.
+func TestImport(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		id, err := s.Import(t.Context(), bytes.NewReader(tarOf(t, "b", "2", "a", "1")), worker.ImportOptions{
+			Name: "busybox", Message: "hello", Changes: []string{
+				`CMD ["/bin/sh"]`, "ENTRYPOINT echo hi", "ENV A=1 B=2", "ENV A=3", "LABEL k=v", "EXPOSE 80 53/udp", "VOLUME /data",
+				"USER 1000", "WORKDIR /a", "WORKDIR b", "ONBUILD RUN true", "STOPSIGNAL 9",
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := s.Inspect(t.Context(), "busybox")
+		if err != nil || d.ID != id || digest.FromBytes(d.Raw) != id {
+			t.Fatalf("got %+v, %v", d, err)
+		}
+		c := d.Config.Config
+		got := fmt.Sprint(c.Cmd, c.Entrypoint, c.Env, c.Labels, c.ExposedPorts, c.Volumes, c.User, c.WorkingDir, c.OnBuild, c.StopSignal)
+		if want := "[/bin/sh][/bin/sh -c echo hi][A=3 B=2]map[k:v]map[53/udp:{} 80/tcp:{}]map[/data:{}]1000/a/b[RUN true]9"; strings.ReplaceAll(got, "] ", "]") != want && got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		h, err := s.History(t.Context(), "busybox")
+		if err != nil || len(h) != 1 || h[0].Comment != "hello" || h[0].Size != d.Size || h[0].ID != string(id) || len(h[0].Tags) != 1 {
+			t.Errorf("history %+v, %v", h, err)
+		}
+		if _, err := s.Import(t.Context(), bytes.NewReader(tarOf(t, "a", "1", "b", "2")), worker.ImportOptions{Name: "again"}); err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := s.Inspect(t.Context(), "again"); again.Layers[0] != d.Layers[0] {
+			t.Errorf("other diff ID for the same files: %v and %v", again.Layers, d.Layers)
+		}
+		for _, ch := range []string{"RUN true", "FROM x", "nonsense", "COPY a b", "EXPOSE x"} {
+			var ue *frontend.UsageError
+			if _, err := s.Import(t.Context(), bytes.NewReader(tarOf(t, "a", "1")), worker.ImportOptions{Changes: []string{ch}}); !errors.As(err, &ue) {
+				t.Errorf("%s: %v", ch, err)
+			}
+		}
+		if _, err := s.Import(t.Context(), bytes.NewReader(tarOf(t, "../a", "1")), worker.ImportOptions{}); !errors.Is(err, layer.ErrUnsafe) {
+			t.Errorf("hostile tar: %v", err)
+		}
+		n := 0
+		for range s.deps.Layers.Snapshots.All(t.Context()) {
+			n++
+		}
+		if n != 2 {
+			t.Errorf("%d snapshots, want 2", n)
+		}
+	})
+}
+
+// What is saved is loaded again elsewhere: names, configs and layers, also those of pulled images; loading it twice changes
+// nothing.
+func TestSaveLoad(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		a := importFile(t, s, "a:1", "f", "hello")
+		if err := s.Tag(t.Context(), "a:1", "localhost:5000/b:2"); err != nil {
+			t.Fatal(err)
+		}
+		pulled := putPulled(t, s, "c:3", "a tar of somebody else")
+		var b bytes.Buffer
+		if err := s.Save(t.Context(), []string{"a", "localhost:5000/b:2", string(pulled)}, &b); err != nil {
+			t.Fatal(err)
+		}
+		other := newService(t, newLayers(t, t.TempDir(), "native"))
+		for range 2 {
+			var seen []string
+			got, err := other.Load(t.Context(), bytes.NewReader(gz(b.Bytes())), worker.TransferOptions{Progress: func(st solver.Status) {
+				if !st.Ended.IsZero() {
+					seen = append(seen, st.Action)
+				}
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, g := range got {
+				names = append(names, fmt.Sprint(g.Name, " ", g.ID))
+			}
+			slices.Sort(names)
+			want := []string{" " + string(pulled), "a:1 " + string(a), "localhost:5000/b:2 " + string(a)}
+			if !slices.Equal(names, want) || len(seen) != 2 {
+				t.Errorf("got %q, want %q; progress %v", names, want, seen)
+			}
+		}
+		l, _ := other.List(t.Context())
+		if len(l) != 2 {
+			t.Errorf("%d images", len(l))
+		}
+		d, err := other.Inspect(t.Context(), "a:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, _ := other.images.Get(string(d.ID), nil)
+		if got := list(t, other.deps.Layers, img.Layers[0].Snapshot); got != "f=hello " {
+			t.Errorf("layer has %s", got)
+		}
+		if err := s.Save(t.Context(), []string{"none"}, io.Discard); !errors.Is(err, worker.ErrNotFound) {
+			t.Errorf("saving nothing: %v", err)
+		}
+		arm := &ocispec.Platform{OS: "linux", Architecture: "arm64"}
+		if _, err := other.Load(t.Context(), bytes.NewReader(b.Bytes()), worker.TransferOptions{Platform: arm}); !errors.Is(err, worker.ErrNotFound) {
+			t.Errorf("another platform: %v", err)
+		}
+	})
+}
+
+// putPulled stores an image whose layer came from a registry.
+func putPulled(t testing.TB, s *Service, name, content string) digest.Digest {
+	t.Helper()
+	layers, err := s.deps.Layers.Unpack(t.Context(), []Packed{packed(s.deps.Layers, tarOf(t, "p", content), nil)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := frontend.ImageConfig{}
+	c.Platform = amd64
+	c.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layers[0].DiffID}}
+	c.Config.Labels = map[string]string{"pulled": "yes"}
+	img, err := finish(&c, layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, _ := image.Normalize(name)
+	doc, _ := s.deps.Layers.Blobs.Put("m", []byte("manifest of "+name), true)
+	img.Manifests = []image.Manifest{{Repository: repoOf(ref), Descriptor: doc}}
+	if err := s.store(t.Context(), image.Update{Images: []*image.Image{img}, Names: []string{ref}}); err != nil {
+		t.Fatal(err)
+	}
+	return img.ID
+}
+
+func effects(r []worker.Removed) string {
+	var out []string
+	for _, e := range r {
+		if e.Untagged != "" {
+			out = append(out, "-"+e.Untagged)
+		} else {
+			out = append(out, "x"+e.Deleted[7:12])
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func snapshots(t testing.TB, s *Service) (n int) {
+	for _, err := range s.deps.Layers.Snapshots.All(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	return n
+}
+
+// Removing follows docker's rules, and frees what nothing else keeps.
+func TestRemove(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		a := importFile(t, s, "a:1", "f", "a")
+		short := string(a)[7:12]
+		tag := func(dst string) {
+			t.Helper()
+			if err := s.Tag(t.Context(), "a:1", dst); err != nil {
+				t.Fatal(err)
+			}
+		}
+		remove := func(ref string, force bool) string {
+			t.Helper()
+			r, err := s.Remove(t.Context(), ref, worker.RemoveOptions{Force: force})
+			if err != nil {
+				return err.Error()
+			}
+			return effects(r)
+		}
+		tag("a:2")
+		tag("b:1")
+		if _, err := s.Remove(t.Context(), string(a), worker.RemoveOptions{}); !errors.Is(err, worker.ErrInUse) {
+			t.Errorf("by ID with several names: %v", err)
+		}
+		for _, tt := range [][2]string{{"a:2", "-a:2"}, {"docker.io/library/b:1", "-b:1"}, {"a:1", "-a:1 x" + short}} {
+			if got := remove(tt[0], false); got != tt[1] {
+				t.Errorf("removing %s: %s, want %s", tt[0], got, tt[1])
+			}
+		}
+		if n := snapshots(t, s); n != 0 {
+			t.Errorf("%d snapshots left", n)
+		}
+		if _, err := s.Remove(t.Context(), "a:1", worker.RemoveOptions{}); !errors.Is(err, worker.ErrNotFound) {
+			t.Errorf("again: %v", err)
+		}
+
+		p := putPulled(t, s, "p:1", "x")
+		d := string(digest.FromString("manifest of p:1"))
+		if got, want := remove("p:1", false), "-p:1 -p@"+d+" x"+string(p)[7:12]; got != want {
+			t.Errorf("pulled: got %s, want %s", got, want)
+		}
+		p = putPulled(t, s, "p:1", "x")
+		if got, want := remove("p@"+d, false), "-p@"+d; got != want {
+			t.Errorf("by digest: got %s, want %s", got, want)
+		}
+		if got, want := remove(string(p)[7:19], false), "-p:1 x"+string(p)[7:12]; got != want {
+			t.Errorf("by the beginning of the ID: got %s, want %s", got, want)
+		}
+
+		importFile(t, s, "c:1", "f", "c")
+		s.deps.Users = func(digest.Digest) []string { return []string{"box"} }
+		for _, ref := range []string{"c:1", string(mustInspect(t, s, "c:1").ID)} {
+			if _, err := s.Remove(t.Context(), ref, worker.RemoveOptions{}); !errors.Is(err, worker.ErrInUse) {
+				t.Errorf("%s in use: %v", ref, err)
+			}
+		}
+		if got := remove("c:1", true); got != "-c:1" {
+			t.Errorf("in use, by force: %s", got)
+		}
+	})
+}
+
+func mustInspect(t testing.TB, s *Service, ref string) *worker.ImageDetail {
+	t.Helper()
+	d, err := s.Inspect(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// Sizes count every layer of an image, shared sizes those that others have too, and disk usage each layer once.
+func TestListAndUsage(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		base := importFile(t, s, "base", "f", strings.Repeat("x", 5000))
+		img, _ := s.images.Get(string(base), nil)
+		build(t, s.deps.Layers, img.Layers[0].Snapshot, "child", "g", "y")
+		d, size, err := s.deps.Layers.DiffIDs.Wait(t.Context(), "child")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := configOf(img)
+		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, d)
+		child, err := finish(c, append(img.Layers[:1:1], image.Layer{DiffID: d, Snapshot: "child", Size: size}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.store(t.Context(), image.Update{Images: []*image.Image{child}, Names: []string{"docker.io/library/child:latest"}}); err != nil {
+			t.Fatal(err)
+		}
+		sum, err := s.List(t.Context())
+		if err != nil || len(sum) != 2 {
+			t.Fatal(sum, err)
+		}
+		first := img.Layers[0].Size
+		for _, i := range sum {
+			want := first
+			if i.Names[0] == "docker.io/library/child:latest" {
+				want += size
+			}
+			if i.Size != want || i.SharedSize != first {
+				t.Errorf("%v: size %d, shared %d; want %d, %d", i.Names, i.Size, i.SharedSize, want, first)
+			}
+		}
+		du, err := s.DiskUsage(t.Context())
+		if err != nil || du.Images != (worker.UsageClass{Total: 2, Size: first + size, Reclaimable: first + size}) {
+			t.Errorf("usage %+v, %v", du, err)
+		}
+	})
+}
+
+// recordsOf is a build cache of records that keep a snapshot each.
+func recordsOf(m map[string]snapshot.ID, at time.Time) lease.Source {
+	return lease.Source{
+		Kind: lease.Record, Class: lease.Cached,
+		List: func(context.Context) iter.Seq2[lease.Info, error] {
+			return func(yield func(lease.Info, error) bool) {
+				for k, id := range m {
+					if !yield(lease.Info{Item: lease.Item{Kind: lease.Record, Name: k}, Refs: []lease.Item{lease.ID(id)}, Created: at, Used: at}, nil) {
+						return
+					}
+				}
+			}
+		},
+		Remove: func(_ context.Context, name string) error { delete(m, name); return nil },
+	}
+}
+
+// Pruning images takes the dangling ones, or all, as the filters say; pruning the cache takes what only records keep.
+func TestPrune(t *testing.T) {
+	each(t, func(t *testing.T, l *Layers) {
+		records := map[string]snapshot.ID{}
+		s := newService(t, l, recordsOf(records, time.Now()))
+		s.deps.Describe = func(_ context.Context, r string) string { return "RUN " + r }
+		a := importFile(t, s, "a", "f", "a")
+		importFile(t, s, "a", "f", "b") // a dangles
+		putPulled(t, s, "p", "x")
+		img, _ := s.images.Get("a", nil)
+		build(t, l, img.Layers[0].Snapshot, "one", "g", "1")
+		build(t, l, "one", "two", "g", "2")
+		records["r1"], records["r2"], records["r3"] = "one", "two", img.Layers[0].Snapshot
+
+		du, err := s.DiskUsage(t.Context())
+		if err != nil || du.BuildCache.Total != 3 || du.BuildCache.Active != 1 || len(du.Records) != 3 {
+			t.Errorf("usage %+v, %v", du, err)
+		}
+		for _, r := range du.Records {
+			if r.ID == "two" && (r.Parent != "one" || r.Description != "RUN r2" || r.Uses != 1 || r.InUse) {
+				t.Errorf("record %+v", r)
+			}
+		}
+		prune := func(opt worker.PruneOptions) *worker.PruneReport {
+			t.Helper()
+			rep, err := s.Prune(t.Context(), opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return rep
+		}
+		if rep := prune(worker.PruneOptions{Images: true, KeepFor: time.Hour}); len(rep.Images) != 0 {
+			t.Errorf("young ones: %+v", rep)
+		}
+		if rep := prune(worker.PruneOptions{Images: true, Labels: []string{"pulled=yes"}}); len(rep.Images) != 0 {
+			t.Errorf("with a label: %+v", rep)
+		}
+		if rep := prune(worker.PruneOptions{Images: true}); effects(rep.Images) != "x"+string(a)[7:12] || rep.Freed == 0 {
+			t.Errorf("dangling: %+v", rep)
+		}
+		if rep := prune(worker.PruneOptions{Cache: true, KeepFor: time.Hour}); len(rep.Cache) != 0 || len(records) != 3 {
+			t.Errorf("young cache: %+v, %v", rep, records)
+		}
+		rep := prune(worker.PruneOptions{Cache: true})
+		slices.Sort(rep.Cache)
+		if fmt.Sprint(rep.Cache) != "[one two]" || len(records) != 1 {
+			t.Errorf("cache: %+v, %v", rep, records)
+		}
+		if rep := prune(worker.PruneOptions{Images: true, All: true, Labels: []string{"pulled!=yes"}}); len(rep.Images) != 2 {
+			t.Errorf("all but the pulled: %+v", rep)
+		}
+		if rep := prune(worker.PruneOptions{Images: true, Cache: true, All: true}); len(rep.Images) != 3 || snapshots(t, s) != 0 || len(records) != 0 {
+			t.Errorf("all: %+v, %d snapshots, %v", rep, snapshots(t, s), records)
+		}
+	})
+}
+
+// Names for several platforms are copied whole.
+func TestTagPlatforms(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		importFile(t, s, "x", "f", "a")
+		one, _ := s.images.Get("x", nil)
+		c := configOf(one)
+		c.Architecture = "arm64"
+		two, err := finish(c, one.Layers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.store(t.Context(), image.Update{Images: []*image.Image{two, one}, Names: []string{"docker.io/library/m:latest"}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Tag(t.Context(), "m", "n:1"); err != nil {
+			t.Fatal(err)
+		}
+		n, err := s.images.Name("docker.io/library/n:1")
+		if err != nil || len(n.Images) != 2 {
+			t.Errorf("got %+v, %v", n, err)
+		}
+		if d := mustInspect(t, s, "n:1"); d.ID != one.ID {
+			t.Errorf("got the image for %v", d.Platform)
+		}
+		if err := s.Tag(t.Context(), "m", "Bad Name"); err == nil {
+			t.Error("bad name accepted")
+		}
+		if _, err := s.History(t.Context(), "none"); !errors.Is(err, worker.ErrNotFound) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A damaged config is an image without history, and no crash.
+func TestOddConfig(t *testing.T) {
+	for _, c := range []string{"", "null", "[]", `{"history":5}`, `{"history":[null,{}]}`} {
+		configOf(&image.Image{Config: json.RawMessage(c)})
+	}
+	for _, tt := range []struct {
+		filters string
+		want    bool
+	}{{"", true}, {"k", true}, {"k=v", true}, {"k=w", false}, {"x", false}, {"k!=v", false}, {"k!=w", true}, {"x!", true}, {"k!", false}} {
+		var f []string
+		if tt.filters != "" {
+			f = []string{tt.filters}
+		}
+		if got := matchLabels(map[string]string{"k": "v"}, f); got != tt.want {
+			t.Errorf("%s: %v", tt.filters, got)
+		}
+	}
+}

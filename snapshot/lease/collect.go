@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/boxbuild/boxbuild/snapshot"
@@ -214,32 +215,22 @@ func (c *collection) evict(ctx context.Context, g *graph) {
 			c.remove(ctx, n)
 			continue
 		}
-		if n.gone || c.m.isTouched(n.Item) {
-			continue // its records are of use
+		users := n.cachedUsers()
+		if c.m.anyTouched(append(users, n)) {
+			continue // what is left of the unit would be of no use
 		}
-		var touched []*node
-		all := true
-		for _, r := range n.cachedUsers() {
-			if !c.remove(ctx, r) {
-				all = false
-				continue
-			}
-			touched = append(touched, r.refs...)
-		}
-		if all {
-			c.sweep(ctx, n)
-			touched = append(touched, n.refs...)
-		}
-		// What these referred to may now be referred to by records only.
-		for _, t := range touched {
-			if t != n {
-				c.reconsider(ctx, t)
+		// Something is queued only because something else was removed, so the loop ends.
+		for _, r := range users {
+			if c.remove(ctx, r) {
+				for _, t := range r.refs {
+					c.reconsider(ctx, t)
+				}
 			}
 		}
 	}
 }
 
-// reconsider is consider for a node that something referred to which was removed, and for what that kept in turn.
+// reconsider sweeps or considers a node that something referred to which was removed, and what it kept in turn.
 func (c *collection) reconsider(ctx context.Context, n *node) {
 	for todo := []*node{n}; len(todo) > 0; {
 		n := todo[len(todo)-1]
@@ -264,14 +255,11 @@ func (c *collection) consider(n *node) {
 	switch n.class {
 	case Plain:
 		users := n.cachedUsers()
-		if len(users) == 0 || len(users) != n.users || c.young(n) || c.m.isTouched(n.Item) {
+		if len(users) == 0 || len(users) != n.users || c.young(n) {
 			return
 		}
 		unit.Item = n.Info
 		for _, u := range users {
-			if c.m.isTouched(u.Item) {
-				return
-			}
 			unit.Records = append(unit.Records, u.Info)
 		}
 	case Cached:
@@ -293,11 +281,14 @@ func (c *collection) consider(n *node) {
 	heap.Push(&c.queue, &candidate{n, value})
 }
 
-func (m *Manager) isTouched(item Item) bool {
+// anyTouched says whether one of nodes was held since the collection began.
+func (m *Manager) anyTouched(nodes []*node) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, ok := m.touched[item]
-	return ok
+	return slices.ContainsFunc(nodes, func(n *node) bool {
+		_, ok := m.touched[n.Item]
+		return ok
+	})
 }
 
 // A candidate is a node that may be evicted.

@@ -119,6 +119,45 @@ func TestEvictHeld(t *testing.T) {
 	check(t, w, "a", "b", "i", "image", "ra", "rb", "ri")
 }
 
+// What somebody comes to hold while a collection weighs it stays whole, with its records.
+func TestEvictHeldMeanwhile(t *testing.T) {
+	w := newWorld(
+		item(Snapshot, "x", 1), item(Snapshot, "y", 1), item(Record, "rx", 0, sn("x")), item(Record, "ry", 0, sn("y")),
+	)
+	m := w.manager()
+	var seen []string
+	value := func(u Unit) float64 {
+		if seen = append(seen, u.Item.Name); len(seen) == 2 {
+			// The first one is in the queue already.
+			l := m.Acquire("one")
+			defer l.Release()
+			if err := l.Hold(t.Context(), sn(seen[0])); err != nil {
+				t.Error(err)
+			}
+		}
+		return 0
+	}
+	collect(t, m, Policy{Evict: always, Value: value})
+	check(t, w, seen[0], "r"+seen[0])
+}
+
+// An error in removing a record keeps its result, and does not end the collection.
+func TestEvictError(t *testing.T) {
+	w := chain()
+	m := w.manager()
+	boom := errors.New("boom")
+	w.before = func(i Item) {
+		w.err = nil
+		if i.Name == "rc" {
+			w.err = boom
+		}
+	}
+	if _, err := m.Collect(t.Context(), Policy{Evict: always}); !errors.Is(err, boom) {
+		t.Errorf("got %v, want the error", err)
+	}
+	check(t, w, "a", "b", "c", "i", "image", "ra", "rb", "rc", "ri")
+}
+
 // A record with several results is one record: with it the others lose theirs.
 func TestEvictManyResults(t *testing.T) {
 	w := newWorld(

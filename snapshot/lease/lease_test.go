@@ -352,6 +352,26 @@ func TestRemoveErrors(t *testing.T) {
 	}
 }
 
+// Those that refer are listed before what they refer to, in whatever order the sources are given: a record that is
+// seen had its result before.
+func TestListOrder(t *testing.T) {
+	w := small()
+	var order []Kind
+	logged := func(s Source) Source {
+		list := s.List
+		s.List = func(ctx context.Context) iter.Seq2[Info, error] {
+			order = append(order, s.Kind)
+			return list(ctx)
+		}
+		return s
+	}
+	m := New(logged(w.source(Snapshot, Plain)), logged(w.source(Record, Cached)), logged(w.source(Image, Pinned)))
+	collect(t, m, Policy{})
+	if want := []Kind{Image, Record, Snapshot}; !slices.Equal(order, want) {
+		t.Errorf("listed %v, want %v", order, want)
+	}
+}
+
 // A source that cannot list stops the collection before anything is removed; cancelling stops it in between.
 func TestListErrorAndCancel(t *testing.T) {
 	w := newWorld(item(Snapshot, "x", 1), item(Snapshot, "y", 1))

@@ -98,7 +98,10 @@ func TestMounts(t *testing.T) {
 	s := open(t, t.TempDir())
 	defer s.Close()
 	touch := func(root string) { must(t, os.WriteFile(root+"/"+crand.Text(), nil, 0o600)) }
-	commit(t, s, "base", "", touch)
+	commit(t, s, "base", "", func(root string) {
+		touch(root)
+		must(t, os.Chtimes(root+"/", time.Time{}, time.Unix(1e9, 0))) // the clock of files is coarse
+	})
 	commit(t, s, "empty", "base", nil)
 	commit(t, s, "undone", "empty", func(root string) {
 		touch(root)
@@ -117,6 +120,14 @@ func TestMounts(t *testing.T) {
 	must(t, unix.Lsetxattr(upper, "trusted.overlay.opaque", []byte("y"), 0))
 	must(t, s.Commit(t.Context(), "o", "opaque"))
 	commit(t, s, "last", "opaque", touch)
+
+	// Whether it is mounted must make no difference, in times neither.
+	var base, undone unix.Stat_t
+	must(t, unix.Stat(s.Dir()+"/base/fs", &base))
+	must(t, unix.Stat(s.Dir()+"/undone/fs", &undone))
+	if base.Mtim != undone.Mtim {
+		t.Errorf("a layer that is left out has mtime %v, its parent %v", undone.Mtim, base.Mtim)
+	}
 
 	dirs := func(ids ...string) []string {
 		for i, id := range ids {

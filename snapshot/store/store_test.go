@@ -168,7 +168,12 @@ func TestTrashIsTakenUp(t *testing.T) {
 
 // Trees deeper than there are descriptors or bytes in a path are counted and removed.
 func TestDeepTree(t *testing.T) {
+	var limit unix.Rlimit
 	f := newFixture(t)
+	f.must(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	few := unix.Rlimit{Cur: 256, Max: limit.Max}
+	f.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &few))
+	defer func() { f.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)) }()
 	_, err := f.Prepare(t.Context(), "d", "")
 	f.must(err)
 	dir, err := f.DraftFS("d")

@@ -35,7 +35,6 @@ import (
 	"github.com/boxbuild/boxbuild/solver/cachedb"
 	runner "github.com/boxbuild/boxbuild/solver/run"
 	"github.com/boxbuild/boxbuild/solver/treehash"
-	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/builder"
 	"github.com/boxbuild/boxbuild/worker/images"
 	"github.com/boxbuild/boxbuild/worker/transfer"
@@ -281,7 +280,7 @@ func (w *wiring) worker() (*daemon, error) {
 		Images: move, Store: w.images, Snapshots: w.snapshots, Layers: w.layers, Leases: w.leases, Transfer: move,
 		Platform: host, Entitlements: w.cfg.Entitlements,
 	})
-	var svc worker.Images
+	svc := images.New(images.Deps{Layers: w.layers, Leases: w.leases, Transfer: move, Platform: host})
 	return &daemon{
 		Builder: b, Images: svc, Platform: host,
 		OpenDirectory: func(path string) (filesync.Source, error) {

@@ -50,7 +50,7 @@ func (m *execMounts) commit(ctx context.Context, outputs int) ([]solver.Result, 
 		if err != nil {
 			return nil, err
 		}
-		out[i] = snapshotResult(id)
+		out[i] = ResultOf(id)
 	}
 	return out, nil
 }

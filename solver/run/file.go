@@ -195,7 +195,7 @@ func (e *fileEnv) Commit(ctx context.Context, fd *fileop.Draft) (solver.Result, 
 	if fd.Written != nil {
 		e.r.recent.put(e.lineage, id, fd.Written)
 	}
-	return snapshotResult(id), nil
+	return ResultOf(id), nil
 }
 
 // Discard implements fileop.Env.

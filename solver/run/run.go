@@ -103,7 +103,7 @@ func (r *Runner) Run(ctx context.Context, step *solver.Step) ([]solver.Result, e
 		if err != nil {
 			return nil, err
 		}
-		return []solver.Result{snapshotResult(id)}, nil
+		return []solver.Result{ResultOf(id)}, nil
 	case *op.Local:
 		return r.runLocal(o)
 	case *op.Exec:
@@ -122,7 +122,8 @@ const (
 	localPrefix    = "local:"
 )
 
-func snapshotResult(id snapshot.ID) solver.Result {
+// ResultOf returns the result that names a snapshot; "" is the empty tree.
+func ResultOf(id snapshot.ID) solver.Result {
 	if id == "" {
 		return scratch
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -17,7 +18,8 @@ import (
 // A built is an image that a build has made: what is to be exported.
 type built struct {
 	*image.Image
-	top snapshot.ID // the whole tree
+	top   snapshot.ID // the whole tree
+	epoch *time.Time
 }
 
 // assemble makes an image of the tree whose top snapshot is given: the layers are the snapshots below it, and their
@@ -34,7 +36,7 @@ func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapsho
 	if len(chain) < len(baseIDs) {
 		return nil, fmt.Errorf("the result has %d layers, and its base image %d", len(chain), len(baseIDs))
 	}
-	out := &built{Image: &image.Image{Platform: img.Platform}, top: top}
+	out := &built{Image: &image.Image{Platform: img.Platform}, top: top, epoch: img.Epoch}
 	draft := imagedoc.Draft{Epoch: img.Epoch}
 	if img.BaseConfig != nil {
 		draft.Base = img.BaseConfig.History

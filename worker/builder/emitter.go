@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ type emitter struct {
 	mu    sync.Mutex // guards what follows, and the order of calls of sink
 	def   *solver.Vertex
 	steps int
+	state map[*solver.Vertex]vertexState
 }
 
 func (e *emitter) emit(ev solver.Event) {
@@ -30,7 +32,56 @@ func (e *emitter) emit(ev solver.Event) {
 	if ev.Time.IsZero() {
 		ev.Time = time.Now()
 	}
+	if e.state == nil {
+		e.state = make(map[*solver.Vertex]vertexState)
+	}
+	switch {
+	case ev.Kind == solver.Declared:
+		e.state[ev.Vertex] = max(e.state[ev.Vertex], declared)
+	case ev.Kind == solver.Cached && ev.Hit == solver.RecipeHit:
+		e.impliedLocked(ev)
+		fallthrough
+	default:
+		e.state[ev.Vertex] = told
+	}
 	e.sink(ev)
+}
+
+// A vertexState is what the user has been told of a vertex.
+type vertexState int
+
+// The states, in order.
+const (
+	unknown  vertexState = iota
+	declared             // that it exists
+	told                 // something that happened to it
+)
+
+// impliedLocked tells of the vertices that a hit made unnecessary, so that a user sees every step of the file: the
+// solver never looked at them.
+func (e *emitter) impliedLocked(hit solver.Event) {
+	var order []*solver.Vertex
+	met := map[*solver.Vertex]bool{hit.Vertex: true}
+	stack := []*solver.Vertex{hit.Vertex}
+	for len(stack) > 0 {
+		v := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		for _, in := range v.Inputs() {
+			if _, local := in.Vertex.Op().(*op.Local); local || met[in.Vertex] || e.state[in.Vertex] == told {
+				continue
+			}
+			met[in.Vertex] = true
+			order = append(order, in.Vertex)
+			stack = append(stack, in.Vertex)
+		}
+	}
+	for _, v := range slices.Backward(order) {
+		if e.state[v] == unknown {
+			e.sink(solver.Event{Kind: solver.Declared, Time: hit.Time, Vertex: v})
+		}
+		e.state[v] = told
+		e.sink(solver.Event{Kind: solver.Cached, Time: hit.Time, Vertex: v, Key: v.Recipe()})
+	}
 }
 
 // A note is the operation of a vertex that only tells what the builder is doing.

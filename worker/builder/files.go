@@ -2,15 +2,88 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 
+	"github.com/boxbuild/boxbuild/exporter"
+	"github.com/boxbuild/boxbuild/exporter/archive"
+	"github.com/boxbuild/boxbuild/exporter/local"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/run"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
+// exportArchive writes the images as an archive, or as an OCI layout in a directory.
 func (b *Builder) exportArchive(ctx context.Context, images []*built, p *plan, em *emitter, res *worker.BuildResult) error {
-	return fmt.Errorf("x")
+	name := "exporting to oci image format"
+	if p.Type == worker.OutputDocker {
+		name = "exporting to docker image format"
+	}
+	return em.step(ctx, name, func(ctx context.Context, pr *progress) error {
+		img, err := b.exported(ctx, images, p)
+		if err != nil {
+			return err
+		}
+		opt := archive.Options{Docker: p.Type == worker.OutputDocker, Form: p.form}
+		var desc exporter.Descriptor
+		err = pr.part("sending tarball", func() error {
+			if p.Dest.Dir != "" {
+				desc, err = archive.NewDir(p.Dest.Dir, opt).Export(ctx, img)
+				return err
+			}
+			desc, err = archive.Write(ctx, p.Dest.Stream, opt, img)
+			return finish(p.Dest.Stream, err)
+		})
+		if err != nil {
+			return err
+		}
+		return describe(res, desc)
+	})
 }
 
+// exportFiles writes the files of the images to a directory or as a tar. Several platforms get a directory each.
 func (b *Builder) exportFiles(ctx context.Context, images []*built, p *plan, em *emitter) error {
-	return fmt.Errorf("x")
+	return em.step(ctx, "exporting to client "+map[worker.OutputType]string{
+		worker.OutputLocal: "directory", worker.OutputTar: "tarball",
+	}[p.Type], func(ctx context.Context, pr *progress) error {
+		var parts []local.Part
+		for _, img := range images {
+			tree, done, err := b.deps.Runner.Open(ctx, run.ResultOf(img.top))
+			if err != nil {
+				return fmt.Errorf("opening the result: %w", err)
+			}
+			defer done()
+			part := local.Part{Tree: tree}
+			if len(images) > 1 {
+				part.Dir = local.PlatformDir(op.PlatformString(img.Platform))
+			}
+			parts = append(parts, part)
+		}
+		return pr.part("copying files", func() error {
+			if p.Dest.Dir != "" {
+				skipped, err := local.WriteDir(ctx, p.Dest.Dir, parts, local.Options{Epoch: images[0].epoch})
+				for _, s := range skipped {
+					em.emit(solver.Event{Kind: solver.Warned, Vertex: pr.v, Warning: solver.Warning{
+						Short: fmt.Sprintf("device %s was left out: a directory is no place for devices", s),
+					}})
+				}
+				return err
+			}
+			return finish(p.Dest.Stream, local.WriteTar(ctx, p.Dest.Stream, parts, local.Options{Epoch: images[0].epoch}))
+		})
+	})
+}
+
+// finish ends a stream that err says how the writing of went. Closing says that all has been written, so a failure
+// has to be told otherwise, where the stream can.
+func finish(w io.WriteCloser, err error) error {
+	if err == nil {
+		return w.Close()
+	}
+	if f, ok := w.(interface{ CloseWithError(error) error }); ok {
+		return errors.Join(err, f.CloseWithError(err))
+	}
+	return err
 }

@@ -97,7 +97,7 @@ func TestBlobRefuses(t *testing.T) {
 					r.Close()
 				}
 				var broken *transportError
-				if !errors.Is(err, tt.want) && (tt.want != errBroken || !errors.As(err, &broken)) {
+				if !errors.Is(err, tt.want) && (!errors.Is(tt.want, errBroken) || !errors.As(err, &broken)) {
 					t.Errorf("got %v, want %v", err, tt.want)
 				}
 				if err != nil && !strings.Contains(err.Error(), "pulling registry.test/team/app@sha256:") {

@@ -216,7 +216,7 @@ func TestFetchBlob(t *testing.T) {
 				dst.Write(tt.before)
 				err := w.c.FetchBlob(ctx, repoAt(testHost), d, &dst)
 				var broken *transportError
-				if !errors.Is(err, tt.err) && (tt.err != errBroken || !errors.As(err, &broken)) {
+				if !errors.Is(err, tt.err) && (!errors.Is(tt.err, errBroken) || !errors.As(err, &broken)) {
 					t.Errorf("got %v, want %v", err, tt.err)
 				}
 				if !bytes.Equal(dst.Bytes(), tt.after) {

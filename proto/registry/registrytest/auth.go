@@ -109,7 +109,7 @@ func (s *TokenServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		want, exists := s.Users[user]
 		if known = exists && want == password; !known {
 			w.WriteHeader(http.StatusUnauthorized)
-			w.Write([]byte(`{"details":"incorrect username or password"}`))
+			w.Write([]byte(`{"details":"incorrect username or password"}`)) //nolint:errcheck // the client has left
 			return
 		}
 	}

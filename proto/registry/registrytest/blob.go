@@ -67,7 +67,7 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, name, dig
 	w.Header().Set("Docker-Content-Digest", digest)
 	if r.NoLength && req.Method == http.MethodGet {
 		w.WriteHeader(http.StatusOK)
-		io.Copy(w, body)
+		io.Copy(w, body) //nolint:errcheck // the client has left
 		return
 	}
 	http.ServeContent(w, req, "", time.Time{}, body)

@@ -97,10 +97,10 @@ func (r *Registry) applyFault(w http.ResponseWriter, req *http.Request, kind Kin
 	case f.Drop:
 		panic(http.ErrAbortHandler)
 	case f.CutRequest > 0:
-		io.CopyN(io.Discard, req.Body, f.CutRequest)
+		io.CopyN(io.Discard, req.Body, f.CutRequest) //nolint:errcheck // the client has left
 		panic(http.ErrAbortHandler)
 	case f.Status > 0:
-		io.Copy(io.Discard, req.Body)
+		io.Copy(io.Discard, req.Body) //nolint:errcheck // the client has left
 		if f.RetryAfter != "" {
 			w.Header().Set("Retry-After", f.RetryAfter)
 		}
@@ -141,7 +141,7 @@ func (w *faultWriter) Write(p []byte) (int, error) {
 	if limit > 0 && w.n+int64(len(p)) > limit {
 		n, _ := w.ResponseWriter.Write(p[:limit-w.n])
 		w.n += int64(n)
-		http.NewResponseController(w.ResponseWriter).Flush() //nolint:errcheck // the connection ends anyway
+		http.NewResponseController(w.ResponseWriter).Flush()
 		if w.f.StallAfter > 0 {
 			<-w.req.Context().Done()
 		}

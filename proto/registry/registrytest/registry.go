@@ -224,7 +224,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, name,
 	}
 	w.WriteHeader(http.StatusOK)
 	if req.Method == http.MethodGet {
-		w.Write(b)
+		w.Write(b) //nolint:errcheck // the client has left
 	}
 }
 

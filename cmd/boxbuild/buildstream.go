@@ -9,6 +9,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/cmd/internal/progress"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/proto/filesync"
 )
 
 // A buildStream is the client's side of one build: it shows events and answers questions.
@@ -106,15 +107,29 @@ func (s *buildStream) answer(ctx context.Context, ask *boxbuildv1.Ask) {
 
 // channel opens the channel that q asks for and serves it until it ends.
 func (s *buildStream) channel(ctx context.Context, q *boxbuildv1.ChannelQuestion) error {
+	var serve func(boxbuildv1.Builds_ChannelClient) error
+	switch what := q.GetWhat().(type) {
+	case *boxbuildv1.ChannelQuestion_Output:
+		if int(what.Output) >= len(s.plan.outputs) {
+			return fmt.Errorf("there is no output %d", what.Output)
+		}
+		serve = func(stream boxbuildv1.Builds_ChannelClient) error {
+			return s.receiveOutput(stream, s.plan.outputs[what.Output])
+		}
+	case *boxbuildv1.ChannelQuestion_Directory:
+		src, err := s.openDirectory(what.Directory)
+		if err != nil {
+			return err
+		}
+		defer src.Close()
+		serve = func(stream boxbuildv1.Builds_ChannelClient) error {
+			return filesync.Serve(stream.Context(), src, messages{stream})
+		}
+	default:
+		return errors.New("the daemon asks for what this client does not have; update it")
+	}
 	ctx, hangUp := context.WithCancel(ctx)
 	defer hangUp()
-	number, ok := q.GetWhat().(*boxbuildv1.ChannelQuestion_Output)
-	if !ok {
-		return errors.New("this client does not send directories")
-	}
-	if int(number.Output) >= len(s.plan.outputs) {
-		return fmt.Errorf("there is no output %d", number.Output)
-	}
 	stream, err := s.client.Channel(ctx)
 	if err != nil {
 		return err
@@ -122,28 +137,52 @@ func (s *buildStream) channel(ctx context.Context, q *boxbuildv1.ChannelQuestion
 	if err := stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Open{Open: q.GetToken()}}); err != nil {
 		return err
 	}
-	body := &chunkReader{recv: stream.Recv}
-	if err := s.plan.outputs[number.Output].receive(s.app.stdout, body); err != nil {
-		// The daemon learns why, and that fails the build.
+	if err := serve(stream); err != nil {
 		failed := &boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Error{Error: &boxbuildv1.Error{Message: err.Error()}}}
 		if err := stream.Send(failed); err != nil {
 			return err
 		}
-		// Hanging up before the daemon does could overtake what was sent.
-		for {
-			if _, err := stream.Recv(); err != nil {
-				return nil
-			}
+	}
+	// The daemon has the last word: hanging up first could overtake what was sent.
+	for {
+		if _, err := stream.Recv(); err != nil {
+			return nil
 		}
 	}
-	if err := stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Done{Done: true}}); err != nil {
+}
+
+// receiveOutput stores an output and confirms it.
+func (s *buildStream) receiveOutput(stream boxbuildv1.Builds_ChannelClient, to clientOutput) error {
+	if err := to.receive(s.app.stdout, &chunkReader{recv: stream.Recv}); err != nil {
 		return err
 	}
-	_, err = stream.Recv() // the daemon has the last word
-	if errors.Is(err, io.EOF) {
-		return nil
+	return stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Done{Done: true}})
+}
+
+// openDirectory opens a directory that the request named: no other one is the daemon's to ask for.
+func (s *buildStream) openDirectory(name string) (filesync.Source, error) {
+	for _, d := range s.plan.request.GetDirectories() {
+		if d.GetName() == name {
+			return filesync.Dir(d.GetPath(), filesync.Options{})
+		}
 	}
-	return err
+	return nil, fmt.Errorf("there is no directory %q", name)
+}
+
+// messages is a channel as package filesync wants it: a chunk is a message.
+type messages struct {
+	stream boxbuildv1.Builds_ChannelClient
+}
+
+// Send implements filesync.Stream.
+func (m messages) Send(msg []byte) error {
+	return m.stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Data{Data: msg}})
+}
+
+// Recv implements filesync.Stream.
+func (m messages) Recv() ([]byte, error) {
+	chunk, err := m.stream.Recv()
+	return chunk.GetData(), err
 }
 
 // A chunkReader reads the bytes of a stream of chunks. Only an eof chunk is its end: a stream that ends without one was

@@ -12,8 +12,8 @@ import (
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
 
-// maxMessage bounds a message in bytes; a list of thousands of images is one message.
-const maxMessage = 64 << 20
+// maxMessage bounds a message in bytes, as on the daemon's side.
+const maxMessage = 65 << 20
 
 // connect returns the connection to the daemon, which it makes, and starts the daemon for, when it is first asked for.
 func (a *app) connect(ctx context.Context) (*grpc.ClientConn, error) {

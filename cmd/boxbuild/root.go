@@ -49,8 +49,8 @@ func (a *app) root() *cobra.Command {
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpTemplate("{{.UsageString}}")
 	root.SetHelpCommand(&cobra.Command{Use: "help", Hidden: true, RunE: func(cmd *cobra.Command, args []string) error {
-		found, _, err := root.Find(args)
-		if err != nil {
+		found, rest, err := root.Find(args)
+		if err != nil || len(rest) > 0 {
 			return usagef("boxbuild: unknown command: boxbuild %s", strings.Join(args, " "))
 		}
 		return found.Help()

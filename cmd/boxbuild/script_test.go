@@ -16,8 +16,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker/api/native"
 	"github.com/boxbuild/boxbuild/worker/workertest"
@@ -44,15 +46,16 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// setUp starts the daemon, and makes the environment one in which nothing of the user's is seen.
+// setUp starts the daemon, and makes the environment one in which nothing of the user's is seen. BOXBUILD_ADDR is where
+// it listens; at REMOTE_ADDR it does too, but does not know who connects, as over a network.
 func setUp(env *testscript.Env) error {
 	// The path of a socket is short, and that of a script's directory may not be.
 	dir, err := os.MkdirTemp("", "bb")
 	if err != nil {
 		return err
 	}
-	socket := filepath.Join(dir, "s")
-	l, err := net.Listen("unix", socket)
+	env.Defer(func() { _ = os.RemoveAll(dir) })
+	store, err := filesync.NewStore(filepath.Join(dir, "store"), 1<<30)
 	if err != nil {
 		return err
 	}
@@ -63,22 +66,35 @@ func setUp(env *testscript.Env) error {
 		Now: func() time.Time { return time.Now().Add(-3 * time.Hour) },
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	server := grpc.NewServer(native.GRPCOptions(quiet)...)
-	native.New(native.Options{
+	services := native.New(native.Options{
 		Builder: &workertest.Builder{Images: images}, Images: images, OpenDirectory: workertest.OpenDirectory,
+		ReceiveDirectory: func(_ context.Context, s filesync.Stream) (filesync.Source, error) {
+			return filesync.Remote(s, store, filesync.RemoteOptions{}), nil
+		},
 		Platform: op.Platform{OS: "linux", Architecture: "amd64"}, Login: workertest.Login, Log: quiet,
 		About: &boxbuildv1.InfoResponse{Version: "1.2.3", Os: "linux", Architecture: "amd64", GoVersion: "go9", Root: "/root"},
-	}).Register(server)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	env.Defer(func() {
-		server.Stop()
-		if err := <-served; err != nil {
-			env.T().Log("serving: ", err)
-		}
-		_ = os.RemoveAll(dir)
 	})
-	env.Setenv("BOXBUILD_ADDR", "unix://"+socket)
+	anonymous := append(native.GRPCOptions(quiet), grpc.Creds(insecure.NewCredentials()))
+	for name, options := range map[string][]grpc.ServerOption{
+		"BOXBUILD_ADDR": native.GRPCOptions(quiet), "REMOTE_ADDR": anonymous,
+	} {
+		socket := filepath.Join(dir, name)
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			return err
+		}
+		server := grpc.NewServer(options...)
+		services.Register(server)
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(l) }()
+		env.Defer(func() {
+			server.Stop()
+			if err := <-served; err != nil {
+				env.T().Log("serving: ", err)
+			}
+		})
+		env.Setenv(name, "unix://"+socket)
+	}
 	env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, ".docker"))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,7 +36,7 @@ type daemon struct {
 	Platform op.Platform // the machine's own
 	// OpenDirectory, ReceiveDirectory and Login are as in native.Options.
 	OpenDirectory    func(path string) (filesync.Source, error)
-	ReceiveDirectory func(ctx context.Context, conn io.ReadWriteCloser) (filesync.Source, error)
+	ReceiveDirectory func(ctx context.Context, stream filesync.Stream) (filesync.Source, error)
 	Login            func(ctx context.Context, registry string, auth authn.AuthConfig) (string, error)
 	// HTTP serves HTTP/1.1 on the socket; nil if nothing does.
 	HTTP http.Handler

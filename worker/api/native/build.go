@@ -79,6 +79,7 @@ func (b *build) run(ctx context.Context, stream boxbuildv1.Builds_BuildServer, s
 		directories: map[string]*boxbuildv1.Directory{},
 	}
 	defer src.close()
+	defer context.AfterFunc(ctx, src.hangUp)()
 	req, err := buildRequest(start, b.server.opt.Platform)
 	if err != nil {
 		return err

@@ -69,37 +69,11 @@ func (s *Server) Channel(stream boxbuildv1.Builds_ChannelServer) error {
 	}
 }
 
-// A channel is a stream of bytes each way. Reading and writing may go on at once, each from one goroutine at a time.
+// A channel is a stream of bytes to the client, whose end the client confirms; or one of messages each way.
 type channel struct {
 	stream boxbuildv1.Builds_ChannelServer
-	rest   []byte // received and not yet read
-	ended  bool   // the client has written all
 	once   sync.Once
 	closed chan struct{}
-}
-
-// Read implements io.Reader.
-func (c *channel) Read(p []byte) (int, error) {
-	for len(c.rest) == 0 {
-		if c.ended {
-			return 0, io.EOF
-		}
-		chunk, err := c.stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			return 0, io.ErrUnexpectedEOF
-		case err != nil:
-			return 0, err
-		case chunk.GetError() != nil:
-			return 0, &boxbuildv1.Failure{Wire: chunk.GetError()}
-		case chunk.GetEof():
-			c.ended = true
-		}
-		c.rest = chunk.GetData()
-	}
-	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
 }
 
 // Write implements io.Writer.

@@ -16,7 +16,6 @@ package native
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -41,9 +40,9 @@ type Options struct {
 	About *boxbuildv1.InfoResponse
 	// OpenDirectory opens a directory of this machine for a client that may have it read.
 	OpenDirectory func(path string) (filesync.Source, error)
-	// ReceiveDirectory returns a directory of a client's that is at the other end of conn; closing the source closes
-	// conn. It is nil if the daemon cannot: then only directories that it may read itself can be built from.
-	ReceiveDirectory func(ctx context.Context, conn io.ReadWriteCloser) (filesync.Source, error)
+	// ReceiveDirectory returns the directory of a client's that is at the other end of stream, which ends with the
+	// build. It is nil if the daemon cannot: then only directories that it may read itself can be built from.
+	ReceiveDirectory func(ctx context.Context, stream filesync.Stream) (filesync.Source, error)
 	// Login asks registry whether it takes auth, and returns the identity token that it gave, if any. It may be nil.
 	Login func(ctx context.Context, registry string, auth authn.AuthConfig) (identityToken string, err error)
 	Log   *slog.Logger // slog.Default() if nil

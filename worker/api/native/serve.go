@@ -10,8 +10,9 @@ import (
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
 
-// maxMessage bounds a message in bytes: an inline Dockerfile, a list of thousands of images.
-const maxMessage = 64 << 20
+// maxMessage bounds a message in bytes: an inline Dockerfile, a list of thousands of images, or one message of package
+// filesync, which can have 64 MiB.
+const maxMessage = 65 << 20
 
 // GRPCOptions are the options of a gRPC server for this service and others beside it: it learns who connects, turns a
 // handler's panic into an error of that call, and every error into one that survives the wire.

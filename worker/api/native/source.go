@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
@@ -17,8 +18,10 @@ type sources struct {
 	trust       error
 	directories map[string]*boxbuildv1.Directory
 
-	mu   sync.Mutex // guards open
-	open []filesync.Source
+	mu       sync.Mutex // guards all below
+	open     []filesync.Source
+	channels []*channel
+	hungUp   bool
 }
 
 // Directory implements worker.Sources. What it returns is closed at the end of the build, if not before.
@@ -55,11 +58,51 @@ func (s *sources) openDirectory(ctx context.Context, d *boxbuildv1.Directory) (f
 	if err != nil {
 		return nil, err
 	}
-	return s.server.opt.ReceiveDirectory(ctx, ch)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hungUp {
+		_ = ch.Close() // it only ends the call
+		return nil, context.Canceled
+	}
+	s.channels = append(s.channels, ch)
+	return s.server.opt.ReceiveDirectory(ctx, messages{ch})
+}
+
+// hangUp ends the channels, and so whatever waits for the client.
+func (s *sources) hangUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hungUp = true
+	for _, ch := range s.channels {
+		_ = ch.Close() // it only ends the call
+	}
+}
+
+// messages is a channel as a stream of messages, a chunk each.
+type messages struct{ ch *channel }
+
+// Send implements filesync.Stream.
+func (m messages) Send(msg []byte) error {
+	return m.ch.stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Data{Data: msg}})
+}
+
+// Recv implements filesync.Stream.
+func (m messages) Recv() ([]byte, error) {
+	chunk, err := m.ch.stream.Recv()
+	switch {
+	case err != nil:
+		return nil, err
+	case chunk.GetError() != nil:
+		return nil, &boxbuildv1.Failure{Wire: chunk.GetError()}
+	case chunk.GetEof():
+		return nil, io.EOF
+	}
+	return chunk.GetData(), nil
 }
 
 // close closes what the build left open.
 func (s *sources) close() {
+	s.hangUp()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, src := range s.open {

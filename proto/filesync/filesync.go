@@ -4,6 +4,16 @@
 // Whatever the way, the builder sees a Source, and gets from it a tree whose Merkle root names the content of exactly
 // what was selected. Reading a file of the tree later verifies that content, so that a directory that changes during a
 // build is an error, and never a wrong cache record.
+//
+// # Life cycle
+//
+//	NewCache ──> Dir ──> Source ──Tree──> tree … ──> Close      the daemon, or a client, reads a directory
+//	NewStore ──> Remote ──> Source ──Tree──> tree … ──> Close   the daemon has one sent
+//	             Serve answers Remote                           the client that sends it
+//
+// A Cache (of what local directories look like) and a Store (of what remote ones have sent) live as long as the daemon,
+// and outlive it on disk. A tree is valid until its source is closed. No lock is held while another is taken, and none
+// while files are read or messages sent. DESIGN.md has the decisions.
 package filesync
 
 import (
@@ -26,7 +36,8 @@ type Source interface {
 type Selection struct {
 	Include []string // patternmatcher syntax; empty means everything
 	Exclude []string // patternmatcher syntax, as in .dockerignore
-	// Follow are paths or patterns that are wanted, with the symlinks on the way resolved inside the directory; empty
-	// means everything. It narrows Include and Exclude further.
+	// Follow are paths or patterns that are wanted, with the symlinks on the way resolved inside the directory: they,
+	// the symlinks and what those lead to are added to Include, as BuildKit's followpaths are. If the root is among them
+	// they add nothing.
 	Follow []string
 }

@@ -55,16 +55,17 @@ var lattice = []struct {
 	{"solver", nil},
 	{"solver/op", []string{"solver"}},
 	{"solver/cachedb", []string{"solver"}},
-	{"solver/treehash", []string{"solver"}},
+	{"solver/treehash/dirfd", nil},
+	{"solver/treehash", []string{"solver", "solver/treehash/dirfd"}},
 	{"solver/solvertest", []string{"solver"}},
 	{"solver/run/...", []string{
-		"solver", "solver/op", "solver/treehash", "solver/run/...", "snapshot/...", "executor", "proto/registry", "proto/filesync",
+		"solver", "solver/op", "solver/treehash/...", "solver/run/...", "snapshot/...", "executor", "proto/registry", "proto/filesync",
 	}},
 
 	{"proto/boxbuild/...", nil},
 	{"proto/registry", nil},
 	{"proto/registry/registrytest", []string{"proto/registry"}},
-	{"proto/filesync/...", []string{"solver", "solver/treehash", "proto/filesync"}},
+	{"proto/filesync/...", []string{"solver", "solver/treehash/...", "proto/filesync"}},
 	{"proto/llb", []string{"solver", "solver/op"}},
 
 	{"frontend", []string{"solver", "solver/op", "proto/llb"}},
@@ -87,7 +88,7 @@ var lattice = []struct {
 
 	{"exporter", nil},
 	{"exporter/...", []string{
-		"exporter", "solver", "solver/treehash", "snapshot/layer", "snapshot/blob", "snapshot/image", "proto/registry",
+		"exporter", "solver", "solver/treehash/...", "snapshot/layer", "snapshot/blob", "snapshot/image", "proto/registry",
 	}},
 
 	{"worker", []string{"solver/...", "snapshot/...", "exporter/...", "frontend", "executor", "proto/registry", "proto/filesync"}},

@@ -21,7 +21,7 @@ type modeStep struct {
 const (
 	userBits  = 0o700 | unix.S_ISUID
 	groupBits = 0o070 | unix.S_ISGID
-	otherBits = 0o007
+	otherBits = 0o007 | unix.S_ISVTX
 	allBits   = userBits | groupBits | otherBits
 )
 
@@ -47,9 +47,6 @@ func parseMode(s string) (modeChange, error) {
 		}
 		if who == 0 {
 			who = allBits
-		}
-		if who == allBits {
-			who |= unix.S_ISVTX
 		}
 		if i == len(clause) {
 			return nil, fmt.Errorf("parsing mode %q: an operator is missing", s)

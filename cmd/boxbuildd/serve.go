@@ -26,7 +26,9 @@ const (
 	// stopTimeout is how long all may take from the first signal to the end.
 	stopTimeout = 9 * time.Second
 	// drainTimeout is how much of that the calls under way have.
-	drainTimeout = 6 * time.Second
+	drainTimeout = 5 * time.Second
+	// lastWords is how long clients may take to hear that their calls have ended.
+	lastWords = time.Second
 )
 
 // A daemon is what newWorker makes: all that the services stand on.
@@ -180,7 +182,10 @@ func (s *server) stop() error {
 	if err != nil {
 		err = errors.New("stopping: calls are still under way")
 	}
-	s.grpc.Stop()
+	// Graceful, so that a call's last words reach its client; forced, so that no client holds the daemon.
+	force := time.AfterFunc(lastWords, s.grpc.Stop)
+	s.grpc.GracefulStop()
+	force.Stop()
 	_ = s.http.Close()
 	_ = s.split.grpc.Close()
 	for ; s.started > 0; s.started-- {
@@ -198,7 +203,7 @@ func (s *server) close() error {
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(stopTimeout - drainTimeout):
+	case <-time.After(stopTimeout - drainTimeout - lastWords):
 		return errors.New("stopping: the worker does not end")
 	}
 }

@@ -1,0 +1,138 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+func env(uid int, vars map[string]string) Env {
+	return Env{UID: uid, Home: "/home/u", Lookup: func(k string) (string, bool) { v, ok := vars[k]; return v, ok }}
+}
+
+// Client and daemon come to the same root and address from the same flags and environment.
+func TestAddress(t *testing.T) {
+	long := "/" + strings.Repeat("x", 120)
+	type vars = map[string]string
+	for _, c := range []struct {
+		name       string
+		uid        int
+		vars       vars
+		args       []string
+		root, addr string
+		start      bool
+	}{
+		{"root's default", 0, nil, nil, "/var/lib/boxbuild", "unix:///run/boxbuild/boxbuild.sock", true},
+		{
+			"user's default", 7,
+			vars{"XDG_RUNTIME_DIR": "/run/user/7", "XDG_DATA_HOME": "/data"},
+			nil,
+			"/data/boxbuild", "unix:///run/user/7/boxbuild/boxbuild.sock", true,
+		},
+		{"user without XDG", 987654, nil, nil, "/home/u/.local/share/boxbuild", "unix:///home/u/.local/share/boxbuild/boxbuild.sock", true},
+		{"root flag", 0, nil, []string{"--root", "/r"}, "/r", "unix:///r/boxbuild.sock", true},
+		{"default as flag", 0, nil, []string{"--root", "/var/lib/boxbuild"}, "/var/lib/boxbuild", "unix:///run/boxbuild/boxbuild.sock", true},
+		{"root variable", 0, vars{"BOXBUILD_ROOT": "/v"}, nil, "/v", "unix:///v/boxbuild.sock", true},
+		{"addr flag", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--addr", "unix:///f"}, "/var/lib/boxbuild", "unix:///f", false},
+		{"addr variable", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, nil, "/var/lib/boxbuild", "unix:///e", false},
+		{"root flag before addr variable", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--root", "/r"}, "/r", "unix:///r/boxbuild.sock", true},
+		{"long root", 0, nil, []string{"--root", long}, long, "unix:///run/boxbuild/", true},
+	} {
+		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+		client := NewClient(fs, env(c.uid, c.vars))
+		if err := fs.Parse(c.args); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Load(); err != nil {
+			t.Errorf("%s: client: %v", c.name, err)
+		}
+		if client.Root != c.root || !strings.HasPrefix(client.Addr, c.addr) || client.Start != c.start {
+			t.Errorf("%s: client has %s, %s, %v", c.name, client.Root, client.Addr, client.Start)
+		}
+		fs = pflag.NewFlagSet("", pflag.ContinueOnError)
+		daemon := NewDaemon(fs, env(c.uid, c.vars))
+		if err := fs.Parse(append(c.args, "--config", "/dev/null")); err != nil {
+			t.Fatal(err)
+		}
+		if err := daemon.Load(fs); err != nil {
+			t.Errorf("%s: daemon: %v", c.name, err)
+		}
+		if daemon.Root != client.Root || daemon.Addr != client.Addr {
+			t.Errorf("%s: daemon has %s, %s, client %s, %s", c.name, daemon.Root, daemon.Addr, client.Root, client.Addr)
+		}
+	}
+}
+
+func load(t *testing.T, text string, args ...string) (*Daemon, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "boxbuildd.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	d := NewDaemon(fs, env(0, nil))
+	if err := fs.Parse(append(args, "--config", path)); err != nil {
+		t.Fatal(err)
+	}
+	return d, d.Load(fs)
+}
+
+// A file is laid over the defaults, and flags over the file.
+func TestFile(t *testing.T) {
+	d, err := load(t, `
+root = "/from/file"
+idle-timeout = "90s"
+max-parallelism = 3
+memory-limit = "1GiB"
+[log]
+level = "warn"
+[registry."docker.io"]
+mirrors = ["mirror.example"]
+[registry."localhost:5000"]
+http = true
+insecure = true
+ca = ["/ca.pem"]
+keypair = [{key = "/k", cert = "/c"}]
+`, "--max-parallelism", "5", "--debug")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Root != "/from/file" || d.Addr != "unix:///from/file/boxbuild.sock" || d.Idle() != 90*time.Second ||
+		d.MaxParallelism != 5 || d.MemoryLimit != 1<<30 || d.Log.Level != "debug" || d.Snapshotter != "auto" {
+		t.Errorf("got %+v", d)
+	}
+	local := d.Registries["localhost:5000"]
+	if !local.HTTP || !local.Insecure || len(local.CA) != 1 || local.KeyPair[0] != (KeyPair{Key: "/k", Cert: "/c"}) ||
+		d.Registries["docker.io"].Mirrors[0] != "mirror.example" {
+		t.Errorf("got registries %+v", d.Registries)
+	}
+}
+
+// What a file says wrongly is an error that names the place.
+func TestFileErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"\nroots = \"/x\"\n":                                 "boxbuildd.toml:2: unknown key roots",
+		"[registry.\"a\"]\nmirror = []\n":                    "boxbuildd.toml:2: unknown key registry.a.mirror",
+		"root = \n":                                          "boxbuildd.toml:1:",
+		"max-parallelism = \"x\"\n":                          "boxbuildd.toml:1:",
+		"idle-timeout = \"soon\"\n":                          "boxbuildd.toml",
+		"max-parallelism = -1\n":                             "max-parallelism is negative",
+		"snapshotter = \"zfs\"\n":                            `snapshotter: "zfs" is none of`,
+		"[log]\nlevel = \"loud\"\n":                          `log.level: "loud"`,
+		"[dns]\nnameservers = [\"x\"]\n":                     `"x" is not an address`,
+		"[network]\nsubnet = \"10.0.0.0\"\n":                 `"10.0.0.0" is not an IPv4 network`,
+		"insecure-entitlements = [\"all\"]\n":                `"all" is none of`,
+		"[registry.\"a/b\"]\nhttp = true\n":                  "is not host[:port]",
+		"[registry.\"a\"]\nkeypair = [{key = \"/k\"}]\n":     "a keypair has a key and a cert",
+		"addr = \"tcp://1.2.3.4:5\"\n":                       "only unix:///path is supported",
+		"addr = \"unix://" + strings.Repeat("/x", 60) + "\"": "at most 107 bytes",
+	} {
+		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", text, err, want)
+		}
+	}
+}

@@ -147,7 +147,7 @@ func mkTar(t testing.TB, ents ...ent) []byte {
 			e.ModTime = someTime
 		}
 		if err := w.WriteHeader(&e.Header); err != nil {
-			t.Fatalf("%s: %v", e.Name, err)
+			t.Fatalf("%.100q: %.200v", e.Name, err)
 		}
 		if _, err := w.Write([]byte(e.body)); err != nil {
 			t.Fatal(err)

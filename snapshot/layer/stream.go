@@ -15,22 +15,22 @@ type Limits struct {
 	// in bytes.
 	Size int64
 	// Ratio is how many times the compressed bytes the uncompressed ones may be, once there are more than RatioFrom of
-	// them. Zeros reach 1032 with gzip.
-	Ratio int64
+	// them. Zeros reach 1032 with gzip, so that a few of them are no reason to refuse anything.
+	Ratio, RatioFrom int64
 	// Entries is the largest number of entries. Those which stand for directories take memory while a tar is applied.
 	Entries int64
 }
 
 // The default limits.
 const (
-	DefaultSize    = 256 << 30
-	DefaultRatio   = 500
-	DefaultEntries = 5_000_000
-	RatioFrom      = 1 << 30
+	DefaultSize      = 256 << 30
+	DefaultRatio     = 500
+	DefaultEntries   = 5_000_000
+	DefaultRatioFrom = 1 << 30
 )
 
 func (l Limits) withDefaults() Limits {
-	for f, d := range map[*int64]int64{&l.Size: DefaultSize, &l.Ratio: DefaultRatio, &l.Entries: DefaultEntries} {
+	for f, d := range map[*int64]int64{&l.Size: DefaultSize, &l.Ratio: DefaultRatio, &l.RatioFrom: DefaultRatioFrom, &l.Entries: DefaultEntries} {
 		switch {
 		case *f == 0:
 			*f = d
@@ -144,7 +144,7 @@ func (l Limits) check(total int64, in *counter) error {
 	if total > l.Size {
 		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, l.Size)
 	}
-	if n := in.n.Load(); total > RatioFrom && total/l.Ratio > n {
+	if n := in.n.Load(); total > l.RatioFrom && total/l.Ratio > n {
 		return fmt.Errorf("%w: %d bytes expand to more than %d", ErrTooLarge, n, total)
 	}
 	return nil

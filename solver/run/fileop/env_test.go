@@ -60,12 +60,24 @@ func everyWay(t *testing.T, fn func(t *testing.T, env *testEnv)) {
 				t.Skip("needs root")
 			}
 			env := newEnv(t, w)
+			before := openFiles(t)
 			fn(t, env)
+			if after := openFiles(t); after > before {
+				t.Errorf("%d descriptors were open, and %d are", before, after)
+			}
 			if env.open != 0 {
 				t.Errorf("%d drafts were neither committed nor discarded", env.open)
 			}
 		})
 	}
+}
+
+func openFiles(t *testing.T) int {
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
 }
 
 // base makes a result of a directory that fill has filled.

@@ -278,15 +278,15 @@ func (w *copier) source(ctx context.Context, e *treehash.Entry) (*input, error) 
 
 // content copies bytes, and verifies them where they could have changed.
 func (w *copier) content(ctx context.Context, out int, in *input, e *treehash.Entry) (*solver.Digest, error) {
-	if in.r == nil && in.want == nil {
-		if e.Size > 0 {
-			done, err := w.inKernel(ctx, out, in.fd)
-			if err != nil {
-				return nil, err
-			}
-			if done {
-				return w.known(e.Path), nil
-			}
+	// A small file that cannot be cloned is read and written faster than copied by the kernel, which needs a second call
+	// to see the end.
+	if in.r == nil && in.want == nil && e.Size > 0 && (e.Size > copyBuffer || !w.noClone.Load()) {
+		done, err := w.inKernel(ctx, out, in.fd)
+		if err != nil {
+			return nil, err
+		}
+		if done {
+			return w.known(e.Path), nil
 		}
 	}
 	if w.buf == nil {

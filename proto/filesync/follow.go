@@ -114,8 +114,7 @@ func (f *follower) linksAt(dir, name string, wildcard bool) ([]string, error) {
 	names := []string{name}
 	if wildcard {
 		names = nil
-		var l dirfd.Lister
-		err := l.List(fd, func(n dirfd.Name) error {
+		err := dirfd.List(fd, func(n dirfd.Name) error {
 			s := string(n.Bytes())
 			if ok, err := filepath.Match(name, s); err == nil && ok && (n.Type == unix.DT_LNK || n.Type == unix.DT_UNKNOWN) {
 				names = append(names, s)

@@ -226,8 +226,7 @@ func (s *Store) over() (bool, error) {
 		}
 		defer dirfd.Close(fd)
 		total := int64(0)
-		var l dirfd.Lister
-		err = l.List(fd, func(n dirfd.Name) error {
+		err = dirfd.List(fd, func(n dirfd.Name) error {
 			var st dirfd.Stat
 			if n.Lstat(fd, &st) == nil {
 				total += st.Size

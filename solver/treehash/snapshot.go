@@ -173,8 +173,7 @@ func (s *Snapshot) load(dir string) (*dirNode, error) {
 	}
 	defer dirfd.Close(fd)
 	n := &dirNode{}
-	var l dirfd.Lister
-	err = l.List(fd, func(name dirfd.Name) error {
+	err = dirfd.List(fd, func(name dirfd.Name) error {
 		var st dirfd.Stat
 		if err := name.Lstat(fd, &st); err != nil {
 			return err

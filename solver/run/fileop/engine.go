@@ -255,8 +255,7 @@ func (d *dstDir) load() error {
 	}
 	defer dirfd.Close(fd)
 	d.below = map[string]bool{}
-	var l dirfd.Lister
-	err = l.List(fd, func(n dirfd.Name) error {
+	err = dirfd.List(fd, func(n dirfd.Name) error {
 		isDir := n.Type == unix.DT_DIR
 		if n.Type == unix.DT_UNKNOWN {
 			var st dirfd.Stat

@@ -203,8 +203,7 @@ func removeAll(ctx context.Context, dir int, name string) error {
 		return bare(err)
 	}
 	var names []string
-	var l dirfd.Lister
-	err = l.List(fd, func(n dirfd.Name) error {
+	err = dirfd.List(fd, func(n dirfd.Name) error {
 		names = append(names, string(n.Bytes()))
 		return nil
 	})
@@ -279,8 +278,7 @@ func listNames(dir int) ([]string, error) {
 	}
 	defer dirfd.Close(fd)
 	var names []string
-	var l dirfd.Lister
-	err = l.List(fd, func(n dirfd.Name) error {
+	err = dirfd.List(fd, func(n dirfd.Name) error {
 		names = append(names, string(n.Bytes()))
 		return nil
 	})

@@ -3,6 +3,7 @@ package dirfd
 import (
 	"encoding/binary"
 	"io/fs"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -10,6 +11,15 @@ import (
 
 // A Lister lists directories with a buffer of its own. It is not safe for concurrent use. The zero Lister is ready.
 type Lister struct{ buf []byte }
+
+var listers = sync.Pool{New: func() any { return new(Lister) }}
+
+// List is Lister.List with a buffer that is shared between those who need one now and then.
+func List(fd int, fn func(Name) error) error {
+	l := listers.Get().(*Lister)
+	defer listers.Put(l)
+	return l.List(fd, fn)
+}
 
 // A Name is one name of a directory as the kernel gave it. It points into the Lister's buffer and is valid until the
 // callback that it was given to returns.

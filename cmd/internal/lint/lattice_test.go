@@ -96,6 +96,9 @@ var lattice = []struct {
 		"worker", "worker/images", "solver/...", "snapshot/...", "exporter/...", "frontend/...", "executor", "proto/registry", "proto/filesync", "proto/llb",
 	}},
 	{"worker/api/...", []string{"worker/...", "proto/...", "solver", "solver/op", "frontend/...", "exporter", "executor"}},
+	{"worker/workertest", []string{
+		"worker", "solver", "solver/op", "solver/treehash", "executor", "frontend", "proto/registry", "proto/filesync",
+	}},
 	{"worker/...", []string{
 		"worker", "solver", "solver/op", "executor", "snapshot/...", "exporter/...", "frontend", "proto/registry", "proto/filesync",
 	}},

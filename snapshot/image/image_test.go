@@ -291,7 +291,14 @@ func TestPutAgain(t *testing.T) {
 	a.Manifests = []Manifest{man("x/a", "1")}
 	put(t, s, a, refA)
 	a.Manifests = []Manifest{man("y/a", "2"), man("x/a", "1")}
+	a.Layers[0].Snapshot = "moved"
 	put(t, s, a)
+	if _, ok := s.Layer("one"); ok {
+		t.Error("the snapshot of the old record is still known")
+	}
+	if id, _ := s.Snapshot(digest.FromString("one")); id != "moved" {
+		t.Errorf("chain is in %q", id)
+	}
 	got, _ := s.Get("a", nil)
 	if d := got.RepoDigests(); len(d) != 2 {
 		t.Errorf("got %v", d)

@@ -56,7 +56,7 @@ func Open(db *bbolt.DB) (*Store, error) {
 			if err := json.Unmarshal(v, &img); err != nil {
 				return err
 			}
-			s.index(&img)
+			s.index(nil, &img)
 			return nil
 		})
 	})
@@ -66,10 +66,13 @@ func Open(db *bbolt.DB) (*Store, error) {
 	return s, nil
 }
 
-// index notes which snapshots hold the image's chains.
-func (s *Store) index(img *Image) {
+// index notes which snapshots hold the image's chains, instead of what the record old, which may be nil, said.
+func (s *Store) index(old, img *Image) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if old != nil {
+		s.unindexLocked(old)
+	}
 	for n, chain := range chainIDs(img) {
 		l := img.Layers[n]
 		add(s.chains, chain, img.ID, l.Snapshot)
@@ -80,6 +83,10 @@ func (s *Store) index(img *Image) {
 func (s *Store) unindex(img *Image) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.unindexLocked(img)
+}
+
+func (s *Store) unindexLocked(img *Image) {
 	for n, chain := range chainIDs(img) {
 		remove(s.chains, chain, img.ID)
 		remove(s.layers, img.Layers[n].Snapshot, img.ID)
@@ -164,13 +171,13 @@ func (s *Store) Update(u Update) error {
 			return fmt.Errorf("storing name %.300q: it is not a canonical reference", n)
 		}
 	}
-	var put []*Image
+	var put, before []*Image
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		put = nil
+		put, before = nil, nil
 		now := s.now()
 		ids := make([]digest.Digest, 0, len(u.Images))
 		for _, img := range u.Images {
-			rec, err := merge(tx, img)
+			rec, old, err := merge(tx, img)
 			if err != nil {
 				return err
 			}
@@ -186,7 +193,7 @@ func (s *Store) Update(u Update) error {
 					return err
 				}
 			}
-			put = append(put, rec)
+			put, before = append(put, rec), append(before, old)
 			ids = append(ids, rec.ID)
 		}
 		for _, n := range u.Names {
@@ -199,21 +206,22 @@ func (s *Store) Update(u Update) error {
 	if err != nil {
 		return fmt.Errorf("storing images: %w", err)
 	}
-	for _, img := range put {
-		s.index(img)
+	for i, img := range put {
+		s.index(before[i], img)
 	}
 	return nil
 }
 
-// merge returns the record to store for img, given the one that there may be.
-func merge(tx *bbolt.Tx, img *Image) (*Image, error) {
-	rec := *img
-	old, err := getImage(tx, img.ID)
+// merge returns the record to store for img, and the one that there may be, or nil.
+func merge(tx *bbolt.Tx, img *Image) (rec, old *Image, err error) {
+	c := *img
+	rec = &c
+	old, err = getImage(tx, img.ID)
 	if errors.Is(err, ErrNotFound) {
-		return &rec, nil
+		return rec, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	rec.Tagged = old.Tagged
 	rec.Manifests = slices.Clone(img.Manifests)
@@ -222,7 +230,7 @@ func merge(tx *bbolt.Tx, img *Image) (*Image, error) {
 			rec.Manifests = append(rec.Manifests, m)
 		}
 	}
-	return &rec, nil
+	return rec, old, nil
 }
 
 func (m Manifest) same(o Manifest) bool {

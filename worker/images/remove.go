@@ -76,7 +76,7 @@ func (s *Service) removeName(img *image.Image, named reference.Named, opt worker
 			return nil, err
 		}
 		out := []worker.Removed{{Untagged: image.Familiar(repo + "@" + string(d.Digest()))}}
-		return s.deleteIfBare(img.ID, out, opt)
+		return s.deleteIfBare(img.ID, out)
 	}
 	name := reference.TagNameOnly(named).String()
 	if len(img.Names) == 1 && !opt.Force {
@@ -100,11 +100,11 @@ func (s *Service) removeName(img *image.Image, named reference.Named, opt worker
 		}
 		out = append(out, worker.Removed{Untagged: image.Familiar(repo + "@" + string(m.Descriptor.Digest))})
 	}
-	return s.deleteIfBare(img.ID, out, opt)
+	return s.deleteIfBare(img.ID, out)
 }
 
 // deleteIfBare deletes an image that has no reference left and that nothing uses.
-func (s *Service) deleteIfBare(id digest.Digest, out []worker.Removed, _ worker.RemoveOptions) ([]worker.Removed, error) {
+func (s *Service) deleteIfBare(id digest.Digest, out []worker.Removed) ([]worker.Removed, error) {
 	img, err := s.images.Get(string(id), nil)
 	if err != nil {
 		return out, err

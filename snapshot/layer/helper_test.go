@@ -136,9 +136,10 @@ func (e ent) owner(uid, gid int) ent { e.Uid, e.Gid = uid, gid; return e }
 
 func (e ent) at(sec int64) ent { e.ModTime = time.Unix(sec, 0); return e }
 
-// mkTar writes a tar.
+// mkTar writes a tar. Its files are root's, and so only root can apply it.
 func mkTar(t testing.TB, ents ...ent) []byte {
 	t.Helper()
+	needRoot(t)
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range ents {

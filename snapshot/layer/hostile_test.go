@@ -35,6 +35,7 @@ func targets(t *testing.T, base []byte) map[string]Target {
 // what would replace the root (CVE-2021-29136, CVE-2026-28406, CVE-2026-50163). The daemon's working directory, which
 // relative links must not be resolved against, is the canary.
 func TestUnsafeEntries(t *testing.T) {
+	needRoot(t)
 	c := newCanary(t)
 	t.Chdir(c.dir)
 	for _, e := range []ent{
@@ -282,6 +283,7 @@ func paxTar(name string, records map[string]string) []byte {
 
 // A sparse file has the content that the tar says and holes where it says nothing.
 func TestSparse(t *testing.T) {
+	needRoot(t)
 	root := t.TempDir()
 	const size = 64 << 20
 	b := paxTar("s", map[string]string{"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": fmt.Sprint(size), "GNU.sparse.map": "", "GNU.sparse.numblocks": "0"})

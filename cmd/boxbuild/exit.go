@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
@@ -36,10 +37,10 @@ func (a *app) finish(ctx context.Context, err error) int {
 	var stopped interrupt
 	failure := boxbuildv1.AsFailure(err)
 	switch {
-	case errors.As(err, &silent):
-		return silent.code
 	case errors.As(context.Cause(ctx), &stopped):
 		return 128 + int(stopped.signal)
+	case errors.As(err, &silent):
+		return silent.code
 	case errors.As(err, &use):
 		a.complain(use.message)
 		return exitUsage
@@ -51,18 +52,20 @@ func (a *app) finish(ctx context.Context, err error) int {
 	return exitFailed
 }
 
-// describe says what went wrong as docker does: what the daemon reports is marked as such.
+// describe says what went wrong as docker does: what the daemon reports is marked as such, each of several errors on a
+// line of its own.
 func describe(err error) string {
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
-		text := ""
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // only a join itself has lines
+		var lines []string
 		for _, e := range joined.Unwrap() {
-			if text != "" {
-				text += "\n"
-			}
-			text += describe(e)
+			lines = append(lines, e.Error())
 		}
-		return text
+		if strings.Join(lines, "\n") == err.Error() {
+			for i, e := range joined.Unwrap() {
+				lines[i] = describe(e)
+			}
+			return strings.Join(lines, "\n")
+		}
 	}
 	if f := boxbuildv1.AsFailure(err); f != nil {
 		return "Error response from daemon: " + f.Error()

@@ -26,7 +26,7 @@ func (a *app) importCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   "import [OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
 		Short:                 "Import the contents from a tarball to create a filesystem image",
-		Args:                  cobra.MatchAll(minArgs(1), maxArgs(2)),
+		Args:                  cobra.MatchAll(oneOrMore, maxArgs(2)),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opt.source = args[0]

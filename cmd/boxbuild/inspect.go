@@ -24,7 +24,7 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   "inspect [OPTIONS] IMAGE [IMAGE...]",
 		Short:                 "Display detailed information on one or more images",
-		Args:                  minArgs(1),
+		Args:                  oneOrMore,
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.inspect(cmd.Context(), args, format)

@@ -15,7 +15,7 @@ func (a *app) rmiCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   "rmi [OPTIONS] IMAGE [IMAGE...]",
 		Short:                 "Remove one or more images",
-		Args:                  minArgs(1),
+		Args:                  oneOrMore,
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.remove(cmd.Context(), args, force, noPrune)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -102,7 +101,7 @@ Run '{{.CommandPath}} COMMAND --help' for more information on a command.
 {{- end}}
 `
 
-// noArgs, exactArgs, minArgs and maxArgs say how many arguments a command takes, in docker's words.
+// noArgs, exactArgs, oneOrMore and maxArgs say how many arguments a command takes, in docker's words.
 func noArgs(cmd *cobra.Command, args []string) error {
 	switch {
 	case len(args) == 0:
@@ -123,13 +122,11 @@ func exactArgs(n int) cobra.PositionalArgs {
 	}
 }
 
-func minArgs(n int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) >= n {
-			return nil
-		}
-		return argError(cmd, "requires at least "+plural(n, "argument"))
+func oneOrMore(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return nil
 	}
+	return argError(cmd, "requires at least 1 argument")
 }
 
 func maxArgs(n int) cobra.PositionalArgs {
@@ -157,7 +154,7 @@ func plural(n int, word string) string {
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: noArgs, DisableFlagsInUseLine: true,
-		RunE: func(cmd *cobra.Command, _ []string) error { return errors.Join(cmd.Help()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(sub...)
 	return cmd

@@ -17,7 +17,7 @@ func (a *app) saveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   "save [OPTIONS] IMAGE [IMAGE...]",
 		Short:                 "Save one or more images to a tar archive (streamed to STDOUT by default)",
-		Args:                  minArgs(1),
+		Args:                  oneOrMore,
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.save(cmd.Context(), args, output)

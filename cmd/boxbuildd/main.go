@@ -32,6 +32,7 @@ func main() {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(os.Args[1:], process{
 		env: config.OSEnv(), stdout: os.Stdout, stderr: os.Stderr, signals: signals, worker: newWorker,
+		abort: func() { os.Exit(1) },
 	})
 	switch {
 	case err == nil || errors.Is(err, pflag.ErrHelp):
@@ -46,6 +47,7 @@ type process struct {
 	env            config.Env
 	stdout, stderr io.Writer
 	signals        <-chan os.Signal
+	abort          func() // ends the process at once
 	worker         func(ctx context.Context, cfg *config.Daemon, log *slog.Logger) (*daemon, error)
 }
 

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 		if err := run(os.Args[1:], process{
 			env: config.OSEnv(), stdout: os.Stdout, stderr: os.Stderr, signals: signals, worker: fakeWorker,
+			abort: func() { os.Exit(1) },
 		}); err != nil {
 			fmt.Fprintln(os.Stderr, "boxbuildd:", err)
 			os.Exit(1)

@@ -82,7 +82,7 @@ func serve(cfg *config.Daemon, p process, lock *rootLock, log *slog.Logger) (err
 		// Whoever asks twice is not made to wait.
 		<-p.signals
 		log.Warn("stopping at once")
-		os.Exit(1)
+		p.abort()
 	}()
 	return errors.Join(err, s.stop())
 }

@@ -77,7 +77,7 @@ func (b *Builder) Build(
 		p.event(solver.Event{Kind: solver.Declared, Vertex: last})
 	}
 	for i, v := range vertices {
-		if err := p.step(ctx, v, lines[i], i+1); err != nil {
+		if err := p.step(ctx, v, lines[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -113,7 +113,7 @@ func (p *performance) event(ev solver.Event) {
 }
 
 // step performs one line, unless an earlier build has.
-func (p *performance) step(ctx context.Context, v *solver.Vertex, line string, number int) error {
+func (p *performance) step(ctx context.Context, v *solver.Vertex, line string) error {
 	word, rest, _ := strings.Cut(line, " ")
 	b := p.builder
 	b.mu.Lock()

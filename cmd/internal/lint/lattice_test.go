@@ -93,11 +93,14 @@ var lattice = []struct {
 
 	{"worker", []string{"solver/...", "snapshot/...", "exporter/...", "frontend", "executor", "proto/registry", "proto/filesync"}},
 	{"worker/builder", []string{
-		"worker", "worker/images", "solver/...", "snapshot/...", "exporter/...", "frontend/...", "executor", "proto/registry", "proto/filesync", "proto/llb",
+		"worker", "worker/images", "worker/transfer", "solver/...", "snapshot/...", "exporter/...", "frontend/...", "executor", "proto/registry", "proto/filesync", "proto/llb",
 	}},
 	{"worker/api/...", []string{"worker/...", "proto/...", "solver", "solver/op", "frontend/...", "exporter", "executor"}},
 	{"worker/workertest", []string{
 		"worker", "solver", "solver/op", "solver/treehash", "executor", "frontend", "proto/registry", "proto/filesync",
+	}},
+	{"worker/transfer", []string{
+		"worker", "worker/images", "solver", "solver/op", "snapshot/...", "exporter/...", "frontend", "proto/registry",
 	}},
 	{"worker/...", []string{
 		"worker", "solver", "solver/op", "executor", "snapshot/...", "exporter/...", "frontend", "proto/registry", "proto/filesync",

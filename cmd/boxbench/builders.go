@@ -48,9 +48,8 @@ func newBuilder(name, dir string) builder {
 }
 
 // run runs a command and, if it fails, says what it printed.
-func run(ctx context.Context, env []string, name string, args ...string) error {
+func run(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
@@ -134,7 +133,7 @@ func (b *boxbuild) build(ctx context.Context, dir, dest string) error {
 	if dest != "" {
 		args = append(args, "-o", dest)
 	}
-	return run(ctx, nil, "boxbuild", append(args, dir)...)
+	return run(ctx, "boxbuild", append(args, dir)...)
 }
 
 type buildctl struct{ daemon }
@@ -156,7 +155,7 @@ func (b *buildctl) build(ctx context.Context, dir, dest string) error {
 	if dest != "" {
 		args = append(args, "--output", "type=local,dest="+dest)
 	}
-	return run(ctx, nil, "buildctl", args...)
+	return run(ctx, "buildctl", args...)
 }
 
 // A podman is podman or buildah: both build in their own process, on the same library.
@@ -169,8 +168,8 @@ func (p *podman) global() []string {
 }
 
 func (p *podman) stop() {
-	_ = run(context.Background(), nil, p.program, append(p.global(), "rmi", "-a", "-f")...)
-	_ = run(context.Background(), nil, "umount", filepath.Join(p.dir, "root", "overlay"))
+	_ = run(context.Background(), p.program, append(p.global(), "rmi", "-a", "-f")...)
+	_ = run(context.Background(), "umount", filepath.Join(p.dir, "root", "overlay"))
 }
 
 func (p *podman) build(ctx context.Context, dir, dest string) error {
@@ -178,5 +177,5 @@ func (p *podman) build(ctx context.Context, dir, dest string) error {
 	if dest != "" {
 		args = append(args, "-o", dest)
 	}
-	return run(ctx, nil, p.program, append(args, dir)...)
+	return run(ctx, p.program, append(args, dir)...)
 }

@@ -85,7 +85,7 @@ func newWorker(ctx context.Context, cfg *config.Daemon, log *slog.Logger) (_ *da
 			return nil, err
 		}
 	}
-	return w.worker()
+	return w.worker(), nil
 }
 
 func (w *wiring) path(name string) string { return filepath.Join(w.cfg.Root, name) }
@@ -260,7 +260,7 @@ func (w *wiring) shimBinary() (string, error) {
 }
 
 // worker puts the parts together.
-func (w *wiring) worker() (*daemon, error) {
+func (w *wiring) worker() *daemon {
 	host := platforms.Normalize(platforms.DefaultSpec())
 	move := transfer.New(transfer.Deps{
 		Client: w.client, Images: w.images, Blobs: w.blobs, Layers: w.layers, Leases: w.leases, Platform: host,
@@ -291,5 +291,5 @@ func (w *wiring) worker() (*daemon, error) {
 		},
 		About: &boxbuildv1.InfoResponse{Snapshotter: w.snapshotter},
 		Close: w.close,
-	}, nil
+	}
 }

@@ -80,7 +80,7 @@ func prepare() {
 	err := attach(attachFD)
 	if err != nil {
 		_, _ = sock.Write([]byte(err.Error()))
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // this is the child before execve: there is nobody to return to
 	}
 	// Keep the number occupied until execve, so that nothing which is not close-on-exec can get it (CVE-2024-21626).
 	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -89,7 +89,7 @@ func prepare() {
 		unix.Close(null)
 	}
 	if err != nil {
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // as above
 	}
 }
 

@@ -306,7 +306,7 @@ func (e *ExecProcess) Signal(sig syscall.Signal) error {
 	return e.p.Signal(sig)
 }
 
-// Users opens the root of the running sandbox, as its processes see it.
+// OpenRoot opens the root of the running sandbox, as its processes see it.
 func (c *Container) OpenRoot() (*os.File, error) {
 	pid, err := c.init.Pid()
 	if err != nil {

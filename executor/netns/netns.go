@@ -84,7 +84,7 @@ type Pool struct {
 
 	bridged, isolated *stock
 	stop              context.CancelFunc
-	stopped           context.Context
+	stopped           context.Context //nolint:containedctx // it ends with the pool, as the work in the background does
 	work              sync.WaitGroup
 }
 

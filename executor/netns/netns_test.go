@@ -2,6 +2,7 @@ package netns_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -320,7 +321,7 @@ func TestHostIsOutOfReach(t *testing.T) {
 		inside(t, ns, func() error {
 			if got, err := dialTCP(addr); err == nil {
 				t.Errorf("%s answered %q", addr, got)
-			} else if err != unix.ECONNREFUSED {
+			} else if !errors.Is(err, unix.ECONNREFUSED) {
 				t.Errorf("%s: %v: want a refusal", addr, err)
 			}
 			return nil
@@ -525,7 +526,7 @@ func TestTwoPools(t *testing.T) {
 		}
 		return nil
 	})
-	if _, _, err := a.Bridge(context.Background()); err != netns.ErrClosed {
+	if _, _, err := a.Bridge(context.Background()); !errors.Is(err, netns.ErrClosed) {
 		t.Errorf("Bridge after Close: %v", err)
 	}
 }

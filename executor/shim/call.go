@@ -57,6 +57,8 @@ func (c *call) reply(r *wire.Reply, files []*os.File) {
 			c.exit = *r.Exit
 		}
 		close(c.ended)
+	case wire.Gone: // below
+	case wire.Start, wire.Exec, wire.Signal, wire.Kill: // requests; the shim sends none
 	}
 	if c.gone != nil && c.isLast(r) {
 		close(c.gone)

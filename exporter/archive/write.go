@@ -198,7 +198,7 @@ func putFile(ctx context.Context, root *os.Root, name string, e entry, progress 
 		err = root.Rename(tmp, name)
 	}
 	if err != nil {
-		root.Remove(tmp)
+		_ = root.Remove(tmp) // the error that matters is the first
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil

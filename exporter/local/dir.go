@@ -148,7 +148,7 @@ func (w *dirWriter) mkdir(p string) error {
 	defer dirfd.Close(dir)
 	name := path.Base(p)
 	err = unix.Mkdirat(dir, name, 0o700)
-	if err != unix.EEXIST {
+	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	var st dirfd.Stat

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -70,7 +71,8 @@ func (c *testcase) describe() string {
 	}
 	if err != nil {
 		b.WriteString("error " + err.Error() + "\n")
-		if se, ok := err.(*frontend.SourceError); ok {
+		var se *frontend.SourceError
+		if errors.As(err, &se) {
 			b.WriteString(se.Quote())
 		}
 		return b.String()

@@ -41,7 +41,6 @@ type server struct {
 	tree *clientTree
 	dirs map[solver.Digest]*node  // of the tree
 	file map[solver.Digest]string // a path for each content
-	buf  []byte
 }
 
 func (v *server) answer(ctx context.Context, kind byte, d *decoder) error {

@@ -357,7 +357,7 @@ func (l *lister) compare(j *job) (kids []*job, same bool, err error) {
 		j.mu.Unlock()
 		return nil
 	})
-	if err == errOther || err == nil && i != len(old.names) {
+	if errors.Is(err, errOther) || err == nil && i != len(old.names) {
 		return nil, false, nil
 	}
 	if err != nil {

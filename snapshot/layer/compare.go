@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"errors"
 	"io"
 
 	"golang.org/x/sys/unix"
@@ -90,8 +91,8 @@ func sameContent(a, b int) (bool, error) {
 			return false, nil
 		}
 		switch {
-		case err == io.EOF || err == io.ErrUnexpectedEOF:
-			return berr == err, nil
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			return errors.Is(berr, err), nil
 		case err != nil:
 			return false, err
 		case berr != nil:

@@ -298,6 +298,7 @@ func (c *Compressor) block(k codec, j *job) ([]byte, error) {
 			return nil, err
 		}
 		return enc.EncodeAll(j.in, nil), nil
+	case Uncompressed, Bzip2, Xz: // nothing is written in the last two
 	}
 	return j.in, nil
 }

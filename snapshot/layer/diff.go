@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -245,7 +246,7 @@ func (d *differ) subdir(p *place, name string, st *unix.Stat_t, inBase bool) err
 		if k.base, err = openRetry(p.base, name, dirFlags); err == nil {
 			defer unix.Close(k.base)
 			changed, err = dirChanged(k.fd, k.base, st)
-		} else if err == unix.ENOTDIR || err == unix.ELOOP {
+		} else if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 			k.base, err = -1, nil
 		}
 		if err != nil {

@@ -31,7 +31,7 @@ func xattrsOf(hdr *tar.Header) []string {
 func setXattrs(hdr *tar.Header, set func(name string, value []byte) error) error {
 	for _, name := range xattrsOf(hdr) {
 		err := set(name, []byte(hdr.PAXRecords[xattrRecord+name]))
-		if err != nil && err != unix.ENOTSUP && err != unix.EPERM {
+		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("setting xattr %s: %w", name, err)
 		}
 	}
@@ -48,7 +48,7 @@ func (a *applier) directory(parent *node, base string, hdr *tar.Header) error {
 	err = unix.Mkdirat(fd, base, 0o700)
 	k := parent.kids[base]
 	switch {
-	case err == unix.EEXIST:
+	case errors.Is(err, unix.EEXIST):
 		if k, err = a.existing(parent, fd, base); err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ func (a *applier) replace(parent *node, base string, create func(dir int) error)
 		return err
 	}
 	err = create(fd)
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		if err := removeAll(fd, base); err != nil {
 			return err
 		}
@@ -301,7 +301,7 @@ func (a *applier) special(parent *node, base string, hdr *tar.Header) error {
 	}
 	return a.replace(parent, base, func(dir int) error {
 		err := unix.Mknodat(dir, base, mode|0o600, dev)
-		if err == unix.EPERM && mode != unix.S_IFIFO {
+		if errors.Is(err, unix.EPERM) && mode != unix.S_IFIFO {
 			return nil // in a user namespace, or without CAP_MKNOD: a container has its own /dev
 		}
 		if err != nil {

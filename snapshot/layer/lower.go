@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -58,7 +59,7 @@ func (l *lowers) lookup(below []int, path, name string) (lowerEntry, error) {
 // add adds to e what layer i has under name in dir; done says that what lies below does not show.
 func (l *lowers) add(e *lowerEntry, i, dir int, name string) (done bool, err error) {
 	var st unix.Stat_t
-	if err := statRetry(dir, name, &st); err == unix.ENOENT {
+	if err := statRetry(dir, name, &st); errors.Is(err, unix.ENOENT) {
 		return false, nil
 	} else if err != nil {
 		return true, err

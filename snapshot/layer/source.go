@@ -72,7 +72,7 @@ func committed(ctx context.Context, sn snapshot.Snapshotter, id snapshot.ID) (Ta
 		t.Lower = []string{base}
 	}
 	if err != nil {
-		release()
+		_ = release() // the error that matters is the first
 		return Target{}, nil, err
 	}
 	return t, release, nil

@@ -123,13 +123,13 @@ func listXattrs(list func([]byte) (int, error)) ([]string, error) {
 	var small [512]byte
 	b := small[:]
 	n, err := list(b)
-	for err == unix.ERANGE {
+	for errors.Is(err, unix.ERANGE) {
 		if n, err = list(nil); err == nil {
 			b = make([]byte, n+256)
 			n, err = list(b)
 		}
 	}
-	if err == unix.ENOTSUP || err == unix.EOPNOTSUPP || n == 0 {
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EOPNOTSUPP) || n == 0 {
 		return nil, nil
 	}
 	if err != nil {
@@ -157,7 +157,7 @@ func getXattr(get func([]byte) (int, error)) ([]byte, error) {
 		if err == nil {
 			return b[:n], nil
 		}
-		if err != unix.ERANGE || len(b) > 64<<10 {
+		if !errors.Is(err, unix.ERANGE) || len(b) > 64<<10 {
 			return nil, os.NewSyscallError("getxattr", err)
 		}
 		b = make([]byte, 64<<10+1)
@@ -186,10 +186,10 @@ func copyXattrs(dst, src int) error {
 // depth are removed: each directory is emptied through its own descriptor.
 func removeAll(dir int, name string) error {
 	err := unix.Unlinkat(dir, name, 0)
-	if err == nil || err == unix.ENOENT {
+	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	if err != unix.EISDIR && err != unix.EPERM {
+	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("removing %s: %w", name, err)
 	}
 	fd, err := openRetry(dir, name, dirFlags)

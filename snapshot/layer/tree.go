@@ -206,7 +206,7 @@ func (t *tree) lookup(n *node, name string) (found, error) {
 	var st unix.Stat_t
 	err = statRetry(fd, name, &st)
 	switch {
-	case err == unix.ENOENT:
+	case errors.Is(err, unix.ENOENT):
 		return t.lookupLower(n, name)
 	case err != nil:
 		return found{}, fmt.Errorf("looking up %s: %w", name, err)

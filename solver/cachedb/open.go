@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // Open opens the cache in the file path, which need not exist. A file that is damaged is moved to path.damaged, with a
@@ -69,7 +70,7 @@ func makeGood(path string) error {
 
 // isDamage tells damage from being locked out, which says nothing about the file.
 func isDamage(err error) bool {
-	return err != nil && !errors.Is(err, bbolt.ErrTimeout) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist)
+	return err != nil && !errors.Is(err, berrors.ErrTimeout) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist)
 }
 
 // openFile opens a bbolt file. bbolt trusts what it reads: a damaged file makes it panic or reach beyond the end of the

@@ -82,6 +82,7 @@ func (l *Events) Story(name string) string {
 			words = append(words, "canceled")
 		case solver.Warned:
 			words = append(words, "warned")
+		case solver.Logged, solver.Progress: // come as often as they like
 		}
 	}
 	if !declared {

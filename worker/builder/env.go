@@ -31,7 +31,6 @@ type env struct {
 	mu      sync.Mutex // guards what follows
 	dirs    map[string]filesync.Source
 	pins    map[solver.Key]*pin
-	configs map[string]*frontend.ImageConfig
 	cleanup []func()
 	reads   int
 }

@@ -88,7 +88,7 @@ var lattice = []struct {
 
 	{"exporter", nil},
 	{"exporter/...", []string{
-		"exporter", "solver", "solver/treehash/...", "snapshot/layer", "snapshot/blob", "snapshot/image", "proto/registry",
+		"exporter", "exporter/image", "solver", "solver/treehash/...", "snapshot/layer", "snapshot/blob", "snapshot/image", "proto/registry",
 	}},
 
 	{"worker", []string{"solver/...", "snapshot/...", "exporter/...", "frontend", "executor", "proto/registry", "proto/filesync"}},

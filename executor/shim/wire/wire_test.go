@@ -64,7 +64,7 @@ func TestSendRecv(t *testing.T) {
 		t.Error(err)
 	}
 	a.Close()
-	if _, err := b.Recv(&q); err != io.EOF {
+	if _, err := b.Recv(&q); !errors.Is(err, io.EOF) {
 		t.Errorf("after the peer's end: %v, want io.EOF", err)
 	}
 }

@@ -45,7 +45,7 @@ func (t *target) copy(ctx context.Context, src treehash.Tree, c *op.Copy) error 
 		}
 	}
 	if !c.MkdirDst {
-		s, err := t.resolve(c.Dst, true)
+		s, err := t.resolve(c.Dst)
 		if err != nil {
 			return err
 		}
@@ -124,14 +124,14 @@ func (cp *copying) destination(it *treehash.Item) (*place, string, error) {
 	if dir, file := path.Split(dst); file != "" && file != "." {
 		dst = dir
 	}
-	s, err := cp.resolve(dst, true)
+	s, err := cp.resolve(dst)
 	if err != nil {
 		return nil, "", err
 	}
-	if _, _, err := cp.mkdirs(s, cp.dirAttrs()); err != nil {
+	if _, err := cp.mkdirs(s, cp.dirAttrs()); err != nil {
 		return nil, "", err
 	}
-	if s, err = cp.resolve(cp.c.Dst, true); err != nil {
+	if s, err = cp.resolve(cp.c.Dst); err != nil {
 		return nil, "", err
 	}
 	isDir := it.Entry.IsDir()
@@ -142,14 +142,14 @@ func (cp *copying) destination(it *treehash.Item) (*place, string, error) {
 	case contents && s.found:
 		return nil, "", fmt.Errorf("cannot copy to non-directory: %s", s.path())
 	case contents:
-		p, _, err := cp.mkdirs(s, cp.dirAttrs())
+		p, err := cp.mkdirs(s, cp.dirAttrs())
 		return p, "", err
 	case isDir && there, !isDir && len(s.rest) == 0:
-		p, _, err := cp.mkdirs(s, cp.dirAttrs())
+		p, err := cp.mkdirs(s, cp.dirAttrs())
 		return p, base, err
 	}
 	last := len(s.rest) - 1
-	p, _, err := cp.mkdirs(&spot{dir: s.dir, rest: s.rest[:last]}, cp.dirAttrs())
+	p, err := cp.mkdirs(&spot{dir: s.dir, rest: s.rest[:last]}, cp.dirAttrs())
 	return p, s.rest[last], err
 }
 

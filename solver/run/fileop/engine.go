@@ -331,8 +331,8 @@ func (e *engine) sub(d *dstDir, name string, it *treehash.Item, top bool) (*dstD
 	c := &dstDir{parent: d, up: -1, low: -1, prev: -1, path: path.Join(d.path, name)}
 	belowDir, below := d.below[name]
 	made := true
-	err := mkdirat(d.up, name, 0o700)
-	if err == unix.EEXIST {
+	err := mkdirat(d.up, name)
+	if errors.Is(err, unix.EEXIST) {
 		if made, err = e.occupied(d, name, c.path); err != nil {
 			return nil, err
 		}
@@ -386,7 +386,7 @@ func (e *engine) occupied(d *dstDir, name, full string) (made bool, err error) {
 	if err := unix.Unlinkat(d.up, name, 0); err != nil {
 		return false, fmt.Errorf("replacing %q: %w", full, err)
 	}
-	if err := mkdirat(d.up, name, 0o700); err != nil {
+	if err := mkdirat(d.up, name); err != nil {
 		return false, fmt.Errorf("making directory %q: %w", full, err)
 	}
 	return true, nil

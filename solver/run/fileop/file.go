@@ -110,7 +110,7 @@ func (w *copier) place(d *dstDir, name string, fn func() error) error {
 		return fmt.Errorf("cannot replace to directory %s with file", path.Join(d.path, name))
 	}
 	err := retry(fn)
-	if err != unix.EEXIST {
+	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	var st dirfd.Stat
@@ -295,8 +295,8 @@ func (w *copier) content(ctx context.Context, out int, in *input, e *treehash.En
 	var h hash.Hash
 	for {
 		n, err := w.read(in)
-		last := err == io.EOF || in.r == nil && n < len(w.buf)
-		if err != nil && err != io.EOF {
+		last := errors.Is(err, io.EOF) || in.r == nil && n < len(w.buf)
+		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
 		if werr := dirfd.Write(out, w.buf[:n]); werr != nil {

@@ -103,7 +103,7 @@ func (t *target) userFile(p, name string, fields int) ([]int, error) {
 
 // readFile reads a file of the target, which must be a regular one of at most max bytes.
 func (t *target) readFile(p string, max int64) ([]byte, error) {
-	s, err := t.resolve(p, true)
+	s, err := t.resolve(p)
 	if err != nil {
 		return nil, err
 	}

@@ -24,14 +24,14 @@ func (t *target) mkdir(m *op.Mkdir) error {
 	if err != nil {
 		return err
 	}
-	s, err := t.resolve(m.Path, true)
+	s, err := t.resolve(m.Path)
 	if err != nil {
 		return err
 	}
 	if len(s.rest) > 1 && !m.Parents {
 		return fmt.Errorf("making directory %q: %w", m.Path, fs.ErrNotExist)
 	}
-	_, _, err = t.mkdirs(s, attrs{mode: m.Mode & 0o777, owner: owner, time: m.Time})
+	_, err = t.mkdirs(s, attrs{mode: m.Mode & 0o777, owner: owner, time: m.Time})
 	return err
 }
 
@@ -41,7 +41,7 @@ func (t *target) mkfile(m *op.Mkfile) error {
 	if err != nil {
 		return err
 	}
-	s, err := t.resolve(m.Path, true)
+	s, err := t.resolve(m.Path)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (t *target) symlink(l *op.Symlink) error {
 	if err != nil {
 		return err
 	}
-	s, err := t.resolve(l.New, true)
+	s, err := t.resolve(l.New)
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (t *target) remove(ctx context.Context, p string, allowNotFound bool) error
 	if p == "/" {
 		return errors.New("removing a path: it names the root of the tree")
 	}
-	s, err := t.resolve(path.Dir(p), true)
+	s, err := t.resolve(path.Dir(p))
 	name := path.Base(p)
 	var l lookup
 	if err == nil && len(s.rest) == 0 {
@@ -225,7 +225,7 @@ func (t *target) glob(pattern string) ([]string, error) {
 	for n < len(comps) && !treehash.HasWildcard(comps[n]) {
 		n++
 	}
-	s, err := t.resolve(strings.Join(comps[:n], "/"), true)
+	s, err := t.resolve(strings.Join(comps[:n], "/"))
 	if errors.Is(err, unix.ENOTDIR) || err == nil && len(s.rest) > 0 {
 		return nil, nil
 	}

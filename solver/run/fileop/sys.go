@@ -1,6 +1,7 @@
 package fileop
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -36,14 +37,15 @@ func utimes(fd int, ts *[2]unix.Timespec) error {
 // retry calls fn again while it is interrupted.
 func retry(fn func() error) error {
 	for {
-		if err := fn(); err != unix.EINTR {
+		if err := fn(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
 }
 
-func mkdirat(dir int, name string, mode uint32) error {
-	return retry(func() error { return unix.Mkdirat(dir, name, mode) })
+// mkdirat makes a directory that is its owner's alone until its mode is set.
+func mkdirat(dir int, name string) error {
+	return retry(func() error { return unix.Mkdirat(dir, name, 0o700) })
 }
 
 // createFlags make a file that nothing is in the place of, so that no file that is there, be it shared with another

@@ -167,9 +167,9 @@ type spot struct {
 
 func (s *spot) path() string { return path.Join(append([]string{s.dir.path}, s.rest...)...) }
 
-// resolve follows a path. Symlinks are followed inside the root, the last one too if follow is set. Components that
+// resolve follows a path. Symlinks are followed inside the root, the last one too. Components that
 // do not exist are kept as they are.
-func (t *target) resolve(p string, follow bool) (*spot, error) {
+func (t *target) resolve(p string) (*spot, error) {
 	todo := strings.Split(p, "/")
 	cur := t.root
 	var missing []string
@@ -202,7 +202,7 @@ func (t *target) resolve(p string, follow bool) (*spot, error) {
 			if cur, err = t.enter(cur, c, &l); err != nil {
 				return nil, err
 			}
-		case l.st.Type() == unix.S_IFLNK && (follow || more(todo)):
+		case l.st.Type() == unix.S_IFLNK:
 			if links++; links > maxLinks {
 				return nil, fmt.Errorf("resolving %q: %w", p, unix.ELOOP)
 			}
@@ -254,7 +254,7 @@ func (t *target) materialise(p *place) error {
 		return err
 	}
 	err := func() error {
-		if err := mkdirat(p.parent.up, p.name, 0o700); err != nil {
+		if err := mkdirat(p.parent.up, p.name); err != nil {
 			return err
 		}
 		fd, err := dirfd.OpenDir(p.parent.up, p.name)
@@ -313,19 +313,18 @@ type attrs struct {
 // ids are a resolved owner.
 type ids struct{ uid, gid int }
 
-// mkdirs makes the directories that s lacks and returns the innermost, and those that it made, outermost first.
-func (t *target) mkdirs(s *spot, a attrs) (p *place, made []*place, err error) {
+// mkdirs makes the directories that s lacks and returns the innermost.
+func (t *target) mkdirs(s *spot, a attrs) (p *place, err error) {
 	if s.found {
-		return nil, nil, fmt.Errorf("making directory %q: %w", s.path(), unix.ENOTDIR)
+		return nil, fmt.Errorf("making directory %q: %w", s.path(), unix.ENOTDIR)
 	}
 	p = s.dir
 	for _, name := range s.rest {
 		if p, err = t.makeDir(p, name, a); err != nil {
-			return nil, made, err
+			return nil, err
 		}
-		made = append(made, p)
 	}
-	return p, made, nil
+	return p, nil
 }
 
 // makeDir makes the directory name, which is not there, in p.
@@ -335,7 +334,7 @@ func (t *target) makeDir(p *place, name string, a attrs) (*place, error) {
 	}
 	c := &place{parent: p, name: name, path: path.Join(p.path, name), up: -1, low: -1}
 	err := func() error {
-		if err := mkdirat(p.up, name, 0o700); err != nil {
+		if err := mkdirat(p.up, name); err != nil {
 			return err
 		}
 		fd, err := dirfd.OpenDir(p.up, name)

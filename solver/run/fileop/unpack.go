@@ -20,11 +20,11 @@ func (cp *copying) unpack(ctx context.Context, it *treehash.Item) (bool, error) 
 	if err != nil || !ok {
 		return false, err
 	}
-	s, err := cp.resolve(cp.c.Dst, true)
+	s, err := cp.resolve(cp.c.Dst)
 	if err != nil {
 		return true, err
 	}
-	p, _, err := cp.mkdirs(s, attrs{mode: 0o755, owner: cp.owner, time: cp.c.Time})
+	p, err := cp.mkdirs(s, attrs{mode: 0o755, owner: cp.owner, time: cp.c.Time})
 	if err != nil {
 		return true, err
 	}

@@ -2,6 +2,7 @@ package dirfd
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -42,10 +43,10 @@ func Readlink(dir int, name string) (string, error) {
 func Xattrs(dir int, name string) (map[string][]byte, error) {
 	var space [1024]byte
 	list, err := listxattr(dir, name, space[:])
-	if err == unix.ERANGE {
+	if errors.Is(err, unix.ERANGE) {
 		list, err = listxattr(dir, name, make([]byte, 64<<10))
 	}
-	if err == unix.ENOTSUP || err == unix.EPERM {
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
 		return nil, nil
 	}
 	if err != nil {
@@ -59,7 +60,7 @@ func Xattrs(dir int, name string) (map[string][]byte, error) {
 			continue
 		}
 		v, err := getxattr(dir, name, string(key))
-		if err == unix.ENODATA || err == unix.ENOTSUP {
+		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
 			continue
 		}
 		if err != nil {
@@ -127,7 +128,7 @@ func getxattr(dir int, name, key string) ([]byte, error) {
 	for size := 256; ; size = 64 << 10 {
 		buf := make([]byte, size)
 		n, err := getxattrInto(dir, name, key, buf)
-		if err == unix.ERANGE && size < 64<<10 {
+		if errors.Is(err, unix.ERANGE) && size < 64<<10 {
 			continue
 		}
 		if err != nil {

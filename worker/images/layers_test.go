@@ -429,7 +429,7 @@ func TestLayerBlobs(t *testing.T) {
 		if _, err := built.Blob(t.Context(), exporter.Form{Compression: exporter.Zstd, Docker: true}); err == nil {
 			t.Error("zstd with Docker's media types")
 		}
-		if err := l.Pushed(d, descs[0], "localhost/y"); err != nil || len(built.Origins()) != 1 {
+		if err := l.Images.SetBlob(d, descs[0], "localhost/y"); err != nil || len(built.Origins()) != 1 {
 			t.Errorf("origins %v, %v", built.Origins(), err)
 		}
 		// A pulled layer whose blob is gone is an error, never another tar under its name.

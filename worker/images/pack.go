@@ -300,11 +300,6 @@ func (s *stored) Origins() []string {
 	return origins
 }
 
-// Pushed notes that a repository has a blob of the layer, for the next push.
-func (l *Layers) Pushed(diffID digest.Digest, desc exporter.Descriptor, repo string) error {
-	return l.Images.SetBlob(diffID, exporter.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}, repo)
-}
-
 // countHash hashes and counts.
 type countHash struct {
 	h hash.Hash

@@ -125,7 +125,7 @@ func (s *Service) unpack(ctx context.Context, r *remote, status func(solver.Stat
 	return s.deps.Layers.Unpack(ctx, packed, func(id string, read, total int64, done bool) {
 		st := extracting[id]
 		if st == nil {
-			st = &solver.Status{ID: "extracting " + id, Action: "extracting", Total: total, Started: time.Now()}
+			st = &solver.Status{ID: id, Action: "extracting", Total: total, Started: time.Now()}
 			extracting[id] = st
 		}
 		if st.Current = read; done {

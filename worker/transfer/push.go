@@ -81,7 +81,33 @@ func (s *Service) Export(ctx context.Context, img *exporter.Image, form exporter
 		p := &pushProgress{status: status, parts: make(map[string]*solver.Status)}
 		opts.Progress = p.report
 	}
-	return push.New(s.deps.Client, opts).Export(ctx, img)
+	desc, err := push.New(s.deps.Client, opts).Export(ctx, img)
+	if err != nil {
+		return desc, err
+	}
+	return desc, s.noteOrigins(ctx, img)
+}
+
+// noteOrigins notes that the repositories that img was pushed to have its layers, so that a push to another repository
+// of the same registry mounts them.
+func (s *Service) noteOrigins(ctx context.Context, img *exporter.Image) error {
+	var notes []image.Note
+	for _, m := range img.Manifests {
+		for _, l := range m.Layers {
+			d, err := l.DiffID(ctx)
+			if err != nil {
+				return err
+			}
+			for _, name := range img.Names {
+				ref, err := registry.ParseRef(name)
+				if err != nil {
+					return fmt.Errorf("noting what %s has: %w", name, err)
+				}
+				notes = append(notes, image.Note{DiffID: d, Origin: ref.Repo.String()})
+			}
+		}
+	}
+	return s.deps.Images.SetBlobs(notes...)
 }
 
 // A pushProgress turns an exporter's progress into statuses.
@@ -97,7 +123,7 @@ func (p *pushProgress) report(id string, current, total int64, done bool) {
 	defer p.mu.Unlock()
 	st := p.parts[id]
 	if st == nil {
-		st = &solver.Status{ID: "pushing " + id, Action: "pushing", Started: time.Now()}
+		st = &solver.Status{ID: id, Action: "pushing", Started: time.Now()}
 		p.parts[id] = st
 	}
 	if st.Current, st.Total = current, total; done {

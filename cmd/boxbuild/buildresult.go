@@ -82,6 +82,9 @@ func (w warnings) print(to io.Writer, mode string, debug bool) {
 		if r := warning.GetRanges(); len(r) > 0 {
 			line = fmt.Sprintf(" (line %d)", r[0].GetStart())
 		}
+		if strings.HasSuffix(warning.GetShort(), line) {
+			line = "" // the checks' own texts have it
+		}
 		fmt.Fprintf(to, " - %s%s\n", warning.GetShort(), line)
 		if !debug {
 			continue

@@ -87,8 +87,9 @@ func bar(current, total int64) string {
 	return "[" + strings.Repeat("=", n) + ">" + strings.Repeat(" ", width-n) + "]"
 }
 
-// shortID shortens a digest as docker does.
+// shortID shortens a digest as docker does, which calls a layer by that alone.
 func shortID(id string) string {
+	id = strings.TrimPrefix(id, "layer ")
 	if hex, ok := strings.CutPrefix(id, "sha256:"); ok && len(hex) > 12 {
 		return hex[:12]
 	}

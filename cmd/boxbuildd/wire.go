@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -66,6 +67,7 @@ type wiring struct {
 	network     *netns.Pool
 	executor    *shim.Executor
 	contexts    *filesync.Cache
+	received    *filesync.Store // files of clients that have another file system, or other rights
 	runner      *runner.Runner
 
 	closers []func() error
@@ -109,6 +111,9 @@ func (w *wiring) store(ctx context.Context) (err error) {
 	if w.blobs, err = blob.Open(w.cfg.Root); err != nil {
 		return err
 	}
+	if err := w.checkBlobs(ctx); err != nil {
+		return err
+	}
 	if w.meta, err = bbolt.Open(w.path("meta.db"), 0o600, nil); err != nil {
 		return fmt.Errorf("opening %s: %w", w.path("meta.db"), err)
 	}
@@ -132,9 +137,43 @@ func (w *wiring) store(ctx context.Context) (err error) {
 	}
 	w.onClose(func() error { w.layers.Close(); return nil })
 	w.leases = lease.New(append(w.layers.Sources(), builder.Records(w.cache))...)
+	if w.received, err = filesync.NewStore(w.path("received"), 0); err != nil {
+		return err
+	}
 	w.contexts = filesync.NewCache(w.path("contexts"), contextEntries)
 	w.onClose(w.contexts.Close)
 	return nil
+}
+
+// bootFile says in which boot of the machine the store was used last.
+const bootFile = "boot"
+
+// checkBlobs drops the blobs that a power cut has left damaged. Blobs are renamed into place without waiting for the disk,
+// so after a reboot those of the last hours are read and compared with their names; none is served before that.
+func (w *wiring) checkBlobs(ctx context.Context) error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("asking which boot this is: %w", err)
+	}
+	last, err := os.Stat(w.path(bootFile))
+	if err == nil {
+		seen, err := os.ReadFile(w.path(bootFile))
+		if err != nil {
+			return err
+		}
+		if string(seen) == string(boot) {
+			return nil
+		}
+		// The kernel writes out within a minute what was written before; an hour allows for clocks that were set.
+		bad, err := w.blobs.Check(ctx, last.ModTime().Add(-time.Hour))
+		if err != nil {
+			return err
+		}
+		for _, d := range bad {
+			w.log.Warn("a blob was damaged when the machine went down, and is dropped", "digest", d)
+		}
+	}
+	return os.WriteFile(w.path(bootFile), boot, 0o600)
 }
 
 // openDerived opens the database of what can be computed again. It is not synced; one that is damaged is started anew.
@@ -285,6 +324,9 @@ func (w *wiring) worker() *daemon {
 		Builder: b, Images: svc, Platform: host,
 		OpenDirectory: func(path string) (filesync.Source, error) {
 			return filesync.Dir(path, filesync.Options{Cache: w.contexts})
+		},
+		ReceiveDirectory: func(_ context.Context, s filesync.Stream) (filesync.Source, error) {
+			return filesync.Remote(s, w.received, filesync.RemoteOptions{}), nil
 		},
 		Login: func(ctx context.Context, host string, auth authn.AuthConfig) (string, error) {
 			return "", w.client.Ping(registry.WithKeychain(ctx, registry.StaticKeychain(host, auth)), host)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,22 +51,29 @@ func newBuilder(name, dir string) builder {
 // run runs a command and, if it fails, says what it printed.
 func run(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = time.Second // a grandchild may keep the output open after a kill
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
-		tail := out.String()
-		if len(tail) > 600 {
-			tail = tail[len(tail)-600:]
-		}
-		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(tail))
+		return fmt.Errorf("%s: %w: %s", name, err, tail(out.String()))
 	}
 	return nil
 }
 
+// tail returns the end of what a program printed, for an error.
+func tail(s string) string {
+	const keep = 600
+	if len(s) > keep {
+		s = s[len(s)-keep:]
+	}
+	return strings.TrimSpace(s)
+}
+
 // A daemon is a background process of a builder's.
 type daemon struct {
-	dir string
-	cmd *exec.Cmd
+	dir   string
+	cmd   *exec.Cmd
+	ended chan struct{} // nil until it was started; closed when it has ended
 }
 
 func (d *daemon) spawn(ctx context.Context, socket string, args ...string) error {
@@ -83,24 +91,55 @@ func (d *daemon) spawn(ctx context.Context, socket string, args ...string) error
 	if err := d.cmd.Start(); err != nil {
 		return err
 	}
-	for range 200 {
-		if _, err := os.Stat(socket); err == nil {
-			return nil
+	d.ended = make(chan struct{})
+	go func() {
+		_ = d.cmd.Wait()
+		close(d.ended)
+	}()
+	limit := time.After(startLimit)
+	for {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			return conn.Close()
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
+			return context.Cause(ctx)
+		case <-d.ended:
+			return fmt.Errorf("it ended at once: %s", d.log())
+		case <-limit:
+			return fmt.Errorf("nothing listens at %s: %s", socket, d.log())
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	text, _ := os.ReadFile(filepath.Join(d.dir, "log"))
-	return fmt.Errorf("no socket at %s: %s", socket, text)
 }
 
+// log returns the end of what the daemon printed.
+func (d *daemon) log() string {
+	text, err := os.ReadFile(filepath.Join(d.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return tail(string(text))
+}
+
+// How long a daemon may take to listen, and to end, before it is killed.
+const (
+	startLimit = 30 * time.Second
+	stopLimit  = 10 * time.Second
+)
+
+// stop ends the daemon, if it runs, and returns when it has ended.
 func (d *daemon) stop() {
-	if d.cmd != nil {
-		_ = d.cmd.Process.Signal(syscall.SIGTERM)
-		_ = d.cmd.Wait()
+	if d.ended == nil {
+		return
+	}
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.ended:
+	case <-time.After(stopLimit):
+		fmt.Fprintf(os.Stderr, "%s did not end within %s of SIGTERM: killing it\n", d.cmd.Path, stopLimit)
+		_ = d.cmd.Process.Kill()
+		<-d.ended
 	}
 }
 

@@ -1,8 +1,8 @@
 // Boxbench times boxbuild beside whichever other image builders are on PATH: buildctl with buildkitd, buildah, podman.
 //
 // Each case is a Dockerfile with a context. A round runs the case once on every builder in turn, so that whatever else
-// the machine does falls on all of them alike; the first round warms up and is not counted. The result of every build is
-// checked. What is printed are medians in seconds and the ratio to boxbuild's.
+// the machine does falls on all of them alike; the first round warms up and is not counted. The warm-up's
+// result is checked. What is printed are medians in seconds and the ratio to boxbuild's.
 //
 // Every builder gets a state directory of its own, and every daemon that boxbench starts is ended. The base is a
 // busybox from a Debian package, as a tar in each context, so that no registry is needed.
@@ -30,18 +30,27 @@ func main() {
 	rounds := flag.Int("n", 5, "rounds that count")
 	only := flag.String("run", ".", "regular expression of the cases to run")
 	peers := flag.String("peers", "boxbuild,buildctl,buildah,podman", "builders to run, if they are on PATH")
+	dir := flag.String("dir", "", "directory for contexts and state, which are removed at the end; the default is $TMPDIR or /tmp")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := bench(ctx, *rounds, *only, strings.Split(*peers, ",")); err != nil {
+	if err := bench(ctx, settings{*rounds, *only, *dir, strings.Split(*peers, ",")}); err != nil {
 		fmt.Fprintln(os.Stderr, "boxbench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, rounds int, only string, names []string) (err error) {
-	re, err := regexp.Compile(only)
+// settings are the flags.
+type settings struct {
+	rounds int
+	only   string
+	dir    string
+	peers  []string
+}
+
+func bench(ctx context.Context, set settings) (err error) {
+	re, err := regexp.Compile(set.only)
 	if err != nil {
 		return err
 	}
@@ -49,22 +58,22 @@ func bench(ctx context.Context, rounds int, only string, names []string) (err er
 	if !ok {
 		return fmt.Errorf("no base image at %s: run `make bases`", base)
 	}
-	dir, err := os.MkdirTemp("", "boxbench")
+	dir, err := os.MkdirTemp(set.dir, "boxbench")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	var running []builder
-	for _, n := range names {
+	for _, n := range set.peers {
 		b := newBuilder(n, filepath.Join(dir, n))
 		if b == nil {
 			continue
 		}
+		defer b.stop() // also one that started and did not get as far as to listen
 		if err := b.start(ctx); err != nil {
 			return fmt.Errorf("starting %s: %w", n, err)
 		}
-		defer b.stop()
 		running = append(running, b)
 	}
 	if len(running) == 0 {
@@ -75,8 +84,7 @@ func bench(ctx context.Context, rounds int, only string, names []string) (err er
 		if !re.MatchString(c.name) {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "%s …\n", c.name)
-		r, err := measure(ctx, c, running, rounds, filepath.Join(dir, "context-"+c.name), base)
+		r, err := measure(ctx, c, running, set.rounds, filepath.Join(dir, "context-"+c.name), base)
 		if err != nil {
 			return fmt.Errorf("case %s: %w", c.name, err)
 		}
@@ -118,6 +126,7 @@ func measure(ctx context.Context, c benchCase, builders []builder, rounds int, d
 			if ctx.Err() != nil {
 				return r, ctx.Err()
 			}
+			tell(c.name, b.name(), round, t, err)
 			if err != nil {
 				failed[i] = true
 				r.notes = append(r.notes, fmt.Sprintf("%s: %v", b.name(), err))
@@ -135,6 +144,19 @@ func measure(ctx context.Context, c benchCase, builders []builder, rounds int, d
 		}
 	}
 	return r, nil
+}
+
+// tell reports progress.
+func tell(name, builder string, round int, t time.Duration, err error) {
+	what := fmt.Sprintf("round %d", round+1)
+	if round < 0 {
+		what = "warm-up"
+	}
+	result := fmt.Sprintf("%.3f s", t.Seconds())
+	if err != nil {
+		result = "failed: " + err.Error()
+	}
+	fmt.Fprintf(os.Stderr, "%s, %s, %s: %s\n", name, builder, what, result)
 }
 
 func print(builders []builder, rows []row) {

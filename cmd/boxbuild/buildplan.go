@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
@@ -26,8 +27,25 @@ type buildPlan struct {
 	outputs []clientOutput // parallel to request.Outputs
 }
 
+// checkTags refuses what cannot be the name of an image, before anything is read or built for it.
+func checkTags(tags []string) error {
+	for _, tag := range tags {
+		named, err := reference.ParseNormalizedNamed(tag)
+		if err != nil {
+			return usagef("invalid argument %q for \"-t, --tag\" flag: %v", tag, err)
+		}
+		if _, ok := named.(reference.Digested); ok {
+			return usagef("invalid argument %q for \"-t, --tag\" flag: refusing to create a tag with a digest reference", tag)
+		}
+	}
+	return nil
+}
+
 // plan turns flags into a request. What it refuses is wrong whatever the daemon thinks.
 func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
+	if err := checkTags(opt.tags); err != nil {
+		return nil, err
+	}
 	req := &boxbuildv1.BuildRequest{Tags: opt.tags, Frontend: &boxbuildv1.Frontend{
 		Target:        opt.target,
 		NoCache:       opt.noCache,

@@ -27,17 +27,29 @@ storage: {filesystem: {rootdirectory: %[1]s/data}, delete: {enabled: true}}
 http: {net: unix, addr: %[1]s/socket}
 `
 
+// What makes the registry ask for the password "open sesame" of alice, and a file that has it.
+const (
+	authConfig = `auth: {htpasswd: {realm: test, path: %[1]s/passwords}}
+`
+	passwords = "alice:$2a$05$sk4rLmYcDsjYIOKjH4.L9OI/EetCBWjuP1uaQAtW38rVrGkq.PuTa\n"
+)
+
 // startRegistry starts Debian's docker-registry and a proxy before it, and sets REGISTRY to the proxy's address. The proxy
-// notes in the file $WORK/requests what is asked, before the registry sees it.
+// notes in the file $WORK/requests what is asked, before the registry sees it. A private one wants a password.
 func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 0 || neg {
-		ts.Fatalf("usage: registry")
+	auth := len(args) == 1 && args[0] == "private"
+	if len(args) != 0 && !auth || neg {
+		ts.Fatalf("usage: registry [private]")
 	}
 	dir, err := os.MkdirTemp("", "reg")
 	ts.Check(err)
 	ts.Defer(func() { _ = os.RemoveAll(dir) })
-	config := filepath.Join(dir, "config.yml")
-	ts.Check(os.WriteFile(config, fmt.Appendf(nil, registryConfig, dir), 0o600))
+	config, text := filepath.Join(dir, "config.yml"), registryConfig
+	if auth {
+		text += authConfig
+		ts.Check(os.WriteFile(filepath.Join(dir, "passwords"), []byte(passwords), 0o600))
+	}
+	ts.Check(os.WriteFile(config, fmt.Appendf(nil, text, dir), 0o600))
 	cmd := exec.Command("docker-registry", "serve", config)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	ts.Check(cmd.Start())

@@ -6,11 +6,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -20,110 +21,74 @@ import (
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
-// cacheMounts are the directories that persist between builds. A directory is named by the hash of its ID and of what
-// it starts from, so no ID, however odd, can name anything outside of CacheDir.
-type cacheMounts struct {
-	mu sync.Mutex // guards m
-	m  map[string]*cacheLock
+// A cacheUse is a cache directory that a step is in.
+type cacheUse struct {
+	name    string // of the directory below CacheDir
+	sharing op.CacheSharing
 }
 
-// A cacheLock is who uses a cache directory now.
-type cacheLock struct {
-	users int           // shared and private users
-	held  bool          // by a locked user
-	free  chan struct{} // closed and replaced whenever a user leaves
+// cacheName names the directory of a cache mount by the hash of its ID and of what it starts from, so no ID, however
+// odd, can name anything outside of CacheDir.
+func cacheName(step *solver.Step, x *op.ExecMount) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", x.Cache.ID, cacheBase(step, x), x.Selector))
+	return hex.EncodeToString(sum[:16])
 }
 
-// acquire enters the directory called name. A locked user waits until it is alone; a shared one until no locked one is
-// there. A private one does not wait: it returns false if anybody is there.
-func (c *cacheMounts) acquire(ctx context.Context, name string, sharing op.CacheSharing) (bool, error) {
-	for {
-		c.mu.Lock()
-		if c.m == nil {
-			c.m = make(map[string]*cacheLock)
-		}
-		l := c.m[name]
-		if l == nil {
-			l = &cacheLock{free: make(chan struct{})}
-			c.m[name] = l
-		}
-		alone := !l.held && l.users == 0
-		switch {
-		case sharing == op.SharingLocked && alone:
-			l.held = true
-			c.mu.Unlock()
-			return true, nil
-		case sharing == op.SharingPrivate && alone, sharing == op.SharingShared && !l.held:
-			l.users++
-			c.mu.Unlock()
-			return true, nil
-		case sharing == op.SharingPrivate:
-			c.mu.Unlock()
-			return false, nil
-		}
-		free := l.free
-		c.mu.Unlock()
-		select {
-		case <-free:
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
-		}
+// cacheBase is what a cache mount starts from.
+func cacheBase(step *solver.Step, x *op.ExecMount) solver.Result {
+	if x.Input == op.NoInput {
+		return scratch
 	}
+	return step.Inputs[x.Input]
 }
 
-func (c *cacheMounts) release(name string, sharing op.CacheSharing) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l := c.m[name]
-	if sharing == op.SharingLocked {
-		l.held = false
-	} else {
-		l.users--
+// enterCaches enters the directories of the step's cache mounts, and returns which they are, by cacheName. leave leaves
+// them, also after an error.
+//
+// A directory is entered once however many mounts of the step show it, as the strictest of them wants, and all steps
+// enter in the same order: so no step waits for itself, nor two for each other.
+func (r *Runner) enterCaches(ctx context.Context, step *solver.Step, e *op.Exec) (uses map[string]cacheUse, leave func(), err error) {
+	wanted := make(map[string]op.CacheSharing)
+	for i := range e.Mounts {
+		if x := &e.Mounts[i]; x.Type == op.MountCache {
+			name := cacheName(step, x)
+			wanted[name] = max(wanted[name], x.Cache.Sharing) // they are numbered in this order
+		}
 	}
-	close(l.free)
-	l.free = make(chan struct{})
-	if !l.held && l.users == 0 {
-		delete(c.m, name)
+	uses = make(map[string]cacheUse, len(wanted))
+	leave = func() {
+		for _, u := range uses {
+			r.caches.release(u.name, u.sharing)
+		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		u := cacheUse{name, wanted[name]}
+		for n := 1; ; n++ {
+			ok, err := r.caches.acquire(ctx, u.name, u.sharing)
+			if err != nil {
+				return uses, leave, err
+			}
+			if ok {
+				break
+			}
+			u.name = name + "-" + strconv.Itoa(n)
+		}
+		uses[name] = u
+	}
+	return uses, leave, nil
 }
 
-// cacheMount opens the directory of a cache mount for a step. done gives it back.
-func (r *Runner) cacheMount(ctx context.Context, step *solver.Step, x *op.ExecMount) (f *os.File, done func(), err error) {
-	base := scratch
-	if x.Input != op.NoInput {
-		base = step.Inputs[x.Input]
+// cacheMount opens the directory of a cache mount, which the step has entered.
+func (r *Runner) cacheMount(ctx context.Context, step *solver.Step, x *op.ExecMount, use cacheUse) (*os.File, error) {
+	dir := filepath.Join(r.deps.CacheDir, use.name)
+	if err := r.fillCache(ctx, dir, cacheBase(step, x), x); err != nil {
+		return nil, lost(err, x.Input)
 	}
-	sum := sha256.Sum256([]byte(x.Cache.ID + "\x00" + string(base) + "\x00" + x.Selector))
-	name := hex.EncodeToString(sum[:16])
-	taken := name
-	for n := 0; ; n++ {
-		if n > 0 {
-			taken = name + "-" + strconv.Itoa(n)
-		}
-		ok, err := r.caches.acquire(ctx, taken, x.Cache.Sharing)
-		if err != nil {
-			return nil, nil, err
-		}
-		if ok {
-			break
-		}
-	}
-	release := func() { r.caches.release(taken, x.Cache.Sharing) }
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	dir := filepath.Join(r.deps.CacheDir, taken)
-	if err := r.fillCache(ctx, dir, base, x); err != nil {
-		return nil, nil, lost(err, x.Input)
-	}
-	f, err = os.OpenFile(dir, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	return f, func() { f.Close(); release() }, nil
+	return openDir(dir)
 }
+
+// freshCache begins the names of directories that are being filled.
+const freshCache = "new-"
 
 // fillCache makes dir, with the content that the cache mount starts from, if it does not exist. Several steps may do
 // so at once: the first rename wins.
@@ -134,7 +99,7 @@ func (r *Runner) fillCache(ctx context.Context, dir string, base solver.Result, 
 	if err := os.MkdirAll(r.deps.CacheDir, 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(r.deps.CacheDir, "new-")
+	tmp, err := os.MkdirTemp(r.deps.CacheDir, freshCache)
 	if err != nil {
 		return err
 	}
@@ -147,10 +112,28 @@ func (r *Runner) fillCache(ctx context.Context, dir string, base solver.Result, 
 			return fmt.Errorf("filling it from its base: %w", err)
 		}
 	}
-	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
+	return install(tmp, dir)
+}
+
+// install renames tmp to dir, unless dir exists. A plain rename would replace an empty directory, under a step which has
+// opened that.
+func install(tmp, dir string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return &os.LinkError{Op: "rename", Old: tmp, New: dir, Err: err}
 	}
 	return nil
+}
+
+// sweepCaches removes what a daemon that was killed has left half filled.
+func (r *Runner) sweepCaches() {
+	left, err := filepath.Glob(filepath.Join(r.deps.CacheDir, freshCache+"*"))
+	if err != nil || r.deps.CacheDir == "" {
+		return
+	}
+	for _, dir := range left {
+		_ = os.RemoveAll(dir) // what stays takes space, and nothing else
+	}
 }
 
 // copyOut copies the directory dir of a result, with its mode and owner, into an empty directory of the machine.

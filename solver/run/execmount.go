@@ -20,7 +20,8 @@ type execMounts struct {
 	root         *os.File
 	rootReadOnly bool
 	mounts       []executor.Mount
-	drafts       map[int]*draft // by output; NoOutput and below for those that are thrown away
+	drafts       map[int]*draft      // by output; NoOutput and below for those that are thrown away
+	caches       map[string]cacheUse // by cacheName
 	cleanup      []func()
 }
 
@@ -58,6 +59,11 @@ func (m *execMounts) commit(ctx context.Context, outputs int) ([]solver.Result, 
 // mountExec prepares the mounts of e. What it returns must be closed, also with an error.
 func (r *Runner) mountExec(ctx context.Context, step *solver.Step, e *op.Exec) (*execMounts, error) {
 	m := &execMounts{drafts: make(map[int]*draft)}
+	caches, leave, err := r.enterCaches(ctx, step, e)
+	m.caches, m.cleanup = caches, append(m.cleanup, leave)
+	if err != nil {
+		return m, fmt.Errorf("waiting for a cache mount: %w", err)
+	}
 	// Outer mounts go first, so that an inner one is not hidden.
 	order := make([]int, len(e.Mounts))
 	for i := range order {
@@ -93,11 +99,11 @@ func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step,
 	case op.MountTmpfs:
 		em.Type, em.Size = executor.Tmpfs, x.Tmpfs
 	case op.MountCache:
-		f, done, err := r.cacheMount(ctx, step, x)
+		f, err := r.cacheMount(ctx, step, x, m.caches[cacheName(step, x)])
 		if err != nil {
 			return fmt.Errorf("cache mount at %s: %w", x.Dest, err)
 		}
-		m.cleanup = append(m.cleanup, done)
+		m.cleanup = append(m.cleanup, func() { f.Close() })
 		em.Type, em.Source = executor.Bind, f
 	case op.MountSecret:
 		if x.Secret.Optional {
@@ -127,6 +133,7 @@ func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x *
 		parent = id
 	}
 	var whole *os.File
+	ends := &m.cleanup
 	if x.Output != op.NoOutput || !x.ReadOnly {
 		d, err := r.newDraft(ctx, parent)
 		if err != nil {
@@ -137,7 +144,7 @@ func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x *
 			key--
 		}
 		m.drafts[key] = d
-		whole = d.root
+		whole, ends = d.root, &d.cleanup // nothing of a draft may be mounted when it is committed
 	} else {
 		f, done, err := r.view(ctx, parent)
 		if err != nil {
@@ -154,6 +161,6 @@ func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x *
 	if err != nil {
 		return nil, fmt.Errorf("mounting %s at %s: %w", x.Selector, x.Dest, err)
 	}
-	m.cleanup = append(m.cleanup, func() { f.Close() })
+	*ends = append(*ends, func() { f.Close() })
 	return f, nil
 }

@@ -63,7 +63,7 @@ type Runner struct {
 	deps   Deps
 	slots  *semaphore.Weighted
 	trees  trees
-	caches cacheMounts
+	caches cacheLocks
 	recent recent
 }
 
@@ -75,7 +75,9 @@ func New(deps Deps) *Runner {
 	if deps.Hashes == nil {
 		deps.Hashes = treehash.NewCache(0, nil)
 	}
-	return &Runner{deps: deps, slots: semaphore.NewWeighted(int64(deps.Parallelism)), recent: recent{deps.RecentDir}}
+	r := &Runner{deps: deps, slots: semaphore.NewWeighted(int64(deps.Parallelism)), recent: recent{deps.RecentDir}}
+	r.sweepCaches()
+	return r
 }
 
 var (

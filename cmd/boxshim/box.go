@@ -62,14 +62,14 @@ func (s *session) startBox(req *wire.Request, files []*os.File, p *proc, tr *tra
 		return nil, err
 	}
 	tr.mark("describe")
-	if !s.mayStart(p, desc.Linux.CgroupsPath) {
-		closeAttachments(attach)
-		root.Close()
+	box, terminal, err := s.rt.Start(&libcontainer.Options{
+		ID: spec.ID, Spec: desc, Root: root, Stdio: stdio(req, files), Attachments: attach,
+		NetNS: wire.Pick(files, req.Files.NetNS), Trace: tr.mark,
+		Admit: func(cgroup string) bool { return s.mayStart(p, cgroup) },
+	})
+	if errors.Is(err, libcontainer.ErrNotAdmitted) {
 		return nil, errKilled
 	}
-	box, terminal, err := s.rt.Start(&libcontainer.Options{
-		ID: spec.ID, Spec: desc, Root: root, Stdio: stdio(req, files), Attachments: attach, Trace: tr.mark,
-	})
 	if err != nil {
 		return nil, err
 	}

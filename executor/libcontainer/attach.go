@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,12 +20,32 @@ type Attachment struct {
 	Path  string
 }
 
-// A plan is what a new process has to do before libcontainer's code runs in it. The descriptors of the mounts come with
-// it, then that of the compiled filter, if Filter is set.
+// A plan is what a new process has to do before libcontainer's code runs in it. Descriptors come with it, in the order
+// of the fields.
 type plan struct {
 	Mounts []Attachment
-	Filter bool
+	Filter bool // the compiled filter
+	// Of spares only.
+	Net    bool    // the network namespace to join
+	Config bool    // the configuration, in place of the one that libcontainer sent
+	Stdio  [3]bool // the standard streams that are not /dev/null
+	// Spare says that the process is one: it reports spareReady, and waits for its plan proper.
+	Spare bool
 }
+
+// descriptors is how many come with the plan.
+func (p *plan) descriptors() int {
+	n := len(p.Mounts)
+	for _, with := range []bool{p.Filter, p.Net, p.Config, p.Stdio[0], p.Stdio[1], p.Stdio[2]} {
+		if with {
+			n++
+		}
+	}
+	return n
+}
+
+// spareReady is the message of a process which waits for its plan.
+const spareReady = "ready"
 
 // attachFD is where the socket with the attachments is in a new process: the first of libcontainer's ExtraFiles. It
 // counts as one that the sandbox's process inherits, so Attach leaves a close-on-exec file there.
@@ -36,31 +57,50 @@ const maxAttachments = 240
 // sendPlan returns the end of a socket pair that the new process reads its plan from, and the other, from which
 // awaitAttach reads how it went.
 func sendPlan(list []Attachment, filter *os.File) (parent, child *os.File, err error) {
-	if len(list) > maxAttachments {
-		return nil, nil, fmt.Errorf("attaching %d mounts: more than %d", len(list), maxAttachments)
+	parent, child, err = planSocket()
+	if err != nil {
+		return nil, nil, err
 	}
+	var rest []*os.File
+	if filter != nil {
+		rest = append(rest, filter)
+	}
+	if err := send(parent, &plan{Mounts: list, Filter: filter != nil}, rest); err != nil {
+		parent.Close()
+		child.Close()
+		return nil, nil, err
+	}
+	return parent, child, nil
+}
+
+func planSocket() (parent, child *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a socket pair: %w", err)
 	}
-	parent, child = os.NewFile(uintptr(fds[0]), "attach"), os.NewFile(uintptr(fds[1]), "attach")
-	body, err := json.Marshal(plan{Mounts: list, Filter: filter != nil})
+	return os.NewFile(uintptr(fds[0]), "attach"), os.NewFile(uintptr(fds[1]), "attach"), nil
+}
+
+// send sends a plan with the descriptors of its mounts and the rest.
+func send(sock *os.File, p *plan, rest []*os.File) error {
+	if len(p.Mounts) > maxAttachments {
+		return fmt.Errorf("attaching %d mounts: more than %d", len(p.Mounts), maxAttachments)
+	}
+	body, err := json.Marshal(p)
 	if err == nil {
-		rights := make([]int, 0, len(list)+1)
-		for _, a := range list {
+		rights := make([]int, 0, len(p.Mounts)+len(rest))
+		for _, a := range p.Mounts {
 			rights = append(rights, int(a.Mount.Fd()))
 		}
-		if filter != nil {
-			rights = append(rights, int(filter.Fd()))
+		for _, f := range rest {
+			rights = append(rights, int(f.Fd()))
 		}
-		err = unix.Sendmsg(fds[0], body, unix.UnixRights(rights...), nil, 0)
+		err = unix.Sendmsg(int(sock.Fd()), body, unix.UnixRights(rights...), nil, 0)
 	}
 	if err != nil {
-		parent.Close()
-		child.Close()
-		return nil, nil, fmt.Errorf("sending the plan: %w", err)
+		return fmt.Errorf("sending the plan: %w", err)
 	}
-	return parent, child, nil
+	return nil
 }
 
 // awaitAttach returns what the new process reported: nil also if it died before it could, as libcontainer will then
@@ -95,34 +135,126 @@ func prepare() {
 
 func attach(sock int) error {
 	p, fds, err := receivePlan(sock)
+	if err == nil && p.Spare {
+		if err := awaitConfig(); err != nil {
+			return err
+		}
+		if _, err := unix.Write(sock, []byte(spareReady)); err != nil {
+			return fmt.Errorf("reporting: %w", err)
+		}
+		p, fds, err = receivePlan(sock)
+	}
 	if err != nil {
 		return fmt.Errorf("receiving the plan: %w", err)
 	}
-	for i, a := range p.Mounts {
-		if err := unix.MoveMount(fds[i], "", unix.AT_FDCWD, a.Path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	next := func() int {
+		fd := fds[0]
+		fds = fds[1:]
+		return fd
+	}
+	for _, a := range p.Mounts {
+		fd := next()
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, a.Path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return fmt.Errorf("attaching a mount at %s: %w", a.Path, err)
 		}
+		unix.Close(fd)
 	}
 	if p.Filter {
-		if err := useFilter(fds[len(fds)-1]); err != nil {
+		fd := next()
+		if err := useFilter(fd); err != nil {
+			return err
+		}
+		unix.Close(fd)
+	}
+	return p.takeOver(next)
+}
+
+// takeOver makes a spare the process that the plan wants. next returns the plan's descriptors.
+func (p *plan) takeOver(next func() int) error {
+	if p.Net {
+		fd := next()
+		// Of this thread: the one that will execute the command.
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("joining the network namespace: %w", err)
+		}
+		unix.Close(fd)
+	}
+	if p.Config {
+		if err := replaceConfig(next()); err != nil {
 			return err
 		}
 	}
-	for _, fd := range fds {
+	for i, with := range p.Stdio {
+		if !with {
+			continue
+		}
+		fd := next()
+		if err := unix.Dup3(fd, i, 0); err != nil {
+			return fmt.Errorf("taking over standard stream %d: %w", i, err)
+		}
 		unix.Close(fd)
 	}
 	return nil
 }
 
+// configFD is the descriptor that libcontainer's code reads the configuration from.
+func configFD() (int, error) {
+	fd, err := strconv.Atoi(os.Getenv("_LIBCONTAINER_INITPIPE"))
+	if err != nil {
+		return 0, fmt.Errorf("finding the configuration: %w", err)
+	}
+	return fd, nil
+}
+
+// awaitConfig waits until libcontainer has sent the configuration. From then on the parent waits for this process, and
+// looks at none of its own state.
+func awaitConfig() error {
+	fd, err := configFD()
+	if err != nil {
+		return err
+	}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, -1)
+		if n == 1 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("waiting for the configuration: %w", err)
+		}
+	}
+}
+
+// replaceConfig puts a file in the place of the configuration. libcontainer's end of the socket stays open until execve,
+// so that nothing which it sends is an error.
+func replaceConfig(file int) error {
+	fd, err := configFD()
+	if err != nil {
+		return err
+	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, attachFD+1)
+	if err == nil {
+		err = unix.Dup3(file, fd, unix.O_CLOEXEC)
+	}
+	if err != nil {
+		return fmt.Errorf("replacing the configuration: %w", err)
+	}
+	unix.Close(file)
+	return nil
+}
+
 func receivePlan(sock int) (p plan, fds []int, err error) {
 	body := make([]byte, 128<<10)
-	oob := make([]byte, unix.CmsgSpace(4*(maxAttachments+1)))
+	oob := make([]byte, unix.CmsgSpace(4*(maxAttachments+6)))
 	n, oobn, flags, _, err := unix.Recvmsg(sock, body, oob, unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
 		return p, nil, err
 	}
 	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		return p, nil, errors.New("it was cut off")
+	}
+	if n == 0 {
+		return p, nil, io.EOF
 	}
 	if err := json.Unmarshal(body[:n], &p); err != nil {
 		return p, nil, err
@@ -138,10 +270,7 @@ func receivePlan(sock int) (p plan, fds []int, err error) {
 		}
 		fds = append(fds, got...)
 	}
-	want := len(p.Mounts)
-	if p.Filter {
-		want++
-	}
+	want := p.descriptors()
 	if len(fds) != want {
 		return p, nil, fmt.Errorf("%d descriptors instead of %d", len(fds), want)
 	}

@@ -29,14 +29,22 @@ type Options struct {
 	Stdio [3]*os.File
 	// Attachments are closed by Start.
 	Attachments []Attachment
+	NetNS       *os.File // the network namespace at the path that Spec has for it; nil if it has none
+	// Admit, if set, is called before anything runs that belongs to the sandbox, with its cgroup, for
+	// KillAll. If it returns false, Start returns ErrNotAdmitted.
+	Admit func(cgroup string) bool
 	// Trace, if set, is called at the end of each phase.
 	Trace func(phase string)
 }
+
+// ErrNotAdmitted is returned by Start if Options.Admit returned false.
+var ErrNotAdmitted = errors.New("not admitted")
 
 // A Container is a sandbox that was started. Its methods are safe for concurrent use.
 type Container struct {
 	rt     *Runtime
 	id     string
+	state  string // the name that libcontainer has for it
 	cgroup string
 	lc     *lc.Container
 	init   *lc.Process
@@ -68,29 +76,51 @@ func (r *Runtime) Start(o *Options) (_ *Container, _ *os.File, err error) {
 		return nil, nil, err
 	}
 	trace("config")
-	c := &Container{rt: r, id: o.ID, cgroup: o.Spec.Linux.CgroupsPath, root: o.Root, filter: filter}
-	if c.stubs, err = makeStubs(o.Root, mountPoints(o.Spec.Mounts)); err != nil {
-		return nil, nil, err
+	c := &Container{rt: r, id: o.ID, state: o.ID, cgroup: config.Cgroups.Path, root: o.Root, filter: filter}
+	kind := shape(config, o.Spec.Process.Terminal)
+	sp := r.takeSpare(kind)
+	if sp != nil {
+		c.state, c.cgroup, c.lc, c.init = sp.id, sp.config.Cgroups.Path, sp.box, sp.init
 	}
-	defer func() {
-		if err != nil {
-			c.stubs.remove()
-		}
-	}()
-	trace("stubs")
-	if c.lc, err = lc.Create(stateDir, o.ID, config); err != nil {
-		return nil, nil, fmt.Errorf("creating sandbox %s: %w", o.ID, err)
-	}
-	trace("create")
-	c.init = newProcess(o.Spec.Process, o.Stdio)
-	c.init.Init = true
-	terminal, err := c.launch(c.init, o.Spec.Process, o.Attachments)
+	r.keepSpare(kind, config)
+	trace("spare")
+	terminal, err := c.start(o, config, sp)
 	if err != nil {
-		_ = c.lc.Destroy()
 		return nil, nil, err
 	}
 	trace("run")
 	return c, terminal, nil
+}
+
+// start does what is left of Runtime.Start. After an error it leaves nothing of the spare, and nothing in the root.
+func (c *Container) start(o *Options, config *configs.Config, sp *spare) (terminal *os.File, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		c.stubs.remove()
+		switch {
+		case sp != nil:
+			sp.discard()
+		case c.lc != nil:
+			_ = c.lc.Destroy()
+		}
+	}()
+	if o.Admit != nil && !o.Admit(c.cgroup) {
+		return nil, ErrNotAdmitted
+	}
+	if c.stubs, err = makeStubs(o.Root, mountPoints(o.Spec.Mounts)); err != nil {
+		return nil, err
+	}
+	if sp != nil {
+		return nil, startError(o.Spec.Process.Args[0], sp.become(config, o, c.filter))
+	}
+	if c.lc, err = lc.Create(stateDir, o.ID, config); err != nil {
+		return nil, fmt.Errorf("creating sandbox %s: %w", o.ID, err)
+	}
+	c.init = newProcess(o.Spec.Process, o.Stdio)
+	c.init.Init = true
+	return c.launch(c.init, o.Spec.Process, o.Attachments)
 }
 
 // launch starts a process with the socket that it gets its plan from.
@@ -118,15 +148,17 @@ func (c *Container) launch(p *lc.Process, desc *specs.Process, mounts []Attachme
 	return console.master()
 }
 
+// logLevel is warnings. Without a level, libcontainer's code reports each of its steps, which costs a millisecond.
+const logLevel = "3"
+
 func newProcess(p *specs.Process, stdio [3]*os.File) *lc.Process {
 	out := &lc.Process{
-		Args: p.Args,
-		Env:  p.Env,
-		Cwd:  p.Cwd,
-		UID:  int(p.User.UID),
-		GID:  int(p.User.GID),
-		// Warnings. Without a level it reports each of its steps, which costs a millisecond.
-		LogLevel: "3",
+		Args:     p.Args,
+		Env:      p.Env,
+		Cwd:      p.Cwd,
+		UID:      int(p.User.UID),
+		GID:      int(p.User.GID),
+		LogLevel: logLevel,
 	}
 	for _, g := range p.User.AdditionalGids {
 		out.AdditionalGroups = append(out.AdditionalGroups, int(g))
@@ -173,6 +205,9 @@ func isDir(m specs.Mount) bool {
 
 // startError makes the error of a process that could not be executed of libcontainer's.
 func startError(command string, err error) error {
+	if err == nil {
+		return nil
+	}
 	msg := err.Error()
 	i := strings.LastIndex(msg, "exec: \"")
 	if i < 0 {
@@ -242,7 +277,7 @@ func (c *Container) Signal(sig syscall.Signal) error {
 // Destroy removes what is left of the sandbox after Wait: its cgroup and its directories.
 func (c *Container) Destroy() error {
 	err := c.lc.Destroy()
-	return errors.Join(err, Cleanup(c.id))
+	return errors.Join(err, os.RemoveAll(filepath.Join(stateDir, c.state)), Cleanup(c.id))
 }
 
 // Cleanup removes the directory of the sandbox id and its state.

@@ -12,7 +12,9 @@
 // instant, since a mount namespace starts as a copy of its parent's. Enter gives the runtime a mount namespace of its
 // own that holds nothing of the host but the cgroup hierarchies.
 //
-// Locks: Container.mu guards its fields and is not held while waiting for a process.
+// The process of the sandbox after the next is started ahead, see spare.
+//
+// Locks: spares.mu is not held during I/O. Container.mu guards its fields and is not held while waiting for a process.
 package libcontainer
 
 import (
@@ -39,6 +41,7 @@ const (
 type Runtime struct {
 	profiles profiles
 	cgroups  hierarchy
+	spares   spares
 }
 
 // NewRuntime returns a Runtime. Enter must have been called.
@@ -88,6 +91,7 @@ func isV2() bool { return cgroups.IsCgroup2UnifiedMode() }
 func Init() {
 	// It ends, or executes something else, long before its garbage would be worth collecting.
 	debug.SetGCPercent(-1)
+	resetSlack()
 	prepare()
 	lc.Init()
 }

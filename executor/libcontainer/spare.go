@@ -1,0 +1,295 @@
+//go:build cgo
+
+package libcontainer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	lc "github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/configs/validate"
+	"golang.org/x/sys/unix"
+)
+
+// A spare is the process of a sandbox that nobody has asked for yet. It was started as any other, and is in its cgroups
+// and in all of its namespaces but the network's; there it waits, before the first of libcontainer's code, for a plan
+// that brings what distinguishes one sandbox from another: root, mounts, network namespace, standard streams and the
+// configuration, in place of the one that it was started with. Nothing foreign has run in it, and it is used once.
+//
+// What the daemon waits for at the start of a sandbox is thereby halved: two executions of this program, five cgroups
+// to be joined, each of which may wait for an RCU grace period, and six namespaces.
+type spare struct {
+	id     string
+	shape  string
+	box    *lc.Container
+	config *configs.Config // box's; not to be changed before ready has returned
+	init   *lc.Process
+	sock   *os.File      // our end of the socket that plans come from
+	ran    chan struct{} // closed when box.Run has returned
+	runErr error         // what it returned; to be read after that
+}
+
+// spareAge is how long a spare is kept. libcontainer allows a process a minute to ask for its mounts.
+const spareAge = 15 * time.Second
+
+// spares keeps one spare, shaped like the sandbox that was started last.
+type spares struct {
+	mu     sync.Mutex
+	idle   *spare // guarded by mu, as all below
+	making bool
+	last   uint64
+}
+
+// shape names all that a spare and the sandbox that it becomes have to have in common: what libcontainer uses before the
+// new process reads its configuration, or in the parent. It is empty for a sandbox that can't be made of a spare.
+func shape(c *configs.Config, terminal bool) string {
+	special := terminal || len(c.Networks) > 0 || len(c.NetDevices) > 0 || len(c.TimeOffsets) > 0 ||
+		len(c.UIDMappings) > 0 || len(c.GIDMappings) > 0 || c.IntelRdt != nil || c.ExecCPUAffinity != nil ||
+		c.RootlessEUID || c.RootlessCgroups || c.ParentDeathSignal != 0 ||
+		c.HasHook(configs.Prestart, configs.CreateRuntime, configs.CreateContainer, configs.StartContainer, configs.Poststart)
+	if special {
+		return ""
+	}
+	var own []configs.NamespaceType
+	for _, ns := range c.Namespaces {
+		switch {
+		case ns.Type == configs.NEWNET && ns.Path != "":
+		case ns.Path != "" || ns.Type == configs.NEWNET || ns.Type == configs.NEWUSER:
+			return ""
+		default:
+			own = append(own, ns.Type)
+		}
+	}
+	slices.Sort(own)
+	b, err := json.Marshal(struct {
+		Namespaces []configs.NamespaceType
+		Rlimits    []configs.Rlimit
+		OOMScore   *int
+		Parent     string
+		Resources  *cgroups.Resources
+	}{own, c.Rlimits, c.OomScoreAdj, path.Dir(c.Cgroups.Path), c.Cgroups.Resources})
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// takeSpare returns a spare of that shape, or nil.
+func (r *Runtime) takeSpare(shape string) *spare {
+	r.spares.mu.Lock()
+	s := r.spares.idle
+	if s == nil || shape == "" || s.shape != shape {
+		r.spares.mu.Unlock()
+		return nil
+	}
+	r.spares.idle = nil
+	r.spares.mu.Unlock()
+	if s.ready() != nil {
+		s.discard()
+		return nil
+	}
+	return s
+}
+
+// keepSpare has a spare ready for a sandbox like that of config, instead of one with another shape. It does not wait.
+func (r *Runtime) keepSpare(shape string, config *configs.Config) {
+	r.spares.mu.Lock()
+	defer r.spares.mu.Unlock()
+	old := r.spares.idle
+	if shape == "" || r.spares.making || (old != nil && old.shape == shape) {
+		return
+	}
+	r.spares.idle, r.spares.making = nil, true
+	r.spares.last++
+	id := "spare_" + strconv.FormatUint(r.spares.last, 10) // no sandbox has an underscore in its ID
+	config = blank(config, id)
+	go func() {
+		if old != nil {
+			old.discard()
+		}
+		s, err := startSpare(id, shape, config) // after an error, the next sandbox is started without, and reports it
+		r.spares.mu.Lock()
+		r.spares.making = false
+		if err == nil {
+			r.spares.idle = s
+		}
+		r.spares.mu.Unlock()
+		if err == nil {
+			time.AfterFunc(spareAge, func() { r.expire(s) })
+		}
+	}()
+}
+
+// expire discards s if nobody has taken it.
+func (r *Runtime) expire(s *spare) {
+	r.spares.mu.Lock()
+	unused := r.spares.idle == s
+	if unused {
+		r.spares.idle = nil
+	}
+	r.spares.mu.Unlock()
+	if unused {
+		s.discard()
+	}
+}
+
+// blank returns what of config a spare is started with.
+func blank(config *configs.Config, id string) *configs.Config {
+	out := &configs.Config{
+		Rootfs: boxDir, Rlimits: config.Rlimits, OomScoreAdj: config.OomScoreAdj, RootPropagation: config.RootPropagation,
+	}
+	for _, ns := range config.Namespaces {
+		if ns.Type != configs.NEWNET {
+			out.Namespaces = append(out.Namespaces, ns)
+		}
+	}
+	group := *config.Cgroups
+	resources := *group.Resources
+	group.Path, group.Resources = path.Join(path.Dir(group.Path), id), &resources
+	out.Cgroups = &group
+	return out
+}
+
+// startSpare starts one and returns without waiting for it.
+func startSpare(id, shape string, config *configs.Config) (*spare, error) {
+	s := &spare{id: id, shape: shape, config: config, ran: make(chan struct{})}
+	var err error
+	if s.box, err = lc.Create(stateDir, id, config); err != nil {
+		return nil, fmt.Errorf("creating spare sandbox %s: %w", id, err)
+	}
+	parent, child, err := planSocket()
+	if err == nil {
+		err = send(parent, &plan{Spare: true}, nil)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.box.Destroy())
+	}
+	s.sock = parent
+	s.init = &lc.Process{Init: true, Args: []string{"/"}, Cwd: "/", LogLevel: logLevel, ExtraFiles: []*os.File{child}}
+	go func() {
+		defer close(s.ran)
+		s.runErr = s.box.Run(s.init)
+		child.Close()
+	}()
+	return s, nil
+}
+
+// discard ends a spare that was not used, or whose command could not be started.
+func (s *spare) discard() {
+	s.sock.Close() // the process ends when there is no plan to come
+	<-s.ran
+	_ = s.box.Destroy()
+	_ = os.RemoveAll(filepath.Join(stateDir, s.id))
+}
+
+// ready waits until the process waits for its plan, and libcontainer for the process.
+func (s *spare) ready() error {
+	b := make([]byte, 4096)
+	n, err := s.sock.Read(b)
+	if err == nil && string(b[:n]) != spareReady {
+		err = errors.New(string(b[:n]))
+	}
+	if err != nil {
+		return fmt.Errorf("waiting for spare sandbox %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// become makes the spare, which is ready, the sandbox that config and o describe, and returns when it runs.
+// An error of the command is as from box.Run.
+func (s *spare) become(config *configs.Config, o *Options, filter *os.File) error {
+	group := s.config.Cgroups // which the cgroup manager has, too
+	group.Resources = config.Cgroups.Resources
+	config.Cgroups = group
+	// lc.Create has seen the blank configuration only.
+	if err := validate.Validate(config); err != nil {
+		return err
+	}
+	*s.config = *config
+	body, err := s.message(o)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	p := &plan{Mounts: o.Attachments, Filter: filter != nil, Net: o.NetNS != nil, Config: true}
+	rest := []*os.File{filter, o.NetNS, body}
+	for i, f := range o.Stdio {
+		p.Stdio[i] = f != nil
+		rest = append(rest, f)
+	}
+	rest = slices.DeleteFunc(rest, func(f *os.File) bool { return f == nil })
+	if err := send(s.sock, p, rest); err != nil {
+		return err
+	}
+	<-s.ran
+	if s.runErr != nil {
+		if err := awaitAttach(s.sock); err != nil {
+			return err
+		}
+		return s.runErr
+	}
+	s.sock.Close()
+	return nil
+}
+
+// initConfig is what libcontainer sends to a new process (its type of that name).
+type initConfig struct {
+	Config           *configs.Config       `json:"config"`
+	Args             []string              `json:"args"`
+	Env              []string              `json:"env"`
+	UID              int                   `json:"uid"`
+	GID              int                   `json:"gid"`
+	AdditionalGroups []int                 `json:"additional_groups"`
+	Cwd              string                `json:"cwd"`
+	PassedFilesCount int                   `json:"passed_files_count"`
+	AppArmorProfile  string                `json:"apparmor_profile"`
+	Capabilities     *configs.Capabilities `json:"capabilities"`
+	NoNewPrivileges  bool                  `json:"no_new_privileges"`
+	ProcessLabel     string                `json:"process_label"`
+	Rlimits          []configs.Rlimit      `json:"rlimits"`
+	IOPriority       *configs.IOPriority   `json:"io_priority,omitempty"`
+	Scheduler        *configs.Scheduler    `json:"scheduler,omitempty"`
+	ContainerID      string                `json:"containerid"`
+	Cgroup2Path      string                `json:"cgroup2_path,omitempty"`
+}
+
+// message writes the configuration of the sandbox into a file in memory.
+func (s *spare) message(o *Options) (*os.File, error) {
+	c := *s.config
+	// The rules for devices are the parent's business, and half of the text.
+	c.Cgroups = &cgroups.Cgroup{Path: c.Cgroups.Path, Resources: &cgroups.Resources{CpusetCpus: c.Cgroups.CpusetCpus}}
+	p := newProcess(o.Spec.Process, o.Stdio)
+	m := &initConfig{
+		Config: &c, Args: p.Args, Env: p.Env, UID: p.UID, GID: p.GID, AdditionalGroups: p.AdditionalGroups, Cwd: p.Cwd,
+		PassedFilesCount: len(s.init.ExtraFiles), AppArmorProfile: c.AppArmorProfile, Capabilities: c.Capabilities,
+		NoNewPrivileges: c.NoNewPrivileges, ProcessLabel: c.ProcessLabel, Rlimits: c.Rlimits, IOPriority: c.IOPriority,
+		Scheduler: c.Scheduler, ContainerID: s.id,
+	}
+	if isV2() {
+		m.Cgroup2Path = filepath.Join("/sys/fs/cgroup", c.Cgroups.Path)
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the configuration: %w", err)
+	}
+	fd, err := unix.MemfdCreate("config", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("making room for the configuration: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "config")
+	if _, err := f.WriteAt(b, 0); err != nil { // the process reads it from here on: the position is shared
+		f.Close()
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	return f, nil
+}

@@ -30,7 +30,10 @@ type rig struct {
 	t      testing.TB
 	solver *solver.Solver
 	runner *run.Runner
+	snaps  *overlay.Snapshotter
+	leases *lease.Manager
 	lease  *lease.Lease
+	dir    string // of the store
 
 	mu   sync.Mutex
 	log  strings.Builder
@@ -116,7 +119,7 @@ func newRig(t testing.TB) *rig {
 		}
 	})
 	leases := lease.New(lease.Snapshots(snaps))
-	r := &rig{t: t, lease: leases.Acquire("test"), runs: map[string]int{}}
+	r := &rig{t: t, snaps: snaps, dir: dir, leases: leases, lease: leases.Acquire("test"), runs: map[string]int{}}
 	r.runner = run.New(run.Deps{
 		Snapshots: snaps, Executor: ex,
 		CacheDir: filepath.Join(dir, "cache"), RecentDir: filepath.Join(dir, "recent"),
@@ -147,7 +150,7 @@ func (r *rig) local(dir string) *solver.Vertex {
 		r.t.Fatal(err)
 	}
 	root := tree.(treehash.Rooted).Root().String()
-	r.t.Cleanup(r.runner.AddTree(root, tree))
+	r.t.Cleanup(r.runner.AddTree(lease.With(r.t.Context(), r.lease), root, tree))
 	return solver.NewVertex(&op.Local{Name: "context", Root: root}, nil, solver.Meta{Name: "context"})
 }
 
@@ -170,12 +173,20 @@ func (r *rig) busybox() *solver.Vertex {
 
 // sh is a vertex that runs a script on the root file system of base.
 func sh(base *solver.Vertex, script string, more ...op.ExecMount) *solver.Vertex {
-	mounts := append([]op.ExecMount{{Input: 0, Dest: "/", Output: 0}}, more...)
+	return shWith(base, nil, script, more...)
+}
+
+// shWith is sh with more inputs, which the mounts count from 1.
+func shWith(base *solver.Vertex, inputs []*solver.Vertex, script string, more ...op.ExecMount) *solver.Vertex {
+	in := []solver.Input{{Vertex: base}}
+	for _, v := range inputs {
+		in = append(in, solver.Input{Vertex: v})
+	}
 	return solver.NewVertex(&op.Exec{
 		Meta:    op.ExecMeta{Args: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=/bin"}, Cwd: "/", RemoveStubs: true},
-		Mounts:  mounts,
+		Mounts:  append([]op.ExecMount{{Input: 0, Dest: "/", Output: 0}}, more...),
 		Network: op.NetworkNone,
-	}, []solver.Input{{Vertex: base}}, solver.Meta{Name: script})
+	}, in, solver.Meta{Name: script})
 }
 
 func (r *rig) solve(ctx context.Context, v *solver.Vertex) (solver.Result, error) {
@@ -198,6 +209,19 @@ func (r *rig) solve(ctx context.Context, v *solver.Vertex) (solver.Result, error
 		return "", err
 	}
 	return out[0], nil
+}
+
+// run solves v, which must succeed, and returns its result and what the log has gained.
+func (r *rig) run(v *solver.Vertex) (solver.Result, string) {
+	r.t.Helper()
+	r.mu.Lock()
+	had := r.log.Len()
+	r.mu.Unlock()
+	res, err := r.solve(r.t.Context(), v)
+	if err != nil {
+		r.t.Fatalf("%s: %v\n%s", v.Name(), err, r.log.String())
+	}
+	return res, r.log.String()[had:]
 }
 
 // TestRun checks that a process sees its root and that what it writes becomes the result.

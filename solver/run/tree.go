@@ -5,10 +5,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/snapshot/mount"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -16,27 +18,35 @@ import (
 )
 
 // trees are the directories of clients that the builds which run now have pinned, by Merkle root. Trees of equal roots
-// are equal, so any of them will do; each is there until the build that added it has ended.
+// are equal, so any of them will do; but each is there only until the build that added it has ended, so a step reads the
+// one of the build that it runs for.
 type trees struct {
 	mu sync.Mutex // guards m
-	m  map[string][]treehash.Tree
+	m  map[string][]ownedTree
 }
 
-// AddTree makes tree the content of the pinned op.Local with that root, until remove is called.
-func (r *Runner) AddTree(root string, tree treehash.Tree) (remove func()) {
+// An ownedTree is a tree and the lease of the build that added it, which may be nil.
+type ownedTree struct {
+	treehash.Tree
+	owner *lease.Lease
+}
+
+// AddTree makes tree the content of the pinned op.Local with that root, until remove is called. It belongs to the build
+// whose lease ctx carries.
+func (r *Runner) AddTree(ctx context.Context, root string, tree treehash.Tree) (remove func()) {
 	t := &r.trees
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
-		t.m = make(map[string][]treehash.Tree)
+		t.m = make(map[string][]ownedTree)
 	}
-	t.m[root] = append(t.m[root], tree)
+	t.m[root] = append(t.m[root], ownedTree{tree, lease.From(ctx)})
 	return sync.OnceFunc(func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		kept := t.m[root][:0:0]
 		for _, x := range t.m[root] {
-			if x != tree {
+			if x.Tree != tree {
 				kept = append(kept, x)
 			}
 		}
@@ -52,13 +62,16 @@ func (t *trees) has(root string) bool {
 	return len(t.m[root]) > 0
 }
 
-func (t *trees) get(root string) (treehash.Tree, bool) {
+// get returns a tree with that root: that of owner, if it has one.
+func (t *trees) get(root string, owner *lease.Lease) (treehash.Tree, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s := t.m[root]; len(s) > 0 {
-		return s[0], true
+	s := t.m[root]
+	if len(s) == 0 {
+		return nil, false
 	}
-	return nil, false
+	i := max(0, slices.IndexFunc(s, func(x ownedTree) bool { return x.owner == owner }))
+	return s[i].Tree, true
 }
 
 func (r *Runner) runLocal(l *op.Local) ([]solver.Result, error) {
@@ -71,7 +84,7 @@ func (r *Runner) runLocal(l *op.Local) ([]solver.Result, error) {
 // Open gives the tree that res names for reading, until close is called. It returns solver.ErrMiss if it is gone.
 func (r *Runner) Open(ctx context.Context, res solver.Result) (tree treehash.Tree, closeTree func(), err error) {
 	if root, ok := strings.CutPrefix(string(res), localPrefix); ok {
-		t, ok := r.trees.get(root)
+		t, ok := r.trees.get(root, lease.From(ctx))
 		if !ok {
 			return nil, nil, solver.ErrMiss
 		}

@@ -115,7 +115,7 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	}
 	pinned := *l
 	pinned.Root = rooted.Root().String()
-	remove := e.b.deps.Runner.AddTree(pinned.Root, tree)
+	remove := e.b.deps.Runner.AddTree(ctx, pinned.Root, tree)
 	e.mu.Lock()
 	e.cleanup = append(e.cleanup, remove)
 	e.mu.Unlock()

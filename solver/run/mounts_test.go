@@ -339,3 +339,57 @@ func fileVertex(f *op.File, inputs ...*solver.Vertex) *solver.Vertex {
 	}
 	return solver.NewVertex(f, in, solver.Meta{Name: "copy"})
 }
+
+// TestRecentGone checks that a copy whose last result has been removed copies everything, and that the hint goes.
+func TestRecentGone(t *testing.T) {
+	r := newRig(t)
+	dir := t.TempDir()
+	file := &op.File{Actions: []op.FileAction{{
+		Input: 0, Second: 1, Output: 0, Copy: &op.Copy{Src: "/", Dst: "/copy", DirContents: true, MkdirDst: true},
+	}}}
+	hints := func() []string {
+		t.Helper()
+		found, err := filepath.Glob(filepath.Join(r.dir, "recent", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	base := r.busybox()
+	r.run(base)
+	before := len(hints())
+	for n, text := range []string{"one", "two", "three"} {
+		for _, name := range []string{"same", "changed"} {
+			content := name
+			if name == "changed" {
+				content = text
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v := fileVertex(file, base, r.local(dir))
+		res, _ := r.run(v)
+		if _, log := r.run(sh(v, "cat /copy/same /copy/changed")); log != "same"+text {
+			t.Errorf("copy %d is %q", n, log)
+		}
+		if got := len(hints()); got != before+1 {
+			t.Fatalf("there are %d hints, want %d", got, before+1)
+		}
+		if n == 0 {
+			continue // the second links from the first, the third finds the second gone
+		}
+		r.lease.Release()
+		r.lease = r.leases.Acquire("test again")
+		below, _ := r.solve(t.Context(), sh(v, "cat /copy/same /copy/changed"))
+		id, _ := run.SnapshotOf(below)
+		top, _ := run.SnapshotOf(res)
+		r.lease.Release()
+		r.lease = r.leases.Acquire("test again")
+		for _, x := range []snapshot.ID{id, top} {
+			if err := r.snaps.Remove(t.Context(), x); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

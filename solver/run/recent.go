@@ -11,7 +11,8 @@ import (
 
 // recent remembers, for each lineage of file operations, the last result and what was copied into it, so that the next
 // one can link what has not changed. It is a hint on disk, a file each, written anew at each commit and never synced: one
-// that is damaged is not found, and one that names a snapshot which has gone is of no use.
+// that is damaged is not found, or its manifest is refused by its own checksum, and one that names a snapshot which has
+// gone is dropped.
 type recent struct{ dir string }
 
 const recentMagic = "boxbuild copies 1\n"
@@ -37,6 +38,9 @@ func (r *recent) get(lineage solver.Key) (id snapshot.ID, manifest []byte, ok bo
 	return snapshot.ID(rest[2 : 2+n]), rest[2+n:], true
 }
 
+// drop forgets a lineage, whose snapshot has gone.
+func (r *recent) drop(lineage solver.Key) { _ = os.Remove(r.path(lineage)) }
+
 func (r *recent) put(lineage solver.Key, id snapshot.ID, manifest []byte) {
 	if r.dir == "" || lineage == (solver.Key{}) || os.MkdirAll(r.dir, 0o700) != nil {
 		return
@@ -49,8 +53,7 @@ func (r *recent) put(lineage solver.Key, id snapshot.ID, manifest []byte) {
 	head := binary.BigEndian.AppendUint16([]byte(recentMagic), uint16(len(id)))
 	_, err1 := f.Write(append(head, id...))
 	_, err2 := f.Write(manifest)
-	if err1 != nil || err2 != nil || f.Close() != nil {
-		f.Close()
+	if err := f.Close(); err1 != nil || err2 != nil || err != nil {
 		return
 	}
 	_ = os.Rename(f.Name(), r.path(lineage)) // without it the next copy links nothing

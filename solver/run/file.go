@@ -167,13 +167,8 @@ func (e *fileEnv) previous(ctx context.Context) (*os.File, []byte) {
 	if !ok {
 		return nil, nil
 	}
-	if l := lease.From(ctx); l != nil {
-		if err := l.Hold(ctx, lease.ID(id)); err != nil {
-			if errors.Is(err, snapshot.ErrNotFound) {
-				e.r.recent.drop(e.lineage)
-			}
-			return nil, nil
-		}
+	if l := lease.From(ctx); l != nil && l.Hold(ctx, lease.ID(id)) != nil {
+		return nil, nil
 	}
 	dir, ok, err := differ.Upper(ctx, id)
 	if err != nil || !ok {

@@ -340,7 +340,7 @@ func fileVertex(f *op.File, inputs ...*solver.Vertex) *solver.Vertex {
 	return solver.NewVertex(f, in, solver.Meta{Name: "copy"})
 }
 
-// TestRecentGone checks that a copy whose last result has been removed copies everything, and that the hint goes.
+// TestRecentGone checks that a copy is right whether the last result of the same is there to link from or has been removed.
 func TestRecentGone(t *testing.T) {
 	r := newRig(t)
 	dir := t.TempDir()

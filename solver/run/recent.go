@@ -1,7 +1,10 @@
 package run
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -11,8 +14,8 @@ import (
 
 // recent remembers, for each lineage of file operations, the last result and what was copied into it, so that the next
 // one can link what has not changed. It is a hint on disk, a file each, written anew at each commit and never synced: one
-// that is damaged is not found, or its manifest is refused by its own checksum, and one that names a snapshot which has
-// gone is dropped.
+// that is damaged is not found, or its manifest is refused by its own checksum. One that names a snapshot which has gone
+// is of no use, and removed when the daemon starts the next time.
 type recent struct{ dir string }
 
 const recentMagic = "boxbuild copies 1\n"
@@ -27,8 +30,13 @@ func (r *recent) get(lineage solver.Key) (id snapshot.ID, manifest []byte, ok bo
 	if err != nil {
 		return "", nil, false
 	}
-	rest := data[min(len(recentMagic), len(data)):]
-	if string(data[:len(data)-len(rest)]) != recentMagic || len(rest) < 2 {
+	return parseHint(data)
+}
+
+// parseHint reads a hint, or the beginning of one. ok is false if it does not say which snapshot it is about.
+func parseHint(data []byte) (id snapshot.ID, manifest []byte, ok bool) {
+	rest, ok := bytes.CutPrefix(data, []byte(recentMagic))
+	if !ok || len(rest) < 2 {
 		return "", nil, false
 	}
 	n := int(binary.BigEndian.Uint16(rest))
@@ -38,8 +46,35 @@ func (r *recent) get(lineage solver.Key) (id snapshot.ID, manifest []byte, ok bo
 	return snapshot.ID(rest[2 : 2+n]), rest[2+n:], true
 }
 
-// drop forgets a lineage, whose snapshot has gone.
-func (r *recent) drop(lineage solver.Key) { _ = os.Remove(r.path(lineage)) }
+// sweep removes every file but the hints about snapshots that there are.
+func (r *recent) sweep(exists func(snapshot.ID) bool) {
+	files, err := os.ReadDir(r.dir)
+	if err != nil || r.dir == "" {
+		return
+	}
+	head := make([]byte, 128)
+	for _, f := range files {
+		name := filepath.Join(r.dir, f.Name())
+		if id, ok := readHint(name, head); !ok || !exists(id) || f.Name()[0] == '.' {
+			_ = os.Remove(name) // what stays takes space, and nothing else
+		}
+	}
+}
+
+// readHint says which snapshot the hint in a file is about.
+func readHint(name string, buf []byte) (snapshot.ID, bool) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", false
+	}
+	defer f.Close()
+	n, err := io.ReadFull(f, buf)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return "", false
+	}
+	id, _, ok := parseHint(buf[:n])
+	return id, ok
+}
 
 func (r *recent) put(lineage solver.Key, id snapshot.ID, manifest []byte) {
 	if r.dir == "" || lineage == (solver.Key{}) || os.MkdirAll(r.dir, 0o700) != nil {

@@ -10,7 +10,8 @@ import (
 	"github.com/boxbuild/boxbuild/solver"
 )
 
-// TestRecent checks that what was put is found, the last of a lineage, and that nothing else is left in the directory.
+// TestRecent checks that what was put is found, the last of a lineage, until its snapshot has gone and the directory is
+// swept, and that nothing else is left there then.
 func TestRecent(t *testing.T) {
 	r := recent{filepath.Join(t.TempDir(), "copies")}
 	a, b := solver.Key{1}, solver.Key{2}
@@ -31,9 +32,19 @@ func TestRecent(t *testing.T) {
 			t.Errorf("got %q, %q, %v, want %q, %q", id, m, ok, tc.id, tc.manifest)
 		}
 	}
-	r.drop(b)
+	long := bytes.Repeat([]byte("long"), 1000)
+	r.put(solver.Key{3}, "third", long)
+	for name, data := range map[string]string{".new-1": recentMagic + "\x00\x06second", "empty": "", "strange": "strange"} {
+		if err := os.WriteFile(filepath.Join(r.dir, name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.sweep(func(id snapshot.ID) bool { return id == "second" })
 	if _, _, ok := r.get(b); ok {
-		t.Error("what was dropped is found")
+		t.Error("a hint whose snapshot has gone is still found")
+	}
+	if _, _, ok := r.get(a); !ok {
+		t.Error("a hint whose snapshot is there is not found")
 	}
 	files, err := os.ReadDir(r.dir)
 	if err != nil || len(files) != 1 {

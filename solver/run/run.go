@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -67,7 +68,7 @@ type Runner struct {
 	recent recent
 }
 
-// New returns a Runner.
+// New returns a Runner, after it has removed what an earlier one has left that is of no use any more.
 func New(deps Deps) *Runner {
 	if deps.Parallelism <= 0 {
 		deps.Parallelism = 16
@@ -77,6 +78,10 @@ func New(deps Deps) *Runner {
 	}
 	r := &Runner{deps: deps, slots: semaphore.NewWeighted(int64(deps.Parallelism)), recent: recent{deps.RecentDir}}
 	r.sweepCaches()
+	r.recent.sweep(func(id snapshot.ID) bool {
+		_, err := deps.Snapshots.Stat(context.Background(), id)
+		return !errors.Is(err, snapshot.ErrNotFound)
+	})
 	return r
 }
 

@@ -73,18 +73,38 @@ func (a *app) importImage(ctx context.Context, opt *importOptions) error {
 	if err := stream.Send(&boxbuildv1.ImportInput{Input: &boxbuildv1.ImportInput_Start{Start: start}}); err != nil {
 		return streamError(err, stream)
 	}
-	err = sendAll(source, func(p []byte) error {
-		return stream.Send(&boxbuildv1.ImportInput{Input: &boxbuildv1.ImportInput_Data{Data: p}})
-	})
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	resp, err := stream.CloseAndRecv()
+	resp, err := exchange(stream, source)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(a.stdout, resp.GetId())
 	return nil
+}
+
+// exchange sends the source and returns the answer. A daemon that has heard enough, or goes down, is heard at once: the
+// source may be one that says nothing for long.
+func exchange(stream boxbuildv1.Images_ImportClient, source io.Reader) (*boxbuildv1.ImportResponse, error) {
+	sent, received := make(chan error, 1), make(chan error, 1)
+	resp := new(boxbuildv1.ImportResponse)
+	go func() {
+		err := sendAll(source, func(p []byte) error {
+			return stream.Send(&boxbuildv1.ImportInput{Input: &boxbuildv1.ImportInput_Data{Data: p}})
+		})
+		if err == nil {
+			err = stream.CloseSend()
+		}
+		sent <- err
+	}()
+	go func() { received <- stream.RecvMsg(resp) }()
+	select {
+	case err := <-sent:
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		return resp, <-received
+	case err := <-received:
+		return resp, err
+	}
 }
 
 // openSource opens a file, standard input, or what a URL names. The client downloads it itself: the daemon would do so

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -41,22 +42,31 @@ type interrupt struct{ signal syscall.Signal }
 
 func (i interrupt) Error() string { return "interrupted by " + i.signal.String() }
 
+// lastWords is how long an interrupted program may take to end by itself: it may wait for whoever writes its standard
+// input or reads its output, and nothing but its end ends that.
+const lastWords = 3 * time.Second
+
 // interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP cancels. A second one ends the program at
-// once, whatever it waits for.
+// once, whatever it waits for, and so does the end of lastWords.
 func interruptible() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	done := make(chan struct{})
 	go func() {
-		for first := true; ; first = false {
+		var late <-chan time.Time
+		var sig syscall.Signal
+		for {
 			select {
 			case s := <-signals:
-				sig, _ := s.(syscall.Signal)
-				if !first {
+				sig, _ = s.(syscall.Signal)
+				if late != nil {
 					os.Exit(128 + int(sig))
 				}
+				late = time.After(lastWords)
 				cancel(interrupt{sig})
+			case <-late:
+				os.Exit(128 + int(sig))
 			case <-done:
 				return
 			}

@@ -116,7 +116,12 @@ func (b *build) run(ctx context.Context, stream boxbuildv1.Builds_BuildServer, s
 		return err // ends the stream, and with it the pump
 	}
 	b.box.close()
-	return <-pumped
+	select {
+	case err := <-pumped:
+		return err
+	case <-b.server.late:
+		return ErrDraining // likewise
+	}
 }
 
 // perform runs the build. A panic of the builder's is the error of this build only.

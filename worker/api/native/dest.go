@@ -19,9 +19,14 @@ type channelWriter struct {
 
 func newChannelWriter(ctx context.Context, a *asker, c *channels, number int) *channelWriter {
 	return &channelWriter{verdict: make(chan error, 1), open: func() (*channel, error) {
-		return openChannel(ctx, a, c, &boxbuildv1.ChannelQuestion{
+		ch, err := openChannel(ctx, a, c, &boxbuildv1.ChannelQuestion{
 			What: &boxbuildv1.ChannelQuestion_Output{Output: uint32(number)},
 		})
+		if err == nil {
+			// A client that takes nothing would hold a build up that was cancelled.
+			context.AfterFunc(ctx, func() { _ = ch.Close() }) // it only ends the call
+		}
+		return ch, err
 	}}
 }
 

@@ -66,6 +66,7 @@ type Server struct {
 	builds   map[string]struct{}
 	cancels  map[*context.CancelCauseFunc]struct{}
 	idle     chan struct{} // closed once draining and calls is 0
+	late     chan struct{} // closed lastWords after Drain
 	last     time.Time     // when calls became 0
 }
 
@@ -79,6 +80,7 @@ func New(opt Options) *Server {
 		builds:  map[string]struct{}{},
 		cancels: map[*context.CancelCauseFunc]struct{}{},
 		idle:    make(chan struct{}),
+		late:    make(chan struct{}),
 		last:    time.Now(),
 	}
 }
@@ -89,6 +91,9 @@ func (s *Server) Register(g grpc.ServiceRegistrar) {
 	boxbuildv1.RegisterImagesServer(g, s)
 	boxbuildv1.RegisterSystemServer(g, s)
 }
+
+// lastWords is how long a call may take after Drain until it is ended whatever its client does.
+const lastWords = time.Second
 
 // begin counts a call in. It returns the call's context, which Drain cancels, and what counts it out.
 func (s *Server) begin(parent context.Context) (context.Context, func(), error) {
@@ -124,11 +129,38 @@ func (s *Server) Drain() {
 		return
 	}
 	s.draining = true
+	time.AfterFunc(lastWords, func() { close(s.late) })
 	for cancel := range s.cancels {
 		(*cancel)(ErrDraining)
 	}
 	if s.calls == 0 {
 		close(s.idle)
+	}
+}
+
+// perform counts a call in and does its work. What work sends or receives waits for the client, who may do nothing for
+// ever, and only the end of the call ends that: so a call that goes on for lastWords after Drain is returned from. It
+// counts until work returns.
+func (s *Server) perform(parent context.Context, method string, work func(ctx context.Context) error) error {
+	ctx, end, err := s.begin(parent)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		defer func() { done <- err }()
+		defer end()
+		defer recovered(s.opt.Log, method, &err)
+		if err = work(ctx); err != nil && errors.Is(context.Cause(ctx), ErrDraining) {
+			err = ErrDraining
+		}
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-s.late:
+		return ErrDraining
 	}
 }
 

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"context"
 	"sync"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
@@ -64,29 +65,26 @@ func (s *Server) Pull(stream boxbuildv1.Images_PullServer) error {
 	if err != nil {
 		return err
 	}
-	ctx, end, err := s.begin(stream.Context())
-	if err != nil {
-		return err
-	}
-	defer end()
-	x := newExchange(func(st *boxbuildv1.Status, ask *boxbuildv1.Ask) error {
-		if ask != nil {
-			return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Ask{Ask: ask}})
+	return s.perform(stream.Context(), "Pull", func(ctx context.Context) error {
+		x := newExchange(func(st *boxbuildv1.Status, ask *boxbuildv1.Ask) error {
+			if ask != nil {
+				return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Ask{Ask: ask}})
+			}
+			return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Status{Status: st}})
+		})
+		// The receiver ends with the call.
+		go x.receive(func() (*boxbuildv1.Answer, error) {
+			in, err := stream.Recv()
+			return in.GetAnswer(), err
+		})
+		res, err := s.opt.Images.Pull(ctx, first.GetStart().GetRef(), x.options(first.GetStart()))
+		if err != nil {
+			return err
 		}
-		return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Status{Status: st}})
+		return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Result{Result: &boxbuildv1.Pulled{
+			Name: res.Name, Digest: res.Digest.String(), Id: res.ID.String(), Updated: res.Updated,
+		}}})
 	})
-	// The receiver ends with the call.
-	go x.receive(func() (*boxbuildv1.Answer, error) {
-		in, err := stream.Recv()
-		return in.GetAnswer(), err
-	})
-	res, err := s.opt.Images.Pull(ctx, first.GetStart().GetRef(), x.options(first.GetStart()))
-	if err != nil {
-		return err
-	}
-	return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Result{Result: &boxbuildv1.Pulled{
-		Name: res.Name, Digest: res.Digest.String(), Id: res.ID.String(), Updated: res.Updated,
-	}}})
 }
 
 // Push implements the service.
@@ -95,29 +93,26 @@ func (s *Server) Push(stream boxbuildv1.Images_PushServer) error {
 	if err != nil {
 		return err
 	}
-	ctx, end, err := s.begin(stream.Context())
-	if err != nil {
-		return err
-	}
-	defer end()
-	x := newExchange(func(st *boxbuildv1.Status, ask *boxbuildv1.Ask) error {
-		if ask != nil {
-			return stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Ask{Ask: ask}})
+	return s.perform(stream.Context(), "Push", func(ctx context.Context) error {
+		x := newExchange(func(st *boxbuildv1.Status, ask *boxbuildv1.Ask) error {
+			if ask != nil {
+				return stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Ask{Ask: ask}})
+			}
+			return stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Status{Status: st}})
+		})
+		// The receiver ends with the call.
+		go x.receive(func() (*boxbuildv1.Answer, error) {
+			in, err := stream.Recv()
+			return in.GetAnswer(), err
+		})
+		desc, err := s.opt.Images.Push(ctx, first.GetStart().GetRef(), x.options(first.GetStart()))
+		if err != nil {
+			return err
 		}
-		return stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Status{Status: st}})
+		return stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Result{Result: &boxbuildv1.Pushed{
+			MediaType: desc.MediaType, Digest: desc.Digest.String(), Size: desc.Size,
+		}}})
 	})
-	// The receiver ends with the call.
-	go x.receive(func() (*boxbuildv1.Answer, error) {
-		in, err := stream.Recv()
-		return in.GetAnswer(), err
-	})
-	desc, err := s.opt.Images.Push(ctx, first.GetStart().GetRef(), x.options(first.GetStart()))
-	if err != nil {
-		return err
-	}
-	return stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Result{Result: &boxbuildv1.Pushed{
-		MediaType: desc.MediaType, Digest: desc.Digest.String(), Size: desc.Size,
-	}}})
 }
 
 // Load implements the service.
@@ -126,45 +121,39 @@ func (s *Server) Load(stream boxbuildv1.Images_LoadServer) error {
 	if err != nil {
 		return err
 	}
-	ctx, end, err := s.begin(stream.Context())
-	if err != nil {
-		return err
-	}
-	defer end()
-	x := newExchange(func(st *boxbuildv1.Status, _ *boxbuildv1.Ask) error {
-		return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Status{Status: st}})
+	return s.perform(stream.Context(), "Load", func(ctx context.Context) error {
+		x := newExchange(func(st *boxbuildv1.Status, _ *boxbuildv1.Ask) error {
+			return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Status{Status: st}})
+		})
+		opt := worker.TransferOptions{
+			Platform: optionalPlatform(first.GetStart().GetPlatform()), Quiet: first.GetStart().GetQuiet(),
+		}
+		if !opt.Quiet {
+			opt.Progress = x.status
+		}
+		loaded, err := s.opt.Images.Load(ctx, &dataReader{recv: func() ([]byte, error) {
+			in, err := stream.Recv()
+			return in.GetData(), err
+		}}, opt)
+		if err != nil {
+			return err
+		}
+		out := &boxbuildv1.Loaded{}
+		for _, l := range loaded {
+			out.Images = append(out.Images, &boxbuildv1.LoadedImage{Name: l.Name, Id: l.ID.String()})
+		}
+		return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Loaded{Loaded: out}})
 	})
-	opt := worker.TransferOptions{
-		Platform: optionalPlatform(first.GetStart().GetPlatform()), Quiet: first.GetStart().GetQuiet(),
-	}
-	if !opt.Quiet {
-		opt.Progress = x.status
-	}
-	loaded, err := s.opt.Images.Load(ctx, &dataReader{recv: func() ([]byte, error) {
-		in, err := stream.Recv()
-		return in.GetData(), err
-	}}, opt)
-	if err != nil {
-		return err
-	}
-	out := &boxbuildv1.Loaded{}
-	for _, l := range loaded {
-		out.Images = append(out.Images, &boxbuildv1.LoadedImage{Name: l.Name, Id: l.ID.String()})
-	}
-	return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Loaded{Loaded: out}})
 }
 
 // Save implements the service.
 func (s *Server) Save(req *boxbuildv1.SaveRequest, stream boxbuildv1.Images_SaveServer) error {
-	ctx, end, err := s.begin(stream.Context())
-	if err != nil {
-		return err
-	}
-	defer end()
-	if err := s.opt.Images.Save(ctx, req.GetRefs(), chunkWriter{stream.Send}); err != nil {
-		return err
-	}
-	return stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Eof{Eof: true}})
+	return s.perform(stream.Context(), "Save", func(ctx context.Context) error {
+		if err := s.opt.Images.Save(ctx, req.GetRefs(), chunkWriter{stream.Send}); err != nil {
+			return err
+		}
+		return stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Eof{Eof: true}})
+	})
 }
 
 // Import implements the service.
@@ -173,24 +162,21 @@ func (s *Server) Import(stream boxbuildv1.Images_ImportServer) error {
 	if err != nil {
 		return err
 	}
-	ctx, end, err := s.begin(stream.Context())
-	if err != nil {
-		return err
-	}
-	defer end()
-	start := first.GetStart()
-	r := &dataReader{recv: func() ([]byte, error) {
-		in, err := stream.Recv()
-		return in.GetData(), err
-	}}
-	id, err := s.opt.Images.Import(ctx, r, worker.ImportOptions{
-		Name: start.GetName(), Message: start.GetMessage(), Changes: start.GetChanges(),
-		Platform: optionalPlatform(start.GetPlatform()),
+	return s.perform(stream.Context(), "Import", func(ctx context.Context) error {
+		start := first.GetStart()
+		r := &dataReader{recv: func() ([]byte, error) {
+			in, err := stream.Recv()
+			return in.GetData(), err
+		}}
+		id, err := s.opt.Images.Import(ctx, r, worker.ImportOptions{
+			Name: start.GetName(), Message: start.GetMessage(), Changes: start.GetChanges(),
+			Platform: optionalPlatform(start.GetPlatform()),
+		})
+		if err != nil {
+			return err
+		}
+		return stream.SendAndClose(&boxbuildv1.ImportResponse{Id: id.String()})
 	})
-	if err != nil {
-		return err
-	}
-	return stream.SendAndClose(&boxbuildv1.ImportResponse{Id: id.String()})
 }
 
 // A dataReader reads the data that a client sends.

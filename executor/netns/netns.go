@@ -4,7 +4,7 @@
 // Life cycle: New removes what a killed daemon with the same ID left, and makes nothing. The first call of Bridge or
 // ResolvConf makes the bridge, the nftables table and the forwarder; Isolated needs none of them. From then on a few
 // namespaces are kept ready, and one goroutine makes new ones as they are taken. A namespace is used by one sandbox and
-// then closed, never used again, so that nothing (connections in TIME_WAIT, neighbours, counters) passes from one to the
+// then closed, soon, never used again, so that nothing (connections in TIME_WAIT, neighbours, counters) passes from one to the
 // next; the kernel takes its devices down in the background. Close ends everything.
 //
 // Namespaces are held by file descriptors only: when the daemon is killed they vanish with it, and with them the veth
@@ -40,7 +40,8 @@ type Options struct {
 	// Range is where the daemon's own subnet is taken from; the default is 10.192.0.0/10. A subnet is a /20, and is
 	// chosen so that it overlaps no route of the host's.
 	Range netip.Prefix
-	// Warm is how many namespaces of each kind are kept ready, once one has been asked for. The default is 4.
+	// Warm is how many namespaces of each kind are kept ready, once one has been asked for; eight times as many are when
+	// none has been asked for lately. The default is 4.
 	Warm int
 	// ResolvConf is the host's file with the addresses of DNS servers; the default is /etc/resolv.conf.
 	ResolvConf string
@@ -83,6 +84,7 @@ type Pool struct {
 	done  bool     // guarded by mu; Close has been called
 
 	bridged, isolated *stock
+	grave             grave
 	stop              context.CancelFunc
 	stopped           context.Context //nolint:containedctx // it ends with the pool, as the work in the background does
 	work              sync.WaitGroup
@@ -132,7 +134,7 @@ func (p *Pool) take(ctx context.Context, s *stock) (*os.File, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return n.file, n.close, nil
+	return n.file, func() { p.grave.add(n) }, nil
 }
 
 // network makes the network if there is none yet.
@@ -199,6 +201,7 @@ func (p *Pool) Close() error {
 	p.mu.Unlock()
 	p.stop()
 	p.work.Wait()
+	p.grave.empty()
 	p.bridged.close()
 	p.isolated.close()
 	if n == nil {

@@ -95,7 +95,7 @@ func run(args []string, p process) error {
 
 // makeRoot makes the root directory. Layers in it hold set-user-ID programs of strangers: nobody else gets in.
 func makeRoot(root string) error {
-	if err := os.MkdirAll(root, 0o710); err != nil {
+	if err := os.MkdirAll(root, socketDirMode); err != nil {
 		return fmt.Errorf("making the root directory: %w", err)
 	}
 	var st unix.Stat_t
@@ -105,7 +105,7 @@ func makeRoot(root string) error {
 	if own := uint32(os.Geteuid()); st.Uid != own {
 		return fmt.Errorf("the root directory %s belongs to user %d, and this daemon runs as user %d", root, st.Uid, own)
 	}
-	if err := os.Chmod(root, 0o710); err != nil {
+	if err := os.Chmod(root, socketDirMode); err != nil {
 		return fmt.Errorf("making the root directory: %w", err)
 	}
 	logs := filepath.Join(root, "logs")

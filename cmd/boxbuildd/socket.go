@@ -71,18 +71,25 @@ func publish(temp, path string, gid int) (os.FileInfo, error) {
 	return info, os.Rename(temp, path)
 }
 
+// socketDirMode is that of directories that hold the socket: its group may pass and see nothing.
+const socketDirMode = 0o710
+
 // makeSocketDir makes the directory of the socket, if it is not there, for nobody else but the group.
 func makeSocketDir(dir string, gid int) error {
-	if _, err := os.Stat(dir); err == nil {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err == nil {
+		if gid >= 0 && st.Uid == uint32(os.Geteuid()) && st.Mode == unix.S_IFDIR|socketDirMode {
+			return os.Lchown(dir, -1, gid) // the root, or one that was made here for another group
+		}
 		return nil // whoever made it has said who gets in
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o710); err != nil {
+	if err := os.Mkdir(dir, socketDirMode); err != nil {
 		return err
 	}
-	if err := os.Chmod(dir, 0o710); err != nil {
+	if err := os.Chmod(dir, socketDirMode); err != nil {
 		return err
 	}
 	return os.Lchown(dir, -1, gid)

@@ -66,6 +66,15 @@ func setUp(env *testscript.Env, bin, bases string) error {
 	if err != nil {
 		return err
 	}
+	// Users that a script becomes get into what it opens for them, and can run the command line.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return err
+	}
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		return err
+	}
+	env.Setenv("OPEN", open)
 	roots := []string{filepath.Join(dir, "r"), filepath.Join(dir, "r2")}
 	env.Defer(func() {
 		for _, root := range roots {

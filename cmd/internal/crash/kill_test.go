@@ -171,19 +171,30 @@ func (h *host) checkEmpties() {
 		slices.Sort(ids)
 		h.must("", append([]string{"rmi", "-f"}, slices.Compact(ids)...)...)
 	}
+	// What is younger than a minute is spared: whoever made it may be about to refer to it.
+	blobs, err := filepath.Glob(h.root + "/blobs/sha256/*")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	old := time.Now().Add(-48 * time.Hour)
+	for _, b := range blobs {
+		if err := os.Chtimes(b, old, old); err != nil {
+			h.t.Error(err)
+		}
+	}
 	h.must("", "prune", "-af")
-	h.checkStore(0)
+	h.checkStore()
 }
 
-// checkStore compares the number of snapshots and blobs on the disk.
-func (h *host) checkStore(most int) {
+// checkStore checks that no snapshot and no blob is on the disk.
+func (h *host) checkStore() {
 	h.t.Helper()
-	for _, pattern := range []string{"snapshots/*/*", "blobs/sha256/*"} {
+	for _, pattern := range []string{"snapshots/*/*", "blobs/*/*"} {
 		found, err := filepath.Glob(filepath.Join(h.root, pattern))
 		if err != nil {
 			h.t.Fatal(err)
 		}
-		if len(found) > most {
+		if len(found) > 0 {
 			h.t.Errorf("%d files %s are left in an empty store, such as %s", len(found), pattern, found[0])
 		}
 	}

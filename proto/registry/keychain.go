@@ -182,3 +182,12 @@ func canonicalHost(s string) string {
 	}
 	return s
 }
+
+// An Identity stands for the credentials that a call would use: equal for equal ones, and zero without any.
+type Identity struct{ print fingerprint }
+
+// Identity returns the identity that calls with ctx have at the registry of repo, so that what one user was shown can be
+// remembered for him alone.
+func (c *Client) Identity(ctx context.Context, repo Repo) Identity {
+	return Identity{c.asker(ctx, c.origin(repo.Host), repo.Path).print}
+}

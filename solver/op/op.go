@@ -55,7 +55,10 @@ type Image struct {
 	// Ref is the canonical reference without a digest: "docker.io/library/busybox:latest".
 	Ref string
 	// Digest is that of the manifest for Platform, or the ID (config digest) of an image of the store; set by pinning.
-	Digest   digest.Digest
+	Digest digest.Digest
+	// Tagged says that Digest is what the tag of Ref meant when the image was pinned. A reference with a digest of its
+	// own has a tag for people to read only.
+	Tagged   bool
 	Platform Platform
 	// Resolve says where a tag is looked up; it matters for pinning only.
 	Resolve ResolveMode

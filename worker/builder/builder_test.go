@@ -53,6 +53,21 @@ type rig struct {
 	registry *registrytest.Registry
 	host     string // of the registry
 	context  string // a directory
+	blobs    *blob.Store
+	synced   func() // called before snapshots are synced; may be nil
+}
+
+// A syncer tells the rig when snapshots are synced.
+type syncer struct {
+	*overlay.Snapshotter
+	r *rig
+}
+
+func (s *syncer) Sync(ctx context.Context) error {
+	if s.r.synced != nil {
+		s.r.synced()
+	}
+	return s.Snapshotter.Sync(ctx)
 }
 
 var amd64 = op.Platform{OS: "linux", Architecture: "amd64"}
@@ -95,9 +110,11 @@ func newRig(t *testing.T) *rig {
 		}
 	}
 	dir := t.TempDir()
-	snaps, err := overlay.Open(t.Context(), filepath.Join(dir, "snapshots"), store.Options{})
+	r := &rig{t: t}
+	over, err := overlay.Open(t.Context(), filepath.Join(dir, "snapshots"), store.Options{})
 	must(err)
-	t.Cleanup(func() { must(snaps.Close()) })
+	t.Cleanup(func() { must(over.Close()) })
+	snaps := &syncer{over, r}
 	blobs, err := blob.Open(dir)
 	must(err)
 	meta, err := bbolt.Open(filepath.Join(dir, "meta.db"), 0o600, nil)
@@ -118,10 +135,9 @@ func newRig(t *testing.T) *rig {
 	must(err)
 	t.Cleanup(func() { must(client.Close()) })
 
-	r := &rig{
-		t: t, store: imgs, exec: executortest.NewFake(shell), registry: registrytest.New(registrytest.Behaviour{}),
-		leases: lease.New(append(layers.Sources(), builder.Records(cache))...), context: t.TempDir(),
-	}
+	r.store, r.blobs, r.context = imgs, blobs, t.TempDir()
+	r.exec, r.registry = executortest.NewFake(shell), registrytest.New(registrytest.Behaviour{})
+	r.leases = lease.New(append(layers.Sources(), builder.Records(cache))...)
 	r.host = registrytest.Start(t, r.registry)
 	r.move = transfer.New(transfer.Deps{
 		Client: client, Images: imgs, Blobs: blobs, Layers: layers, Leases: r.leases, Platform: amd64,

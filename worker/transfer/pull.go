@@ -10,7 +10,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/snapshot/blob"
@@ -50,7 +49,7 @@ func (s *Service) Pull(ctx context.Context, name string, opt worker.TransferOpti
 	if status == nil {
 		status = func(solver.Status) {}
 	}
-	img, err := s.store(ctx, r, ref.String(), status)
+	img, err := s.store(ctx, r, ref, true, status)
 	if err != nil {
 		return nil, err
 	}
@@ -63,11 +62,12 @@ func (s *Service) Pull(ctx context.Context, name string, opt worker.TransferOpti
 	}, nil
 }
 
-// store brings an image of a registry into the store, under name if that has a tag.
-func (s *Service) store(ctx context.Context, r *remote, name string, status func(solver.Status)) (*image.Image, error) {
+// store brings an image of a registry into the store, and has ref name it if that has a tag and nothing else. A build,
+// as opposed to a pull, leaves a name alone that means another image: it is the user's.
+func (s *Service) store(ctx context.Context, r *remote, ref registry.Ref, move moves, status func(solver.Status)) (*image.Image, error) {
 	layers, err := s.unpack(ctx, r, status)
 	if err != nil {
-		return nil, fmt.Errorf("pulling %s: %w", name, err)
+		return nil, fmt.Errorf("pulling %s: %w", ref, err)
 	}
 	img := &image.Image{
 		ID: digest.FromBytes(r.config), Config: r.config, Layers: layers,
@@ -79,19 +79,76 @@ func (s *Service) store(ctx context.Context, r *remote, name string, status func
 	if r.image.Created != nil {
 		img.Created = *r.image.Created
 	}
+	held := lease.From(ctx)
 	for _, f := range append([]registry.Fetched{r.manifest}, r.indexes...) {
-		desc, err := s.deps.Blobs.Put(string(f.MediaType), f.Bytes, true)
+		if held != nil {
+			if err := held.Reserve(ctx, lease.Item{Kind: lease.Blob, Name: f.Digest.String()}); err != nil {
+				return nil, err
+			}
+		}
+		desc, err := s.deps.Blobs.Put(string(f.MediaType), f.Bytes, false)
 		if err != nil {
 			return nil, err
 		}
 		img.Manifests = append(img.Manifests, image.Manifest{Repository: r.repo.String(), Descriptor: desc})
 	}
-	u := image.Update{Images: []*image.Image{img}}
-	if ref, err := registry.ParseRef(name); err == nil && ref.Tag != "" {
-		ref.Digest = v1.Hash{}
-		u.Names = []string{ref.String()}
+	u, err := s.naming(r, img, ref, move)
+	if err != nil {
+		return nil, err
 	}
-	return img, s.deps.Images.Update(u)
+	if err := s.deps.Layers.Sync(ctx, img); err != nil {
+		return nil, err
+	}
+	return img, s.deps.Images.Update(*u)
+}
+
+// moves says whether a name may be taken from another image.
+type moves bool
+
+// naming is the update that stores img. Images for other platforms that the same index leads to keep the name, too.
+func (s *Service) naming(r *remote, img *image.Image, ref registry.Ref, move moves) (*image.Update, error) {
+	u := &image.Update{Images: []*image.Image{img}}
+	if ref.Tag == "" || (ref.Digest != v1.Hash{}) {
+		return u, nil // the tag beside a digest says nothing
+	}
+	name := ref.String()
+	if len(r.indexes) > 0 {
+		for _, m := range img.Manifests {
+			if m.Descriptor.Digest == digest.Digest(r.indexes[0].Digest.String()) {
+				u.Index = &m.Descriptor
+			}
+		}
+	}
+	n, err := s.deps.Images.Name(name)
+	switch {
+	case errors.Is(err, image.ErrNotFound):
+		u.Names = []string{name}
+		return u, nil
+	case err != nil:
+		return nil, err
+	}
+	same := u.Index != nil && n.Index != nil && n.Index.Digest == u.Index.Digest
+	replaces := false
+	for _, id := range n.Images {
+		other, err := s.deps.Images.Get(string(id), nil)
+		if errors.Is(err, image.ErrNotFound) {
+			continue // it has just been deleted
+		}
+		if err != nil {
+			return nil, err
+		}
+		if runsOn(other.Platform, img.Platform) {
+			replaces = true
+		} else if same {
+			u.Images = append(u.Images, other)
+		}
+	}
+	if same || replaces || bool(move) {
+		u.Names = []string{name}
+	} else {
+		u.Index = nil
+	}
+	return u, nil
 }
 
 // plain is a descriptor without what only its manifest means.
@@ -106,45 +163,39 @@ func (s *Service) unpack(ctx context.Context, r *remote, status func(solver.Stat
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	var g errgroup.Group
+	f := &fetcher{ctx: ctx, s: s, repo: r.repo, status: &reporter{to: status}}
 	defer func() {
 		cancel(err)
-		_ = g.Wait() // the errors were returned by Fetch
+		f.stop()
 	}()
-	packed := make([]images.Packed, len(r.layers))
-	for i, desc := range r.layers {
-		p := &packed[i]
-		*p = images.Packed{DiffID: r.diffIDs()[i], Blob: plain(desc), Origin: r.repo.String()}
-		fetch := sync.OnceValue(func() error { return s.download(ctx, r.repo, desc, status) })
-		p.Fetch = func(ctx context.Context) error { return await(ctx, fetch) }
-		if i >= len(have) {
-			g.Go(fetch)
+	// All are held from before they are there: Unpack comes to the last of them when the others are applied.
+	if held := lease.From(ctx); held != nil {
+		for _, desc := range r.layers {
+			if err := held.Reserve(ctx, lease.Item{Kind: lease.Blob, Name: string(desc.Digest)}); err != nil {
+				return nil, err
+			}
 		}
 	}
-	extracting := make(map[string]*solver.Status)
+	packed := make([]images.Packed, len(r.layers))
+	for i, desc := range r.layers {
+		l := f.layer(desc)
+		packed[i] = images.Packed{DiffID: r.diffIDs()[i], Blob: plain(desc), Origin: r.repo.String(), Fetch: l.fetch}
+		if i >= len(have) {
+			l.start()
+		}
+	}
+	extracting := make(map[string]solver.Status)
 	return s.deps.Layers.Unpack(ctx, packed, func(id string, read, total int64, done bool) {
-		st := extracting[id]
-		if st == nil {
-			st = &solver.Status{ID: id, Action: "extracting", Total: total, Started: time.Now()}
-			extracting[id] = st
+		st, ok := extracting[id]
+		if !ok {
+			st = solver.Status{ID: id, Action: "extracting", Total: total, Started: time.Now()}
 		}
 		if st.Current = read; done {
 			st.Current, st.Ended = total, time.Now()
 		}
-		status(*st)
+		extracting[id] = st
+		f.status.report(st)
 	})
-}
-
-// await waits for fn no longer than ctx lasts.
-func await(ctx context.Context, fn func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- fn() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // download brings a blob into the store.

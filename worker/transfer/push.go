@@ -2,13 +2,18 @@ package transfer
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/exporter"
+	imagedoc "github.com/boxbuild/boxbuild/exporter/image"
 	push "github.com/boxbuild/boxbuild/exporter/registry"
 	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/snapshot/image"
@@ -76,7 +81,8 @@ func (s *Service) Manifest(ctx context.Context, img *image.Image) (exporter.Mani
 
 // Export pushes an image and notes what its repositories have then.
 func (s *Service) Export(ctx context.Context, img *exporter.Image, form exporter.Form, status func(solver.Status)) (exporter.Descriptor, error) {
-	opts := push.Options{Form: form}
+	var docs pushedDocs
+	opts := push.Options{Form: form, Pushed: docs.add}
 	if status != nil {
 		p := &pushProgress{status: status, parts: make(map[string]*solver.Status)}
 		opts.Progress = p.report
@@ -85,7 +91,10 @@ func (s *Service) Export(ctx context.Context, img *exporter.Image, form exporter
 	if err != nil {
 		return desc, err
 	}
-	return desc, s.noteOrigins(ctx, img)
+	if err := s.noteOrigins(ctx, img); err != nil {
+		return desc, err
+	}
+	return desc, s.noteManifests(ctx, img, docs.all)
 }
 
 // noteOrigins notes that the repositories that img was pushed to have its layers, so that a push to another repository
@@ -108,6 +117,76 @@ func (s *Service) noteOrigins(ctx context.Context, img *exporter.Image) error {
 		}
 	}
 	return s.deps.Images.SetBlobs(notes...)
+}
+
+// noteManifests notes by which digests repositories have the images now, as a pull does: they are the RepoDigests that
+// `image inspect` shows, and the next push sends the same bytes. An image that was pushed without being in the store has
+// no record that could say so.
+func (s *Service) noteManifests(ctx context.Context, pushed *exporter.Image, docs []pushedDoc) error {
+	for _, m := range pushed.Manifests {
+		id := digest.FromBytes(m.Config)
+		img, err := s.deps.Images.Get(string(id), nil)
+		if errors.Is(err, image.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		known := len(img.Manifests)
+		for _, d := range docs {
+			if !d.leadsTo(id) || slices.ContainsFunc(img.Manifests, d.is) {
+				continue
+			}
+			if held := lease.From(ctx); held != nil {
+				if err := held.Reserve(ctx, lease.Item{Kind: lease.Blob, Name: string(d.doc.Descriptor.Digest)}); err != nil {
+					return err
+				}
+			}
+			desc, err := s.deps.Blobs.Put(d.doc.Descriptor.MediaType, d.doc.Bytes, true)
+			if err != nil {
+				return err
+			}
+			img.Manifests = append(img.Manifests, image.Manifest{Repository: d.repo, Descriptor: desc})
+		}
+		if len(img.Manifests) == known {
+			continue
+		}
+		if err := s.deps.Images.Put(img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A pushedDoc is a manifest or an index that a repository was given.
+type pushedDoc struct {
+	repo string
+	doc  imagedoc.Document
+}
+
+// leadsTo says whether it is a manifest of the image with that ID; an index leads to all that was pushed with it.
+func (d *pushedDoc) leadsTo(id digest.Digest) bool {
+	if image.IsIndex(d.doc.Descriptor.MediaType) {
+		return true
+	}
+	var m ocispec.Manifest
+	return json.Unmarshal(d.doc.Bytes, &m) == nil && m.Config.Digest == id
+}
+
+func (d *pushedDoc) is(m image.Manifest) bool {
+	return m.Repository == d.repo && m.Descriptor.Digest == d.doc.Descriptor.Digest
+}
+
+// pushedDocs collects what is pushed.
+type pushedDocs struct {
+	mu  sync.Mutex // guards all
+	all []pushedDoc
+}
+
+func (p *pushedDocs) add(repo string, doc imagedoc.Document) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = append(p.all, pushedDoc{repo, doc})
 }
 
 // A pushProgress turns an exporter's progress into statuses.

@@ -51,17 +51,25 @@ type Deps struct {
 type Service struct {
 	deps Deps
 
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards what follows
 	known map[knownKey]*remote
+	local map[digest.Digest]*image.Image // images that no registry has, by ID
 }
 
 // New returns a Service.
-func New(deps Deps) *Service { return &Service{deps: deps, known: make(map[knownKey]*remote)} }
+func New(deps Deps) *Service {
+	return &Service{deps: deps, known: make(map[knownKey]*remote), local: make(map[digest.Digest]*image.Image)}
+}
 
-// A knownKey names an image of a registry.
+// A knownKey names an image of a registry, as it is there for some user: what was shown to one is not shown to another.
 type knownKey struct {
 	repo   string
 	digest digest.Digest
+	who    registry.Identity
+}
+
+func (s *Service) knownKey(ctx context.Context, repo registry.Repo, d digest.Digest) knownKey {
+	return knownKey{repo.String(), d, s.deps.Client.Identity(ctx, repo)}
 }
 
 // maxKnown bounds how many images of registries are remembered.
@@ -90,11 +98,14 @@ func (s *Service) Resolve(ctx context.Context, img *op.Image) (*op.Image, error)
 		p = s.deps.Platform
 	}
 	pinned := *img
+	pinned.Tagged = img.Digest == ""
 	if img.Resolve != op.ResolveForcePull {
 		if have, err := s.stored(ctx, ref, &p); err != nil {
 			return nil, err
 		} else if have != nil {
-			pinned.Digest = storedDigest(have, ref.Repo)
+			if pinned.Digest = storedDigest(have, ref.Repo); pinned.Digest == have.ID {
+				s.rememberLocal(have)
+			}
 			return &pinned, nil
 		}
 	}
@@ -174,7 +185,7 @@ func (s *Service) fetch(ctx context.Context, ref registry.Ref, p op.Platform) (*
 	if err != nil {
 		return nil, err
 	}
-	key := knownKey{ref.Repo.String(), digest.Digest(sel.Digest.String())}
+	key := s.knownKey(ctx, ref.Repo, digest.Digest(sel.Digest.String()))
 	if r := s.remember(key, nil); r != nil {
 		return r, nil
 	}
@@ -213,6 +224,31 @@ func (s *Service) remember(key knownKey, r *remote) *remote {
 	return r
 }
 
+// rememberLocal remembers an image that a build was pinned to. No registry has it, so if it is deleted while the build
+// goes on there is no other way to find it again.
+func (s *Service) rememberLocal(img *image.Image) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.local) >= maxKnown {
+		clear(s.local)
+	}
+	s.local[img.ID] = img
+}
+
+// rememberedLocal returns such an image if the build has kept its layers from being collected.
+func (s *Service) rememberedLocal(ctx context.Context, id digest.Digest) *image.Image {
+	s.mu.Lock()
+	img := s.local[id]
+	s.mu.Unlock()
+	if img == nil || len(img.Layers) == 0 {
+		return img
+	}
+	if l := lease.From(ctx); l == nil || l.Hold(ctx, lease.ID(img.Layers[len(img.Layers)-1].Snapshot)) != nil {
+		return nil
+	}
+	return img
+}
+
 // find returns what a pinned image is: an image of the store, or of a registry.
 func (s *Service) find(ctx context.Context, img *op.Image) (*image.Image, *remote, error) {
 	ref, err := reference(img)
@@ -230,7 +266,10 @@ func (s *Service) find(ctx context.Context, img *op.Image) (*image.Image, *remot
 	if have, err := s.stored(ctx, ref, &p); have != nil || err != nil {
 		return have, nil, err
 	}
-	if r := s.remember(knownKey{ref.Repo.String(), img.Digest}, nil); r != nil {
+	if have := s.rememberedLocal(ctx, img.Digest); have != nil {
+		return have, nil, nil
+	}
+	if r := s.remember(s.knownKey(ctx, ref.Repo, img.Digest), nil); r != nil {
 		return nil, r, nil
 	}
 	r, err := s.fetch(ctx, ref, p)
@@ -256,7 +295,14 @@ func (s *Service) Root(ctx context.Context, img *op.Image, status func(solver.St
 		return "", err
 	}
 	if have == nil {
-		if have, err = s.store(ctx, r, img.Ref, status); err != nil {
+		ref, err := reference(img)
+		if err != nil {
+			return "", err
+		}
+		if img.Tagged {
+			ref.Digest = v1.Hash{}
+		}
+		if have, err = s.store(ctx, r, ref, img.Resolve == op.ResolveForcePull, status); err != nil {
 			return "", err
 		}
 	}

@@ -29,6 +29,9 @@ type Options struct {
 	// ByDigest pushes no tags: the result is found by its digest only.
 	ByDigest bool
 	Progress exporter.Progress // may be nil
+	// Pushed, if not nil, is told of every manifest and index that a repository ("localhost:5000/app") has been given.
+	// It is called by several goroutines.
+	Pushed func(repo string, doc image.Document)
 }
 
 // An Exporter pushes images. It is safe for concurrent use.
@@ -181,6 +184,9 @@ func (p *push) put(ctx context.Context, repo dist.Repo, tag string, doc image.Do
 		return err
 	}
 	p.opts.Progress(id, desc.Size, desc.Size, true)
+	if p.opts.Pushed != nil {
+		p.opts.Pushed(repo.String(), doc)
+	}
 	return nil
 }
 

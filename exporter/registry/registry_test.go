@@ -416,3 +416,41 @@ func TestDebianRegistry(t *testing.T) {
 		}
 	}
 }
+
+// Pushed is told of what each repository was given: the manifests of an index, and the index.
+func TestPushed(t *testing.T) {
+	reg, host, client := start(t)
+	var mu sync.Mutex
+	told := map[string]bool{}
+	img := &exporter.Image{
+		Names:     []string{host + "/a:1", host + "/a:2", host + "/b:1"},
+		Manifests: []exporter.Manifest{manifestOf("amd64", layerOf("one")), manifestOf("arm64", layerOf("two"))},
+	}
+	desc, err := New(client, Options{Pushed: func(repo string, doc image.Document) {
+		mu.Lock()
+		defer mu.Unlock()
+		told[strings.TrimPrefix(repo, host+"/")+" "+string(digest.FromBytes(doc.Bytes))] = true
+		if doc.Descriptor.Digest != digest.FromBytes(doc.Bytes) {
+			t.Errorf("told of %+v with %q", doc.Descriptor, doc.Bytes)
+		}
+	}}).Export(t.Context(), img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var index ocispec.Index
+	if _, b, ok := reg.Manifest("a", "1"); !ok || json.Unmarshal(b, &index) != nil || len(index.Manifests) != 2 {
+		t.Fatalf("pushed %q", b)
+	}
+	for _, repo := range []string{"a", "b"} {
+		for _, d := range append(index.Manifests, desc) {
+			if key := repo + " " + string(d.Digest); !told[key] {
+				t.Errorf("not told of %s", key)
+			} else {
+				delete(told, key)
+			}
+		}
+	}
+	if len(told) > 0 {
+		t.Errorf("told of %v too", told)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -189,10 +190,48 @@ func openDerived(path string) (*bbolt.DB, error) {
 	return db, err
 }
 
-func (w *wiring) openSnapshots(ctx context.Context) error {
+// snapshotterFile says which snapshotter has made the snapshots of a root. What one has made means something else to the
+// other: for overlay a directory is what is added to those below it, for native it is all.
+const snapshotterFile = "snapshotter"
+
+// chooseSnapshotter returns the snapshotter for the root: the one that is asked for, which must be the one that it has, or
+// "auto" if there is none yet and any will do.
+func (w *wiring) chooseSnapshotter() (string, error) {
+	b, err := os.ReadFile(w.path(snapshotterFile))
+	has := strings.TrimSpace(string(b))
+	switch asked := w.cfg.Snapshotter; {
+	case errors.Is(err, os.ErrNotExist):
+		return asked, nil
+	case err != nil:
+		return "", err
+	case asked != "auto" && asked != has:
+		return "", fmt.Errorf("the snapshots in %s were made with --snapshotter %s: use that, or another --root", w.cfg.Root, has)
+	default:
+		return has, nil
+	}
+}
+
+func (w *wiring) openSnapshots(ctx context.Context) (err error) {
+	if w.snapshotter, err = w.chooseSnapshotter(); err != nil {
+		return err
+	}
+	if err := w.openDriver(ctx); err != nil {
+		return err
+	}
+	name := w.path(snapshotterFile)
+	if _, err := os.Stat(name); err == nil {
+		return nil
+	}
+	if err := os.WriteFile(name+".new", []byte(w.snapshotter+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+// openDriver opens what w.snapshotter names, and decides where that is "auto".
+func (w *wiring) openDriver(ctx context.Context) error {
 	dir := w.path("snapshots")
 	opts := store.Options{Log: w.log}
-	w.snapshotter = w.cfg.Snapshotter
 	if w.snapshotter != "native" {
 		s, err := overlay.Open(ctx, dir, opts)
 		switch {
@@ -298,6 +337,15 @@ func (w *wiring) shimBinary() (string, error) {
 	return filepath.Abs(path)
 }
 
+// hostResolvConf is /etc/resolv.conf for processes on the host's network; a host without one has none for them either.
+func hostResolvConf() ([]byte, error) {
+	b, err := os.ReadFile("/etc/resolv.conf")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
+
 // worker puts the parts together.
 func (w *wiring) worker() *daemon {
 	host := platforms.Normalize(platforms.DefaultSpec())
@@ -311,7 +359,7 @@ func (w *wiring) worker() *daemon {
 	w.runner = runner.New(runner.Deps{
 		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
 		CacheDir: w.path("cachemounts"), RecentDir: w.path("copies"),
-		ResolvConf: w.network.ResolvConf, HostResolvConf: func() ([]byte, error) { return os.ReadFile("/etc/resolv.conf") },
+		ResolvConf: w.network.ResolvConf, HostResolvConf: hostResolvConf,
 		Hashes: treehash.NewCache(hashEntries, nil), Parallelism: parallelism,
 	})
 	b := builder.New(builder.Deps{

@@ -548,3 +548,11 @@ func tarNames(t *testing.T, r io.Reader) []string {
 		names = append(names, strings.TrimPrefix(h.Name, "./"))
 	}
 }
+
+// A directory is a worker.Sources with that directory of the machine under every name.
+type directory string
+
+// Directory implements worker.Sources.
+func (d directory) Directory(context.Context, string) (filesync.Source, error) {
+	return filesync.Dir(string(d), filesync.Options{})
+}

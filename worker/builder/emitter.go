@@ -36,6 +36,9 @@ func (e *emitter) emit(ev solver.Event) {
 		e.state = make(map[*solver.Vertex]vertexState)
 	}
 	switch {
+	case ev.Kind == solver.Cached && e.state[ev.Vertex] == implied:
+		e.state[ev.Vertex] = told
+		return // that is what the user has been told
 	case ev.Kind == solver.Declared:
 		e.state[ev.Vertex] = max(e.state[ev.Vertex], declared)
 	case ev.Kind == solver.Cached && ev.Hit == solver.RecipeHit:
@@ -54,6 +57,7 @@ type vertexState int
 const (
 	unknown  vertexState = iota
 	declared             // that it exists
+	implied              // that it is cached, since something that needs it is
 	told                 // something that happened to it
 )
 
@@ -67,7 +71,7 @@ func (e *emitter) impliedLocked(hit solver.Event) {
 		v := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		for _, in := range v.Inputs() {
-			if _, local := in.Vertex.Op().(*op.Local); local || met[in.Vertex] || e.state[in.Vertex] == told {
+			if _, local := in.Vertex.Op().(*op.Local); local || met[in.Vertex] || e.state[in.Vertex] >= implied {
 				continue
 			}
 			met[in.Vertex] = true
@@ -79,7 +83,7 @@ func (e *emitter) impliedLocked(hit solver.Event) {
 		if e.state[v] == unknown {
 			e.sink(solver.Event{Kind: solver.Declared, Time: hit.Time, Vertex: v})
 		}
-		e.state[v] = told
+		e.state[v] = implied
 		e.sink(solver.Event{Kind: solver.Cached, Time: hit.Time, Vertex: v, Key: v.Recipe()})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/boxbuild/boxbuild/exporter"
@@ -51,9 +52,8 @@ func (b *Builder) export(ctx context.Context, images []*built, plans []plan, em 
 func (b *Builder) exportImage(ctx context.Context, images []*built, p *plan, em *emitter, res *worker.BuildResult) error {
 	err := em.step(ctx, "exporting to image", func(ctx context.Context, pr *progress) error {
 		u := image.Update{Names: p.names}
-		for i, img := range images {
+		for _, img := range images {
 			u.Images = append(u.Images, img.Image)
-			res.Images[i].Names = p.names
 			if err := pr.part("writing image "+string(img.ID), func() error { return nil }); err != nil {
 				return err
 			}
@@ -69,8 +69,15 @@ func (b *Builder) exportImage(ctx context.Context, images []*built, p *plan, em 
 	if err != nil {
 		return err
 	}
-	if len(p.names) > 0 {
-		res.Metadata[metaName] = strings.Join(p.names, ",")
+	for i := range images {
+		for _, n := range p.names {
+			if !slices.Contains(res.Images[i].Names, n) {
+				res.Images[i].Names = append(res.Images[i].Names, n)
+			}
+		}
+		if len(p.names) > 0 {
+			res.Metadata[metaName] = strings.Join(res.Images[i].Names, ",")
+		}
 	}
 	if !p.Push {
 		if len(images) == 1 {

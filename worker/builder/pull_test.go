@@ -424,3 +424,25 @@ func TestForeignLayer(t *testing.T) {
 		t.Errorf("the other server was asked %d times", n)
 	}
 }
+
+// TestSeveralOutputs checks that the result has the names of all image outputs.
+func TestSeveralOutputs(t *testing.T) {
+	r := newRig(t)
+	r.base("base")
+	res, _, err := r.build("FROM HOST/base\n", func(q *worker.BuildRequest) {
+		q.Outputs = []worker.Output{
+			{Type: worker.OutputImage, Attrs: map[string]string{"name": "one:1"}},
+			{Type: worker.OutputImage, Attrs: map[string]string{"name": "two:1"}},
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"docker.io/library/app:1", "docker.io/library/one:1", "docker.io/library/two:1"}
+	if got := res.Images[0].Names; !slices.Equal(got, want) {
+		t.Errorf("names %q, want %q", got, want)
+	}
+	if got := res.Metadata["image.name"]; got != strings.Join(want, ",") {
+		t.Errorf("metadata says %q, want %q", got, want)
+	}
+}

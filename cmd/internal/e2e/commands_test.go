@@ -59,7 +59,10 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	for {
 		cmd := exec.Command("sh", "-c", args[0])
 		cmd.Dir = ts.Getenv("WORK")
-		cmd.Env = append(os.Environ(), "BOXBUILD_ROOT="+ts.Getenv("BOXBUILD_ROOT"), "PATH="+ts.Getenv("PATH"), "HOME="+ts.Getenv("HOME"))
+		cmd.Env = os.Environ()
+		for _, name := range []string{"BOXBUILD_ROOT", "PATH", "HOME", "SLEEP"} {
+			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+		}
 		if cmd.Run() == nil {
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -92,6 +93,8 @@ func setUp(env *testscript.Env, bin, bases string) error {
 	// A daemon that a broken test leaves behind goes by itself.
 	env.Setenv("BOXBUILD_IDLE_TIMEOUT", "2m")
 	env.Setenv("BASES", bases)
+	// A number of seconds that no other script's processes sleep for, to know this one's by.
+	env.Setenv("SLEEP", strconv.Itoa(1e6+rand.IntN(9e6)))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
 	return nil

@@ -3,6 +3,7 @@ package run_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -245,7 +246,7 @@ func TestBindContext(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "sub", "file"), []byte("context\n"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	context := r.local(dir)
+	dirVertex := r.local(dir)
 	mount := op.ExecMount{Type: op.MountBind, Input: 1, Output: op.NoOutput, Dest: "/m"}
 	for _, tc := range []struct{ sel, script, want string }{
 		{"", "cat /m/sub/file; stat -c %a:%u:%g /m/sub/file; echo x > /m/sub/file", "context\n640:0:0\n"},
@@ -253,7 +254,7 @@ func TestBindContext(t *testing.T) {
 		{"/sub/file", "cat /m", "context\n"},
 	} {
 		mount.Selector = tc.sel
-		if _, log := r.run(shWith(r.busybox(), []*solver.Vertex{context}, tc.script, mount)); log != tc.want {
+		if _, log := r.run(shWith(r.busybox(), []*solver.Vertex{dirVertex}, tc.script, mount)); log != tc.want {
 			t.Errorf("%q: %q, want %q", tc.sel, log, tc.want)
 		}
 	}
@@ -391,5 +392,47 @@ func TestRecentGone(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestFailedStep checks that a step that fails, is cancelled or cannot begin leaves no draft, no sandbox and no cache
+// directory in use.
+func TestFailedStep(t *testing.T) {
+	r := newRig(t)
+	mounts := []op.ExecMount{
+		{Type: op.MountCache, Input: op.NoInput, Output: op.NoOutput, Dest: "/c", Cache: op.CacheMount{ID: "c", Sharing: op.SharingLocked}},
+		{Type: op.MountBind, Input: 0, Selector: "/bin", Output: op.NoOutput, Dest: "/rw"},
+	}
+	base := r.busybox()
+	r.run(base)
+	for _, script := range []string{"exit 3", "touch /c/x; false"} {
+		if _, err := r.solve(t.Context(), sh(base, script, mounts...)); err == nil {
+			t.Errorf("%q succeeds", script)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for {
+			found, err := filepath.Glob(filepath.Join(r.dir, "cache", "*", "begun"))
+			if err != nil || len(found) > 0 || t.Context().Err() != nil {
+				cancel()
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if _, err := r.solve(ctx, sh(base, "touch /c/begun; sleep 1000 & wait", mounts...)); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that it was cancelled", err)
+	}
+	missing := append(slices.Clone(mounts), op.ExecMount{Type: op.MountBind, Input: 0, Selector: "/none", Output: op.NoOutput, Dest: "/m"})
+	if _, err := r.solve(t.Context(), sh(base, "true", missing...)); err == nil {
+		t.Error("a step with a mount that is not there succeeds")
+	}
+	// It would wait for ever if one of them were still in the locked directory.
+	if _, log := r.run(sh(base, "ls /c", mounts...)); log != "begun\nx\n" {
+		t.Errorf("the cache has %q", log)
+	}
+	if drafts, err := filepath.Glob(filepath.Join(r.dir, "snapshots", "new-*")); err != nil || len(drafts) != 0 {
+		t.Errorf("drafts are left: %q (%v)", drafts, err)
 	}
 }

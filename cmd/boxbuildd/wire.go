@@ -66,7 +66,7 @@ type wiring struct {
 	leases      *lease.Manager
 	client      *registry.Client
 	network     *netns.Pool
-	executor    *shim.Executor
+	executor    *shim.Keeper
 	contexts    *filesync.Cache
 	received    *filesync.Store // files of clients that have another file system, or other rights
 	runner      *runner.Runner
@@ -309,7 +309,7 @@ func (w *wiring) sandbox(ctx context.Context) error {
 	if parent == "" {
 		parent = "/boxbuild-" + w.id
 	}
-	w.executor, err = shim.Start(ctx, shim.Options{
+	w.executor, err = shim.Keep(ctx, shim.Options{
 		Binary: binary, Dir: w.cfg.Root, CgroupParent: parent, Network: pool, Log: os.Stderr,
 	})
 	if err != nil {

@@ -3,13 +3,15 @@
 //
 // Life cycle: Start removes what a killed daemon with the same cgroup left, and starts one "boxshim pool", in a pid
 // namespace of its own. Executor.Start then asks it for sandboxes. Executor.Close ends every sandbox and the shim. If the
-// shim dies, so do all sandboxes, by the kernel's rule for pid namespaces, and all that waits gets ErrShimEnded. If the
-// daemon dies, the shim dies likewise: it sees the end of its connection, and the kernel sends it SIGKILL.
+// shim dies, so do all sandboxes, by the kernel's rule for pid namespaces, and all that waits gets ErrShimEnded; a Keeper
+// then starts another. If the daemon dies, the shim dies likewise: it sees the end of its connection, and the kernel
+// sends it SIGKILL.
 //
 // The daemon opens, looks up and copies everything of the host's that a sandbox gets, and passes it on as file
 // descriptors: the shim itself sees no file of the host's.
 //
-// Locks: Executor.mu guards the table of calls; nothing else is locked and no I/O is done while it is held.
+// Locks: Executor.mu guards the table of calls; nothing else is locked and no I/O is done while it is held. Keeper.turn,
+// a semaphore, is taken before Keeper.mu, which is a leaf.
 package shim
 
 import (

@@ -95,9 +95,22 @@ func inUserNamespace() bool {
 	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
 }
 
+// probePrefix begins the names of directories in which is tried what the kernel can do.
+const probePrefix = ".probe-"
+
 // probe finds out which of the options that are wanted the kernel knows, by mounting in dir.
 func probe(ctx context.Context, dir string) (*driver, error) {
-	tmp, err := os.MkdirTemp(dir, ".probe-")
+	// What a daemon has left that was killed here. Only one uses the directory at a time.
+	left, err := filepath.Glob(filepath.Join(dir, probePrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range left {
+		if err := os.RemoveAll(l); err != nil {
+			return nil, err
+		}
+	}
+	tmp, err := os.MkdirTemp(dir, probePrefix)
 	if err != nil {
 		return nil, err
 	}

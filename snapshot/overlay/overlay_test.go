@@ -342,3 +342,23 @@ func checkAfterKill(t *testing.T, dir string, said map[string]bool, round int) {
 		t.Errorf("round %d: missing are %v", round, missing)
 	}
 }
+
+// What a process has left that was killed while it tried what the kernel can do goes when the next one opens the store.
+func TestProbeLeft(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	left := filepath.Join(dir, ".probe-123")
+	if err := os.MkdirAll(filepath.Join(left, "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: %v", left, err)
+	}
+}

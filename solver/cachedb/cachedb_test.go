@@ -531,3 +531,18 @@ func BenchmarkGet(b *testing.B) {
 		}
 	}
 }
+
+// A note that a killed process was writing is removed when the cache is opened again.
+func TestUnfinishedNotes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cache.db")
+	left := path + ".note-123"
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := mustOpen(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: %v", left, err)
+	}
+}

@@ -31,6 +31,15 @@ func Open(path string) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
+	// Notes that were not finished. Nobody else writes one while the file is open.
+	left, err := filepath.Glob(path + ".note-*")
+	for _, l := range left {
+		err = errors.Join(err, os.Remove(l))
+	}
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("opening the cache: %w", err)
+	}
 	c, err := New(db)
 	if err == nil {
 		err = writeNote(path, noteOpen)

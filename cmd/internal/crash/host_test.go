@@ -5,9 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,6 +87,20 @@ func newHost(t testing.TB, dir string) *host {
 // start starts a daemon and waits until it answers.
 func (h *host) start(args ...string) {
 	h.t.Helper()
+	cmd, ended := h.launch(args...)
+	h.eventually("the daemon answers", func() bool {
+		select {
+		case <-ended:
+			h.t.Fatalf("the daemon ended while starting: %v\n%s", cmd.ProcessState, h.log.tail(4<<10))
+		default:
+		}
+		return h.run("", "version").err == nil
+	})
+}
+
+// launch starts a daemon.
+func (h *host) launch(args ...string) (*exec.Cmd, <-chan struct{}) {
+	h.t.Helper()
 	h.daemon = exec.Command(h.bin+"/boxbuildd", append([]string{"--root", h.root, "--addr", h.addr}, args...)...)
 	h.daemon.Stdout, h.daemon.Stderr = &h.log, &h.log
 	h.daemon.Env = append(os.Environ(), "BOXBUILD_ROOT=", "BOXBUILD_ADDR=")
@@ -101,14 +113,7 @@ func (h *host) start(args ...string) {
 		_ = cmd.Wait() // the exit code is in ProcessState
 		close(ended)
 	}()
-	h.eventually("the daemon answers", func() bool {
-		select {
-		case <-ended:
-			h.t.Fatalf("the daemon ended while starting: %v\n%s", cmd.ProcessState, h.log.tail(4<<10))
-		default:
-		}
-		return h.run("", "version").err == nil
-	})
+	return cmd, ended
 }
 
 // stop asks the daemon to stop and returns how long that took.
@@ -265,10 +270,4 @@ func (l *logBuffer) tail(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return string(l.b[max(0, len(l.b)-n):])
-}
-
-// exists says whether there is a file.
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, fs.ErrNotExist)
 }

@@ -105,6 +105,12 @@ func TestKill(t *testing.T) {
 		close(dead)
 		work.Wait()
 		h.checkCrashed()
+		if round%5 == 0 {
+			h.launch() // one that dies while it cleans up after the last one
+			time.Sleep(time.Duration(rnd.IntN(60)) * time.Millisecond)
+			h.kill()
+			h.checkCrashed()
+		}
 		h.start()
 		if n := len(h.cgroups()); n > 10 {
 			t.Errorf("%d cgroups after a restart", n)

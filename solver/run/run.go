@@ -117,6 +117,8 @@ func (r *Runner) Run(ctx context.Context, step *solver.Step) ([]solver.Result, e
 		return r.runExec(ctx, step, o)
 	case *op.File:
 		return r.runFile(ctx, step, o)
+	case *op.Merge:
+		return r.runMerge(ctx, step)
 	}
 	return nil, fmt.Errorf("running %s: operation %T is not supported", step.Vertex.Name(), step.Vertex.Op())
 }

@@ -260,3 +260,30 @@ func BenchmarkRun(b *testing.B) {
 		}
 	}
 }
+
+// TestMerge checks that the layers of the second input are laid over the first: files are added, what is of the same
+// name is replaced, and a symlink to a directory is not followed.
+func TestMerge(t *testing.T) {
+	r := newRig(t)
+	base := sh(r.busybox(), "mkdir -p /real /old; ln -s real /link; echo kept > /old/a; echo old > /old/b")
+	dir := r.t.TempDir()
+	for name, text := range map[string]string{"old/b": "new", "link/c": "c"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := solver.NewVertex(&op.File{Actions: []op.FileAction{{
+		Input: op.NoInput, Second: 0, Output: 0,
+		Copy: &op.Copy{Src: "/", Dst: "/", DirContents: true, MkdirDst: true},
+	}}}, []solver.Input{{Vertex: r.local(dir), Select: &solver.Selector{Paths: []string{"/"}}}}, solver.Meta{Name: "files"})
+	merged := solver.NewVertex(&op.Merge{}, []solver.Input{{Vertex: base}, {Vertex: files}}, solver.Meta{Name: "merge"})
+	if _, err := r.solve(t.Context(), sh(merged, "cat /old/a /old/b /link/c; ls /real; test -L /link || echo replaced")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.log.String(), "kept\nnew\nc\nreplaced\n"; got != want {
+		t.Errorf("log %q, want %q", got, want)
+	}
+}

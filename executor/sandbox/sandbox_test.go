@@ -161,6 +161,35 @@ func FuzzResolve(f *testing.F) {
 	})
 }
 
+// TestGroups checks who a process is, by what BuildKit does for the same files: the primary group is among the
+// supplementary ones (CVE-2022-36109), and odd forms of USER mean what they mean there.
+func TestGroups(t *testing.T) {
+	u := sandbox.Users{
+		Passwd: []byte("root:x:0:0::/root:\njoe:x:1234:1234::/home/joe:\n"),
+		Group:  []byte("root:x:0:\njoe:x:1234:\ngg:x:777:joe\n"),
+	}
+	for _, tt := range []struct {
+		user     string
+		uid, gid uint32
+		groups   []uint32
+	}{
+		{"", 0, 0, []uint32{0}},
+		{"root:root", 0, 0, []uint32{0}},
+		{"joe", 1234, 1234, []uint32{777, 1234}},
+		{"joe:gg", 1234, 777, []uint32{777}},
+		{"99:88", 99, 88, []uint32{88}},
+		{"99", 99, 0, []uint32{0}},
+		{":777", 0, 777, []uint32{777}},
+		{"1234:", 1234, 1234, []uint32{777, 1234}},
+		{"joe:777:1", 1234, 777, []uint32{777}},
+	} {
+		id, err := u.Resolve(&executor.Process{User: tt.user})
+		if err != nil || id.UID != tt.uid || id.GID != tt.gid || !slices.Equal(id.Groups, tt.groups) {
+			t.Errorf("%q: %+v, %v, want %d:%d %v", tt.user, id, err, tt.uid, tt.gid, tt.groups)
+		}
+	}
+}
+
 // A group file with very many members is read, and one with a line without end is not.
 func TestLargeGroup(t *testing.T) {
 	var b strings.Builder
@@ -168,7 +197,7 @@ func TestLargeGroup(t *testing.T) {
 		fmt.Fprintf(&b, "g%d:x:%d:u\n", i, i+10)
 	}
 	u := sandbox.Users{Passwd: []byte("u:x:1:1::/:\n"), Group: []byte(b.String())}
-	if id, err := u.Resolve(&executor.Process{User: "u"}); err != nil || len(id.Groups) != 30000 {
+	if id, err := u.Resolve(&executor.Process{User: "u"}); err != nil || len(id.Groups) != 30001 { // with the primary one
 		t.Errorf("%d groups, %v", len(id.Groups), err)
 	}
 	u.Group = []byte(strings.Repeat("m,", 4<<20))

@@ -16,7 +16,7 @@ import (
 // An Identity is who a process is.
 type Identity struct {
 	UID, GID uint32
-	Groups   []uint32 // supplementary, without GID
+	Groups   []uint32 // supplementary, sorted; GID is among them
 	Home     string
 }
 
@@ -41,18 +41,18 @@ var errNoEntry = errors.New("no such entry")
 //   - A number is decimal and at most 2^31-1. What looks like a number but is out of range is an error, never a name
 //     and never user 0 (CVE-2024-40635, CVE-2016-3697).
 //   - Without a group, the primary group is the one in passwd, and the supplementary groups are those that list the
-//     user in group. With one, there are none but p.AddGroups (CVE-2022-36109).
+//     user in group. With one, there are none of these. The primary group is always among the supplementary ones.
+//   - An empty user, as in ":777", is user 0; an empty group, as in "1234:", counts as none; what follows a second
+//     colon is ignored.
 //   - A name that has no entry is an error.
 func (u Users) Resolve(p *executor.Process) (Identity, error) {
-	userPart, groupPart, haveGroup := strings.Cut(p.User, ":")
-	if haveGroup && (groupPart == "" || userPart == "") {
-		return Identity{}, fmt.Errorf("user %q: empty user or group", p.User)
-	}
+	userPart, rest, _ := strings.Cut(p.User, ":")
+	groupPart, _, _ := strings.Cut(rest, ":")
 	id, name, err := u.user(userPart)
 	if err != nil {
 		return Identity{}, fmt.Errorf("user %q: %w", p.User, err)
 	}
-	if haveGroup {
+	if groupPart != "" {
 		if id.GID, err = u.group(groupPart); err != nil {
 			return Identity{}, fmt.Errorf("user %q: group %q: %w", p.User, groupPart, err)
 		}
@@ -68,9 +68,11 @@ func (u Users) Resolve(p *executor.Process) (Identity, error) {
 		}
 		id.Groups = append(id.Groups, gid)
 	}
+	// The primary group is among them, so that a program which changes its group does not lose what a file denies to
+	// the group (CVE-2022-36109).
+	id.Groups = append(id.Groups, id.GID)
 	slices.Sort(id.Groups)
 	id.Groups = slices.Compact(id.Groups)
-	id.Groups = slices.DeleteFunc(id.Groups, func(g uint32) bool { return g == id.GID })
 	if len(id.Groups) > maxGroups {
 		return Identity{}, fmt.Errorf("user %q: member of %d groups, more than the kernel's %d", p.User, len(id.Groups), maxGroups)
 	}

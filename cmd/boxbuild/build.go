@@ -71,6 +71,11 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringSliceVar(&opt.noCacheFilter, "no-cache-filter", nil, "Do not cache specified stages")
 	f.BoolVar(&opt.pull, "pull", false, "Always attempt to pull all referenced images")
 	f.BoolVar(&opt.push, "push", false, `Push the image to its registry`)
+	for _, name := range []string{"rm", "force-rm", "compress"} {
+		// Of docker's classic builder: there are no intermediate containers, and nothing is sent.
+		f.Bool(name, name == "rm", "")
+		_ = f.MarkHidden(name) // it exists
+	}
 	f.BoolVar(&opt.load, "load", false, `Keep the image in the store, also with another "--output"`)
 	f.BoolVarP(&opt.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
 	f.StringVar(&opt.network, "network", "default", `Set the networking mode for the "RUN" instructions during build`)
@@ -127,6 +132,9 @@ func (a *app) buildFailed(err error) error {
 		fmt.Fprint(a.stderr, src.GetQuote())
 	}
 	fmt.Fprintf(a.stderr, "ERROR: failed to build: failed to solve: %s\n", failure.wire.GetMessage())
+	if failure.wire.GetKind() == boxbuildv1.ErrorKind_ERROR_KIND_USAGE {
+		return silentError{exitUsage} // whatever the files say
+	}
 	return silentError{exitFailed}
 }
 

@@ -306,7 +306,7 @@ func TestKnownOfOthers(t *testing.T) {
 		t.Fatalf("got %v, %v", pinned, err)
 	}
 	for name, tc := range map[string]struct {
-		ctx  context.Context
+		ctx  context.Context //nolint:containedctx // a row of a table of users
 		want error
 	}{
 		"ann":    {registry.WithKeychain(t.Context(), ann), nil},

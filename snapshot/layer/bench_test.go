@@ -30,11 +30,15 @@ func manyFiles(b *testing.B) string {
 
 func BenchmarkDiff20000(b *testing.B) {
 	root := manyFiles(b)
+	var below []string
+	for range 10 {
+		below = append(below, b.TempDir())
+	}
 	var n int64
 	for b.Loop() {
 		h := sha256.New()
 		c := writeFunc(func(p []byte) (int, error) { n += int64(len(p)); return h.Write(p) })
-		if err := Diff(b.Context(), Target{Dir: root, Form: Overlay}, c, DiffOptions{}); err != nil {
+		if err := Diff(b.Context(), Target{Dir: root, Lower: below, Form: Overlay}, c, DiffOptions{}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -42,9 +46,9 @@ func BenchmarkDiff20000(b *testing.B) {
 }
 
 func BenchmarkDiffEmpty(b *testing.B) {
-	root := b.TempDir()
+	root, below := b.TempDir(), b.TempDir()
 	for b.Loop() {
-		if err := Diff(b.Context(), Target{Dir: root, Form: Overlay}, io.Discard, DiffOptions{}); err != nil {
+		if err := Diff(b.Context(), Target{Dir: root, Lower: []string{below}, Form: Overlay}, io.Discard, DiffOptions{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -20,7 +20,8 @@ type DiffOptions struct {
 	Epoch *time.Time
 }
 
-// Diff writes the layer tar of t to w. For an overlay that is what t.Dir holds; for Plain it is how t.Dir differs from
+// Diff writes the layer tar of t to w. For an overlay that is what t.Dir holds, without what says nothing new to t.Lower:
+// directories that were only copied up, and opaque marks with nothing to hide. For Plain it is how t.Dir differs from
 // t.Lower[0], or all of it if there is none. The bytes depend on names, types, contents, owners, modes, links, devices,
 // xattrs and whole seconds of modification times alone. t is only read, and must not change meanwhile.
 //
@@ -43,9 +44,15 @@ func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d := &differ{ctx: ctx, form: t.Form, first: make(map[inode]string), out: newQueue(ctx)}
+	top := &place{fd: root, base: base, emitted: true}
+	if t.Form != Plain {
+		d.lower = lowers{dirs: t.Lower, form: t.Form}
+		top.lower = d.lower.all()
+	}
+	defer d.lower.close()
 	go func() {
 		defer close(d.out.items)
-		if err := d.root(&place{fd: root, base: base, emitted: true}); err != nil {
+		if err := d.root(top); err != nil {
 			cancel(err)
 		}
 	}()
@@ -64,6 +71,7 @@ type inode struct{ dev, ino uint64 }
 type differ struct {
 	ctx   context.Context //nolint:containedctx // it ends with the call that made it
 	form  Form
+	lower lowers           // of an overlay
 	first map[inode]string // the name under which a file with several was written
 	out   *queue
 }
@@ -73,6 +81,7 @@ type place struct {
 	up      *place
 	fd      int
 	base    int    // the directory that it is compared with, or -1
+	lower   []int  // which of differ.lower it merges; none if it is new, and then all in it is new
 	path    string // with a slash at the end; empty for the root
 	st      unix.Stat_t
 	emitted bool // its own entry is written
@@ -94,27 +103,28 @@ func (d *differ) emit(p *place) error {
 	return d.out.put(&item{path: p.path, st: p.st, fd: fd})
 }
 
-// root walks the root, which has no entry of its own: a layer does not say who owns the root.
+// root walks the root, which has no entry of its own: a layer does not say who owns the root. Its opaque mark is
+// always written: it says that the layer is the whole tree.
 func (d *differ) root(p *place) error {
-	if err := d.opaque(p); err != nil {
-		return err
+	if d.form != Plain {
+		if err := d.opaque(p); err != nil {
+			return err
+		}
 	}
 	return d.dir(p)
 }
 
-// opaque queues the whiteout of all that is below p, if p has the mark.
+// opaque queues the whiteout of all that is below p, if p has the mark. What p merges is hidden from then on.
 func (d *differ) opaque(p *place) error {
-	if d.form == Plain {
-		return nil
-	}
 	opaque, err := isOpaque(p.fd, d.form)
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", p.path, err)
 	}
-	if opaque {
-		return d.whiteout(p, whiteoutOpaque)
+	if !opaque {
+		return nil
 	}
-	return nil
+	p.lower = nil
+	return d.whiteout(p, whiteoutOpaque)
 }
 
 func (d *differ) dir(p *place) error {
@@ -249,19 +259,40 @@ func (d *differ) subdir(p *place, name string, st *unix.Stat_t, inBase bool) err
 		} else if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 			k.base, err = -1, nil
 		}
-		if err != nil {
-			return fmt.Errorf("comparing %s: %w", k.path, err)
-		}
+	} else if len(p.lower) > 0 {
+		changed, err = d.copiedUp(k, name)
+	}
+	if err != nil {
+		return fmt.Errorf("comparing %s: %w", k.path, err)
 	}
 	if changed {
 		if err := d.emit(k); err != nil {
 			return err
 		}
 	}
-	if err := d.opaque(k); err != nil {
-		return err
+	// The kernel marks every directory that it makes in an upper one; where there is nothing to hide the mark says nothing.
+	if len(k.lower) > 0 {
+		if err := d.opaque(k); err != nil {
+			return err
+		}
 	}
 	return d.dir(k)
+}
+
+// copiedUp finds what the directory k, whose name is given, merges, and says whether it has other metadata than that. The
+// kernel copies a directory up as soon as something is made in it, and leaves it there when that is removed again.
+func (d *differ) copiedUp(k *place, name string) (changed bool, err error) {
+	e, err := d.lower.lookup(k.up.lower, strings.TrimSuffix(k.up.path, "/"), name)
+	if err != nil || e.kind != directory {
+		return true, err
+	}
+	k.lower = e.layers
+	old, err := d.lower.openDir(e.layers[0], strings.TrimSuffix(k.path, "/"))
+	if err != nil {
+		return true, err
+	}
+	defer unix.Close(old)
+	return dirChanged(k.fd, old, &k.st)
 }
 
 func cutPath(p string) string {

@@ -82,7 +82,8 @@ func (f Form) opaqueXattr() string {
 type Target struct {
 	// Dir is the directory: the upper one, or the whole tree.
 	Dir string
-	// Lower are the directories below, topmost first, for Overlay and UserOverlay.
+	// Lower are the directories below, topmost first, for Overlay and UserOverlay; none if there is no parent. For Plain
+	// it is the tree that Diff compares with, if any.
 	Lower []string
 	Form  Form
 }

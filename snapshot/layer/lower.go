@@ -16,6 +16,15 @@ type lowers struct {
 	fds  []int // of dirs, -1 if not open; nil before the first use
 }
 
+// all returns the indices of all layers.
+func (l *lowers) all() []int {
+	all := make([]int, len(l.dirs))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
 func (l *lowers) close() {
 	for _, fd := range l.fds {
 		if fd >= 0 {

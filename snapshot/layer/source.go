@@ -30,52 +30,83 @@ func DiffSnapshot(ctx context.Context, sn snapshot.Snapshotter, id snapshot.ID, 
 	return err
 }
 
-// committed returns where the difference of a snapshot lies, and what ends the views that were made for that.
+// committed returns where the difference of a snapshot lies and what is below it, and what ends the views that were made
+// for that.
 func committed(ctx context.Context, sn snapshot.Snapshotter, id snapshot.ID) (Target, func() error, error) {
-	if d, ok := sn.(snapshot.Differ); ok {
-		if dir, ok, err := d.Upper(ctx, id); err != nil {
-			return Target{}, nil, err
-		} else if ok {
-			return Target{Dir: dir, Form: overlayForm()}, func() error { return nil }, nil
-		}
-	}
-	info, err := sn.Stat(ctx, id)
+	v := &views{sn: sn}
+	t, err := v.target(ctx, id)
 	if err != nil {
+		_ = v.end(ctx) // the error that matters is the first
 		return Target{}, nil, err
 	}
-	var views []snapshot.Draft
-	release := func() error {
-		var first error
-		for _, v := range views {
-			if err := sn.Discard(context.WithoutCancel(ctx), v); err != nil && first == nil {
-				first = err
-			}
-		}
-		return first
-	}
-	view := func(id snapshot.ID) (string, error) {
-		d := NewDraft("diff")
-		m, err := sn.View(ctx, d, id)
-		if err != nil {
-			return "", err
-		}
-		views = append(views, d)
-		if len(m) != 1 || m[0].Type != "bind" {
-			return "", fmt.Errorf("comparing snapshot %s: it is no plain directory and has no difference", id)
-		}
-		return m[0].Source, nil
-	}
+	return t, func() error { return v.end(ctx) }, nil
+}
+
+// views are what was made to look at snapshots.
+type views struct {
+	sn     snapshot.Snapshotter
+	drafts []snapshot.Draft
+}
+
+func (v *views) target(ctx context.Context, id snapshot.ID) (Target, error) {
 	t := Target{Form: Plain}
-	if t.Dir, err = view(id); err == nil && info.Parent != "" {
-		var base string
-		base, err = view(info.Parent)
-		t.Lower = []string{base}
+	if d, ok := v.sn.(snapshot.Differ); ok {
+		dir, ok, err := d.Upper(ctx, id)
+		if err != nil {
+			return t, err
+		}
+		if ok {
+			t.Dir, t.Form = dir, overlayForm()
+		}
 	}
+	info, err := v.sn.Stat(ctx, id)
 	if err != nil {
-		_ = release() // the error that matters is the first
-		return Target{}, nil, err
+		return t, err
 	}
-	return t, release, nil
+	if t.Form == Plain {
+		dirs, err := v.open(ctx, id)
+		if err != nil {
+			return t, err
+		}
+		if len(dirs) != 1 {
+			return t, fmt.Errorf("comparing snapshot %s: it is no plain directory and has no difference", id)
+		}
+		t.Dir = dirs[0]
+	}
+	if info.Parent == "" {
+		return t, nil
+	}
+	if t.Lower, err = v.open(ctx, info.Parent); err == nil && t.Form == Plain && len(t.Lower) != 1 {
+		err = fmt.Errorf("comparing snapshot %s: its parent is no plain directory", id)
+	}
+	return t, err
+}
+
+// open returns the directories that a snapshot merges, topmost first.
+func (v *views) open(ctx context.Context, id snapshot.ID) ([]string, error) {
+	d := NewDraft("diff")
+	m, err := v.sn.View(ctx, d, id)
+	if err != nil {
+		return nil, err
+	}
+	v.drafts = append(v.drafts, d)
+	switch {
+	case len(m) == 1 && m[0].Type == "bind":
+		return []string{m[0].Source}, nil
+	case len(m) == 1 && m[0].Type == "overlay" && m[0].Upper == "":
+		return m[0].Lower, nil
+	}
+	return nil, fmt.Errorf("comparing snapshot %s: it is mounted in a way unknown here", id)
+}
+
+func (v *views) end(ctx context.Context) error {
+	var first error
+	for _, d := range v.drafts {
+		if err := v.sn.Discard(context.WithoutCancel(ctx), d); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 // overlayForm says which xattr overlayfs marks opaque directories with here: in a user namespace, where it cannot

@@ -73,9 +73,7 @@ func newTree(t Target) (*tree, error) {
 		}
 		tr.fresh = len(names) == 0
 	}
-	for i := range t.Lower {
-		tr.root.lower = append(tr.root.lower, i)
-	}
+	tr.root.lower = tr.lower.all()
 	return tr, nil
 }
 

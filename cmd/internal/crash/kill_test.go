@@ -81,7 +81,7 @@ func TestKill(t *testing.T) {
 	clients := []*client{newClient(h, l, "a", rnd), newClient(h, l, "b", rnd), newClient(h, l, "c", rnd)}
 	last := map[string]bool{}
 	for round := range rounds {
-		delay := time.Duration(rnd.IntN(500)) * time.Millisecond
+		delay := time.Duration(rnd.IntN(350)) * time.Millisecond
 		dead := make(chan struct{})
 		var work sync.WaitGroup
 		for i, c := range clients {

@@ -59,7 +59,7 @@ func (h *host) processes() []string {
 	return found
 }
 
-// sandboxes counts the processes that run in sandboxes.
+// sandboxes counts the processes that run in sandboxes. One that boxshim keeps ready runs nothing yet.
 func (h *host) sandboxes() int {
 	pids := map[string]bool{}
 	for _, c := range h.cgroups() {
@@ -68,7 +68,10 @@ func (h *host) sandboxes() int {
 			continue // the cgroup has gone
 		}
 		for _, pid := range strings.Fields(string(data)) {
-			pids[pid] = true
+			line, err := os.ReadFile("/proc/" + pid + "/cmdline")
+			if err == nil && !bytes.HasSuffix(line, []byte("boxshim\x00init\x00")) {
+				pids[pid] = true
+			}
 		}
 	}
 	return len(pids)

@@ -16,11 +16,11 @@ boxbuild=$bin/boxbuild
 
 finish() {
 	status=$?
-	if [ -s "$BOXBUILD_ROOT/boxbuildd.pid" ]; then
-		pid=$(cat "$BOXBUILD_ROOT/boxbuildd.pid")
+	# The daemon would leave by itself when it has been idle for a while; the demo does not make anybody wait for that.
+	if read -r pid _ <"$BOXBUILD_ROOT/lock" && [ -n "$pid" ]; then
 		kill "$pid" 2>/dev/null || true
 		for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-	fi
+	fi 2>/dev/null
 	rm -rf "$work"
 	exit $status
 }

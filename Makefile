@@ -11,6 +11,10 @@ TESTPKGS   := docker-registry skopeo umoci attr jq procps
 SHIMFLAGS  := -tags 'seccomp netgo osusergo' -trimpath
 GOTOOL     := go run
 
+# The linter remembers findings by the content of a package and with the paths of the checkout that it saw first: shared
+# between checkouts, it reports files that are gone and cannot read their nolint comments. So each checkout has its own.
+LINTCACHE  := $(CURDIR)/$(BIN)/lint-cache
+
 export BOXBUILD_BASES := $(BASES)
 
 .PHONY: all setup setup-test bases build demo test check bench proto fmt clean
@@ -45,7 +49,7 @@ check: setup
 	@out=$$($(GOTOOL) mvdan.cc/gofumpt@v0.12.0 -l cmd solver frontend snapshot exporter executor proto worker); \
 		if [ -n "$$out" ]; then echo "not formatted with gofumpt:"; echo "$$out"; exit 1; fi
 	go vet ./...
-	$(GOTOOL) github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run ./...
+	GOLANGCI_LINT_CACHE=$(LINTCACHE) $(GOTOOL) github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run ./...
 	go test ./cmd/internal/lint
 	go test -race -tags invariants $$(go list ./solver/... ./frontend/... ./proto/... ./exporter/... | grep -v /run)
 

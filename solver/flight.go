@@ -77,7 +77,7 @@ type member struct {
 	line   *line
 	value  func(key any) any                // looks into the build's context
 	keep   func(o outcome) (outcome, error) // makes the results the build's own; may block
-	hold   func(out []Result) error         // under the build\'s context; may block
+	hold   func(out []Result) error         // under the build's context; may block
 	began  func(at time.Time)               // must not block
 	ended  func(o outcome)                  // must not block
 	reader *reader                          // of the flight's log

@@ -55,11 +55,12 @@ var lattice = []struct {
 	{"solver", nil},
 	{"solver/op", []string{"solver"}},
 	{"solver/cachedb", []string{"solver"}},
+	{"solver/session", nil},
 	{"solver/treehash/dirfd", nil},
 	{"solver/treehash", []string{"solver", "solver/treehash/dirfd"}},
 	{"solver/solvertest", []string{"solver"}},
 	{"solver/run/...", []string{
-		"solver", "solver/op", "solver/treehash/...", "solver/run/...", "snapshot/...", "executor", "proto/registry", "proto/filesync",
+		"solver", "solver/op", "solver/session", "solver/treehash/...", "solver/run/...", "snapshot/...", "executor", "proto/registry", "proto/filesync",
 	}},
 
 	{"proto/boxbuild/...", nil},
@@ -95,7 +96,7 @@ var lattice = []struct {
 	{"worker/builder", []string{
 		"worker", "worker/images", "worker/transfer", "solver/...", "snapshot/...", "exporter/...", "frontend/...", "executor", "proto/registry", "proto/filesync", "proto/llb",
 	}},
-	{"worker/api/...", []string{"worker/...", "proto/...", "solver", "solver/op", "frontend/...", "exporter", "executor"}},
+	{"worker/api/...", []string{"worker/...", "proto/...", "solver", "solver/op", "solver/session", "frontend/...", "exporter", "executor"}},
 	{"worker/workertest", []string{
 		"worker", "solver", "solver/op", "solver/treehash", "executor", "frontend", "proto/registry", "proto/filesync",
 	}},

@@ -193,37 +193,3 @@ func hasWildcards(p string) bool {
 	}
 	return false
 }
-
-// A sourceKind is what a source of COPY or ADD is by its form.
-type sourceKind int
-
-const (
-	fileSource sourceKind = iota
-	urlSource
-	gitSource
-)
-
-// classify says what a source is. An http URL is a Git repository only if its path ends in ".git".
-func classify(src string) sourceKind {
-	scheme, rest, ok := strings.Cut(src, "://")
-	if !ok {
-		// "git@host:path" is the only form without a scheme.
-		user, host, at := strings.Cut(src, "@")
-		if at && user != "" && !strings.ContainsAny(user, "/.:") && strings.Contains(host, ":") && !strings.Contains(host, " ") {
-			return gitSource
-		}
-		return fileSource
-	}
-	switch scheme {
-	case "git", "ssh":
-		return gitSource
-	case "http", "https":
-		p, _, _ := strings.Cut(rest, "#")
-		p, _, _ = strings.Cut(p, "?")
-		if strings.HasSuffix(p, ".git") {
-			return gitSource
-		}
-		return urlSource
-	}
-	return fileSource
-}

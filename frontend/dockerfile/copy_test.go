@@ -24,33 +24,6 @@ func TestDestination(t *testing.T) {
 	}
 }
 
-// TestClassify checks which sources are fetched. A file may have any name, so only forms that are clear count.
-func TestClassify(t *testing.T) {
-	for src, want := range map[string]sourceKind{
-		"a":                                   fileSource,
-		"dir/a.git":                           fileSource,
-		"github.com/a/b":                      fileSource,
-		"user@host":                           fileSource,
-		"a/user@host:x":                       fileSource,
-		"./git@github.com:a/b":                fileSource,
-		"ftp://host/x":                        fileSource,
-		"http://host/x":                       urlSource,
-		"https://host/x.tar.gz?x=y.git":       urlSource,
-		"https://host/a.git/b":                urlSource,
-		"https://host/a.git":                  gitSource,
-		"https://host/a.git#ref:dir":          gitSource,
-		"https://host/a.git?branch=b&x=y":     gitSource,
-		"git://host/a":                        gitSource,
-		"ssh://git@host/a":                    gitSource,
-		"git@github.com:moby/buildkit.git":    gitSource,
-		"git@github.com:moby/buildkit#v1:sub": gitSource,
-	} {
-		if got := classify(src); got != want {
-			t.Errorf("classify(%q) = %d, want %d", src, got, want)
-		}
-	}
-}
-
 // TestHasWildcards checks that an escaped wildcard is none.
 func TestHasWildcards(t *testing.T) {
 	for in, want := range map[string]bool{

@@ -17,6 +17,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/session"
 )
 
 // Errors of Images, found with errors.Is.
@@ -39,8 +40,9 @@ type BuildRequest struct {
 	ID       string // unique; made up if empty
 	Frontend frontend.Request
 	Sources  Sources
-	Keychain authn.Keychain // the user's registry credentials; nil for none
-	Tags     []string       // names for the image, as the user wrote them
+	Keychain authn.Keychain  // the user's registry credentials; nil for none
+	Session  session.Session // the client's secrets and agents; nil for none
+	Tags     []string        // names for the image, as the user wrote them
 	Outputs  []Output
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/solver/run"
+	"github.com/boxbuild/boxbuild/solver/session"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/images"
 	"github.com/boxbuild/boxbuild/worker/transfer"
@@ -76,6 +77,9 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	ctx = lease.With(ctx, l)
 	if req.Keychain != nil {
 		ctx = registry.WithKeychain(ctx, req.Keychain)
+	}
+	if req.Session != nil {
+		ctx = session.With(ctx, req.Session)
 	}
 	em := &emitter{sink: events}
 	env := &env{b: b, id: id, req: req, em: em}

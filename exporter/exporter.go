@@ -27,8 +27,12 @@ type Exporter interface {
 type Image struct {
 	Names     []string // canonical references, with a tag; may be empty
 	Manifests []Manifest
-	// Raw is the index as it was pulled, and is exported byte for byte; nil to make one where needed.
+	// Raw is the index as it was pulled or made before, and is exported byte for byte; nil to make one where needed.
 	Raw *Raw
+	// Multi says that it is an index, also with one manifest only.
+	Multi bool
+	// Annotations are those of the index, and DescriptorAnnotations of what points to it.
+	Annotations, DescriptorAnnotations map[string]string
 }
 
 // A Manifest is an image for one platform.
@@ -37,8 +41,9 @@ type Manifest struct {
 	Config   []byte // JSON; its digest is the image's ID
 	Layers   []Layer
 	// Raw is the manifest as it was pulled, and is exported byte for byte where the form of its layers allows.
-	Raw         *Raw
-	Annotations map[string]string
+	Raw *Raw
+	// Annotations are those of the manifest, and DescriptorAnnotations of what points to it.
+	Annotations, DescriptorAnnotations map[string]string
 }
 
 // Raw is a document as a registry gave it.

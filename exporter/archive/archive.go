@@ -19,6 +19,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -44,8 +45,12 @@ const (
 
 // Options say how an archive is written.
 type Options struct {
-	// Docker adds what `docker load` needs. Images then have one manifest each.
+	// Docker adds what `docker load` needs. Of an image with several manifests an old docker finds the one that Prefer is
+	// the platform of, or else the first.
 	Docker bool
+	Prefer *ocispec.Platform
+	// Created, if set, is noted with every image as the time it was written (org.opencontainers.image.created).
+	Created *time.Time
 	// Form is that of the layers. The zero value compresses what is not compressed yet; Docker reads any form.
 	Form exporter.Form
 	// Progress, if set, is told how much of each blob has been written.
@@ -93,9 +98,6 @@ func plan(ctx context.Context, opt Options, images []*exporter.Image) (*layout, 
 	l.index.MediaType = ocispec.MediaTypeImageIndex
 	l.index.Manifests = []Descriptor{}
 	for _, img := range images {
-		if opt.Docker && len(img.Manifests) > 1 {
-			return nil, fmt.Errorf("writing archive: an archive for docker holds one platform, and there are %d", len(img.Manifests))
-		}
 		if err := l.add(ctx, opt, img); err != nil {
 			return nil, fmt.Errorf("writing archive: %w", err)
 		}
@@ -121,10 +123,27 @@ func (l *layout) add(ctx context.Context, opt Options, img *exporter.Image) erro
 	}
 	l.files[blobName(top.Descriptor.Digest)] = bytesEntry(top.Bytes)
 	l.top = top.Descriptor
-	if err := l.addNames(img.Names, top.Descriptor); err != nil {
+	l.top.Annotations = maps.Clone(top.Descriptor.Annotations)
+	if _, set := l.top.Annotations[ocispec.AnnotationCreated]; opt.Created != nil && !set {
+		if l.top.Annotations == nil {
+			l.top.Annotations = make(map[string]string)
+		}
+		l.top.Annotations[ocispec.AnnotationCreated] = opt.Created.UTC().Format(time.RFC3339)
+	}
+	if err := l.addNames(img.Names, l.top); err != nil {
 		return err
 	}
-	return l.addDocker(img.Names, all[0])
+	return l.addDocker(img.Names, preferred(all, opt.Prefer))
+}
+
+// preferred returns the image for platform p, or the first.
+func preferred(all []*image.Assembled, p *ocispec.Platform) *image.Assembled {
+	for _, a := range all {
+		if have := a.Manifest.Descriptor.Platform; p != nil && have != nil && have.OS == p.OS && have.Architecture == p.Architecture {
+			return a
+		}
+	}
+	return all[0]
 }
 
 // addNames adds an entry of the index for each name.

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -165,6 +166,7 @@ func TestRoundTrip(t *testing.T) {
 		{"docker", Options{Docker: true}, []*exporter.Image{a, b}, wantAB},
 		{"docker with Docker's types", Options{Docker: true, Form: exporter.Form{Compression: exporter.Uncompressed, Docker: true}}, []*exporter.Image{a, b}, wantAB},
 		{"platforms", Options{}, []*exporter.Image{multi}, "docker.io/library/m:latest amd64:one arm64:four"},
+		{"docker, platforms", Options{Docker: true}, []*exporter.Image{multi}, "docker.io/library/m:latest amd64:one arm64:four"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			data := write(t, tt.opt, tt.imgs...)
@@ -190,8 +192,27 @@ func TestRoundTrip(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Write(t.Context(), io.Discard, Options{Docker: true}, multi); err == nil {
-		t.Error("two platforms in an archive for docker")
+}
+
+// Of several platforms an old docker finds the one that is preferred. The time of writing stands beside the name.
+func TestPrefer(t *testing.T) {
+	multi := mkImage(t, []string{"docker.io/library/m:latest"}, "amd64", "one")
+	multi.Manifests = append(multi.Manifests, mkImage(t, nil, "arm64", "four").Manifests...)
+	at := time.Unix(1e9, 0)
+	for arch, want := range map[string]int{"arm64": 1, "amd64": 0, "s390x": 0} {
+		opt := Options{Docker: true, Prefer: &ocispec.Platform{OS: "linux", Architecture: arch}, Created: &at}
+		files := map[string][]byte{}
+		tr := tar.NewReader(bytes.NewReader(write(t, opt, multi)))
+		for hdr, err := tr.Next(); err == nil; hdr, err = tr.Next() {
+			files[hdr.Name], _ = io.ReadAll(tr)
+		}
+		config := image.ConfigDocument(multi.Manifests[want].Config, false).Descriptor.Digest
+		if got := files[manifestFile]; !bytes.Contains(got, []byte(config.Encoded())) {
+			t.Errorf("%s: %s does not name %s", arch, got, config)
+		}
+		if got := files[indexFile]; !bytes.Contains(got, []byte(`"org.opencontainers.image.created":"2001-09-09T01:46:40Z"`)) {
+			t.Errorf("the index has no time: %s", got)
+		}
 	}
 }
 

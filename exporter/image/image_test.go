@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -224,6 +225,73 @@ func TestManifestGolden(t *testing.T) {
 	a, err := Assemble(t.Context(), &empty, exporter.Form{})
 	if err != nil || !bytes.Contains(a.Manifest.Bytes, []byte(`"layers": []`)) {
 		t.Errorf("an image without layers: %s, %v", a.Manifest.Bytes, err)
+	}
+}
+
+// Annotations are written where they belong, and refused where there is no such place.
+func TestAnnotations(t *testing.T) {
+	type a = map[string]string
+	for _, tt := range []struct {
+		name        string
+		img         exporter.Image
+		manifest    exporter.Manifest
+		docker      bool
+		doc, child  string // what the top document, and its first manifest, have
+		desc, below string // what the descriptors of these have
+		err         string
+	}{
+		{name: "none", doc: "null", child: "null", desc: "null", below: "null"},
+		{
+			name: "manifest", manifest: exporter.Manifest{Annotations: a{"k": "v"}, DescriptorAnnotations: a{"d": "e"}},
+			doc: `{"k":"v"}`, child: `{"k":"v"}`, desc: `{"d":"e"}`, below: `{"d":"e"}`,
+		},
+		{
+			name: "index of one", manifest: exporter.Manifest{Annotations: a{"k": "v"}, DescriptorAnnotations: a{"d": "e"}},
+			img: exporter.Image{Multi: true, Annotations: a{"i": "j"}, DescriptorAnnotations: a{"l": "m"}},
+			doc: `{"i":"j"}`, child: `{"k":"v"}`, desc: `{"l":"m"}`, below: `{"d":"e"}`,
+		},
+		{
+			name: "Docker's manifest", docker: true, manifest: exporter.Manifest{Annotations: a{"k": "v"}},
+			doc: `{"k":"v"}`, child: `{"k":"v"}`, desc: "null", below: "null",
+		},
+		{name: "no index", img: exporter.Image{Annotations: a{"i": "j"}}, err: "index annotations not supported for single platform export"},
+		{name: "no index to point to", img: exporter.Image{DescriptorAnnotations: a{"i": "j"}}, err: "index annotations not supported for single platform export"},
+		{name: "Docker's index", docker: true, img: exporter.Image{Multi: true, Annotations: a{"i": "j"}}, err: `cannot export annotations with "oci-mediatypes=false"`},
+		{name: "Docker's descriptor", docker: true, manifest: exporter.Manifest{DescriptorAnnotations: a{"i": "j"}}, err: `cannot export annotations with "oci-mediatypes=false"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := manifest(`{"a":1}`, "one")
+			m.Annotations, m.DescriptorAnnotations = tt.manifest.Annotations, tt.manifest.DescriptorAnnotations
+			tt.img.Manifests = []exporter.Manifest{m}
+			all, top, err := AssembleAll(t.Context(), &tt.img, exporter.Form{Docker: tt.docker})
+			if tt.err != "" {
+				if err == nil || err.Error() != tt.err {
+					t.Fatalf("got %v, want %q", err, tt.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			annotations := func(v any) string {
+				b, _ := json.Marshal(v)
+				return string(b)
+			}
+			in := func(doc []byte) string {
+				var v struct{ Annotations map[string]string }
+				if err := json.Unmarshal(doc, &v); err != nil {
+					t.Fatal(err)
+				}
+				return annotations(v.Annotations)
+			}
+			got := []string{in(top.Bytes), in(all[0].Manifest.Bytes), annotations(top.Descriptor.Annotations), annotations(all[0].Manifest.Descriptor.Annotations)}
+			if want := []string{tt.doc, tt.child, tt.desc, tt.below}; !slices.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+			if wantIndex := tt.img.Multi; (top.Descriptor.Digest != all[0].Manifest.Descriptor.Digest) != wantIndex {
+				t.Errorf("an index: %v, want %v", !wantIndex, wantIndex)
+			}
+		})
 	}
 }
 

@@ -48,16 +48,15 @@ func pick(docker bool, d, oci string) string {
 	return oci
 }
 
-// Manifest returns the manifest of a config and layers. Annotations are OCI's and are dropped for Docker.
+// Manifest returns the manifest of a config and layers. Layers lose their annotations in Docker's form, as BuildKit has it.
 func Manifest(config Descriptor, layers []Descriptor, annotations map[string]string, docker bool) (Document, error) {
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: pick(docker, DockerManifest, ocispec.MediaTypeImageManifest),
 		Config:    config,
 		Layers:    make([]Descriptor, 0, len(layers)),
-	}
-	if !docker {
-		m.Annotations = annotations
+
+		Annotations: annotations,
 	}
 	for _, l := range layers {
 		if docker {
@@ -120,9 +119,17 @@ func Assemble(ctx context.Context, m *exporter.Manifest, form exporter.Form) (*A
 	if err != nil {
 		return nil, err
 	}
+	a.describe(m)
+	return a, nil
+}
+
+// describe completes the descriptor of the manifest.
+func (a *Assembled) describe(m *exporter.Manifest) {
 	p := m.Platform
 	a.Manifest.Descriptor.Platform = &p
-	return a, nil
+	if len(m.DescriptorAnnotations) > 0 {
+		a.Manifest.Descriptor.Annotations = m.DescriptorAnnotations
+	}
 }
 
 // assembleRaw returns the image with the manifest that was pulled, or nil if that will not do.
@@ -148,8 +155,7 @@ func assembleRaw(ctx context.Context, m *exporter.Manifest, form exporter.Form) 
 	}
 	a := &Assembled{Manifest: document(m.Raw.MediaType, m.Raw.Bytes), Blobs: raw.Layers, Layers: m.Layers}
 	a.Config = document(raw.Config.MediaType, m.Config)
-	p := m.Platform
-	a.Manifest.Descriptor.Platform = &p
+	a.describe(m)
 	return a, nil
 }
 
@@ -161,10 +167,14 @@ func ctxError(ctx context.Context) error {
 }
 
 // AssembleAll assembles every manifest of img, and the document that stands for all: the only manifest, or an index; the
-// index that was pulled, if everything in it came out as it was.
+// index that was pulled, if everything in it came out as it was. Index annotations need an index, and annotations other
+// than of manifests OCI's media types; otherwise the error is BuildKit's.
 func AssembleAll(ctx context.Context, img *exporter.Image, form exporter.Form) ([]*Assembled, Document, error) {
 	if len(img.Manifests) == 0 {
 		return nil, Document{}, errors.New("exporting image: it has no manifest")
+	}
+	if err := checkAnnotations(img, form.Docker); err != nil {
+		return nil, Document{}, err
 	}
 	all := make([]*Assembled, len(img.Manifests))
 	for i := range img.Manifests {
@@ -173,22 +183,39 @@ func AssembleAll(ctx context.Context, img *exporter.Image, form exporter.Form) (
 			return nil, Document{}, err
 		}
 	}
-	if img.Raw != nil {
+	annotated := len(img.Annotations)+len(img.DescriptorAnnotations) > 0
+	if img.Raw != nil && !annotated {
 		if whole, err := covers(img.Raw.Bytes, all); err != nil {
 			return nil, Document{}, err
 		} else if whole {
 			return all, document(img.Raw.MediaType, img.Raw.Bytes), nil
 		}
 	}
-	if len(all) == 1 {
+	if len(all) == 1 && !img.Multi {
 		return all, all[0].Manifest, nil
 	}
 	descs := make([]Descriptor, len(all))
 	for i, a := range all {
 		descs[i] = a.Manifest.Descriptor
 	}
-	idx, err := Index(descs, nil, form.Docker)
+	idx, err := Index(descs, img.Annotations, form.Docker)
+	idx.Descriptor.Annotations = img.DescriptorAnnotations
 	return all, idx, err
+}
+
+func checkAnnotations(img *exporter.Image, docker bool) error {
+	index := len(img.Annotations) + len(img.DescriptorAnnotations)
+	others := index
+	for i := range img.Manifests {
+		others += len(img.Manifests[i].DescriptorAnnotations)
+	}
+	switch {
+	case index > 0 && !img.Multi && len(img.Manifests) == 1:
+		return errors.New("index annotations not supported for single platform export")
+	case others > 0 && docker:
+		return errors.New(`cannot export annotations with "oci-mediatypes=false"`)
+	}
+	return nil
 }
 
 // covers says whether all has every manifest of the index: a registry takes no index whose manifests it lacks.

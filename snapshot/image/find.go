@@ -257,6 +257,9 @@ func (s *Store) Roots() (Roots, error) {
 		if n.Index != nil {
 			r.Blobs = append(r.Blobs, n.Index.Digest)
 		}
+		for _, d := range n.Documents {
+			r.Blobs = append(r.Blobs, d.Digest)
+		}
 	}
 	slices.Sort(r.Snapshots)
 	slices.Sort(r.Blobs)

@@ -82,9 +82,12 @@ func IsIndex(mediaType string) bool {
 type Name struct {
 	Ref    string // canonical, with a tag: "docker.io/library/busybox:latest"
 	Images []digest.Digest
-	// Index is the index that was pulled under the name; nil if there was none.
-	Index  *Descriptor
-	Tagged time.Time
+	// Index is the index that was pulled, or made, under the name; nil if there was none.
+	Index *Descriptor
+	// Documents are manifests of Images that were made for the name, with annotations or layers that it was given: a push
+	// of the name sends these. There are none where any manifest will do.
+	Documents []Descriptor
+	Tagged    time.Time
 }
 
 // ChainID returns the identity of a pile of layers (OCI image specification, config.md, "Layer ChainID"), or "" for none.

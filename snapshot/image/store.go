@@ -149,8 +149,9 @@ type Update struct {
 	Images []*Image
 	// Names will point to Images and to nothing else. They are canonical.
 	Names []string
-	// Index is what a registry calls all of Images; nil for none.
-	Index *Descriptor
+	// Index is what a registry calls all of Images, and Documents the manifests to push under Names; nil for none.
+	Index     *Descriptor
+	Documents []Descriptor
 }
 
 // Put stores one image, or replaces the record of one that exists (its manifests are added to those known), and makes
@@ -197,7 +198,7 @@ func (s *Store) Update(u Update) error {
 			ids = append(ids, rec.ID)
 		}
 		for _, n := range u.Names {
-			if err := putJSON(tx.Bucket(bucketNames), n, Name{Ref: n, Images: ids, Index: u.Index, Tagged: now}); err != nil {
+			if err := putJSON(tx.Bucket(bucketNames), n, Name{Ref: n, Images: ids, Index: u.Index, Documents: u.Documents, Tagged: now}); err != nil {
 				return err
 			}
 		}

@@ -180,8 +180,8 @@ func (s *Service) Tag(_ context.Context, src, dst string) error {
 	if err != nil {
 		return err
 	}
-	if from, err := s.nameOf(src); err == nil && len(from.Images) > 1 {
-		u := image.Update{Names: []string{name}, Index: from.Index}
+	if from, err := s.nameOf(src); err == nil && (len(from.Images) > 1 || from.Index != nil || len(from.Documents) > 0) {
+		u := image.Update{Names: []string{name}, Index: from.Index, Documents: from.Documents}
 		for _, id := range from.Images {
 			one, err := s.images.Get(string(id), nil)
 			if err != nil {

@@ -109,7 +109,7 @@ func (l *Layers) listImages(context.Context) iter.Seq2[lease.Info, error] {
 	}
 }
 
-// indexes returns the indexes that names have, by the images that they lead to.
+// indexes returns the indexes and manifests that names have, by the images that they lead to.
 func (l *Layers) indexes() (map[digest.Digest][]lease.Item, error) {
 	names, err := l.Images.Names()
 	if err != nil {
@@ -117,11 +117,13 @@ func (l *Layers) indexes() (map[digest.Digest][]lease.Item, error) {
 	}
 	out := make(map[digest.Digest][]lease.Item)
 	for _, n := range names {
-		if n.Index == nil {
-			continue
-		}
 		for _, id := range n.Images {
-			out[id] = append(out[id], blobItem(n.Index.Digest))
+			if n.Index != nil {
+				out[id] = append(out[id], blobItem(n.Index.Digest))
+			}
+			for _, d := range n.Documents {
+				out[id] = append(out[id], blobItem(d.Digest))
+			}
 		}
 	}
 	return out, nil

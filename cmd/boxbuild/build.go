@@ -26,6 +26,8 @@ type buildOptions struct {
 	contexts      []string
 	noCacheFilter []string
 	allow         []string
+	secrets       []string
+	ssh           []string
 	noCache       bool
 	pull          bool
 	push          bool
@@ -88,6 +90,8 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringArrayVar(&opt.ulimits, "ulimit", nil, "Ulimit options")
 	f.StringVar(&opt.cgroupParent, "cgroup-parent", "", `Set the parent cgroup for the "RUN" instructions during build`)
 	f.StringArrayVar(&opt.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure")`)
+	f.StringArrayVar(&opt.secrets, "secret", nil, `Secret to expose to the build (format: "id=mysecret[,src=/local/secret]")`)
+	f.StringArrayVar(&opt.ssh, "ssh", nil, `SSH agent socket or keys to expose to the build (format: "default|<id>[=<socket>|<key>[,<key>]]")`)
 	opt.limits.register(f)
 	return cmd
 }

@@ -25,6 +25,8 @@ const maxDockerfile = 16 << 20
 type buildPlan struct {
 	request *boxbuildv1.BuildRequest
 	outputs []clientOutput // parallel to request.Outputs
+	secrets secretStore
+	ssh     sshOffers
 }
 
 // checkTags refuses what cannot be the name of an image, before anything is read or built for it.
@@ -94,6 +96,12 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 		return nil, err
 	}
 	plan := &buildPlan{request: req}
+	if plan.secrets, err = a.secrets(opt.secrets); err != nil {
+		return nil, err
+	}
+	if plan.ssh, err = a.sshOffers(opt); err != nil {
+		return nil, err
+	}
 	return plan, a.planOutputs(plan, opt)
 }
 

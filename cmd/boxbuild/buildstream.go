@@ -91,6 +91,13 @@ func (s *buildStream) answer(ctx context.Context, ask *boxbuildv1.Ask) {
 		if cred, err = credentialsFor(q.Credentials.GetRegistry()); err == nil {
 			ans.Answer = &boxbuildv1.Answer_Credentials{Credentials: cred}
 		}
+	case *boxbuildv1.Ask_Secret:
+		var secret *boxbuildv1.SecretAnswer
+		if secret, err = s.plan.secrets.answer(s.app.env, q.Secret.GetId()); err == nil {
+			ans.Answer = &boxbuildv1.Answer_Secret{Secret: secret}
+		}
+	case *boxbuildv1.Ask_Ssh:
+		ans.Answer = &boxbuildv1.Answer_Ssh{Ssh: &boxbuildv1.SSHAnswer{Found: s.plan.ssh[q.Ssh.GetId()] != nil}}
 	case *boxbuildv1.Ask_Channel:
 		if err = s.channel(ctx, q.Channel); err == nil {
 			return
@@ -107,6 +114,8 @@ func (s *buildStream) answer(ctx context.Context, ask *boxbuildv1.Ask) {
 
 // channel opens the channel that q asks for and serves it until it ends.
 func (s *buildStream) channel(ctx context.Context, q *boxbuildv1.ChannelQuestion) error {
+	ctx, hangUp := context.WithCancel(ctx)
+	defer hangUp()
 	var serve func(boxbuildv1.Builds_ChannelClient) error
 	switch what := q.GetWhat().(type) {
 	case *boxbuildv1.ChannelQuestion_Output:
@@ -125,11 +134,17 @@ func (s *buildStream) channel(ctx context.Context, q *boxbuildv1.ChannelQuestion
 		serve = func(stream boxbuildv1.Builds_ChannelClient) error {
 			return filesync.Serve(stream.Context(), src, messages{stream})
 		}
+	case *boxbuildv1.ChannelQuestion_Ssh:
+		offer := s.plan.ssh[what.Ssh]
+		if offer == nil {
+			return fmt.Errorf("there is no SSH agent %s", what.Ssh)
+		}
+		serve = func(stream boxbuildv1.Builds_ChannelClient) error {
+			return offer.serve(stream.Context(), newChannelConn(stream, hangUp))
+		}
 	default:
 		return errors.New("the daemon asks for what this client does not have; update it")
 	}
-	ctx, hangUp := context.WithCancel(ctx)
-	defer hangUp()
 	stream, err := s.client.Channel(ctx)
 	if err != nil {
 		return err
@@ -183,6 +198,59 @@ func (m messages) Send(msg []byte) error {
 func (m messages) Recv() ([]byte, error) {
 	chunk, err := m.stream.Recv()
 	return chunk.GetData(), err
+}
+
+// A channelConn is a channel as a connection.
+type channelConn struct {
+	chunkReader
+	stream boxbuildv1.Builds_ChannelClient
+	hangUp context.CancelFunc
+
+	mu          sync.Mutex // guards what follows
+	read, wrote bool       // the direction has ended in order
+}
+
+func newChannelConn(stream boxbuildv1.Builds_ChannelClient, hangUp context.CancelFunc) *channelConn {
+	return &channelConn{chunkReader: chunkReader{recv: stream.Recv}, stream: stream, hangUp: hangUp}
+}
+
+// Read implements io.Reader.
+func (c *channelConn) Read(p []byte) (int, error) {
+	n, err := c.chunkReader.Read(p)
+	if errors.Is(err, io.EOF) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.read = true
+	}
+	return n, err
+}
+
+// Write implements io.Writer.
+func (c *channelConn) Write(p []byte) (int, error) {
+	// An agent's message is far below what gRPC takes as one; what comes from a copy is 32 KiB.
+	if err := c.stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Data{Data: p}}); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// CloseWrite implements session.Conn.
+func (c *channelConn) CloseWrite() error {
+	c.mu.Lock()
+	c.wrote = true
+	c.mu.Unlock()
+	return c.stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Eof{Eof: true}})
+}
+
+// Close implements session.Conn. A channel that has ended both ways is left for the daemon to close: hanging up could
+// overtake what was sent.
+func (c *channelConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.read || !c.wrote {
+		c.hangUp()
+	}
+	return nil
 }
 
 // A chunkReader reads the bytes of a stream of chunks. Only an eof chunk is its end: a stream that ends without one was

@@ -109,7 +109,7 @@ var lattice = []struct {
 
 	{"cmd/boxshim", []string{"executor", "executor/libcontainer", "executor/shim/...", "executor/sandbox"}},
 	// The command line links no engine: it starts at every call.
-	{"cmd/boxbuild", []string{"proto/...", "cmd/internal/...", "solver", "solver/treehash"}},
+	{"cmd/boxbuild", []string{"proto/...", "cmd/internal/...", "solver", "solver/session", "solver/treehash"}},
 	{"cmd/internal/progress", []string{"proto/...", "solver"}},
 	{"cmd/internal/config", []string{"proto/registry"}},
 	{"cmd/internal/...", []string{"cmd/internal/...", "proto/..."}},

@@ -2381,6 +2381,8 @@ type Ask struct {
 	//
 	//	*Ask_Credentials
 	//	*Ask_Channel
+	//	*Ask_Secret
+	//	*Ask_Ssh
 	Question      isAsk_Question `protobuf_oneof:"question"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2448,6 +2450,24 @@ func (x *Ask) GetChannel() *ChannelQuestion {
 	return nil
 }
 
+func (x *Ask) GetSecret() *SecretQuestion {
+	if x != nil {
+		if x, ok := x.Question.(*Ask_Secret); ok {
+			return x.Secret
+		}
+	}
+	return nil
+}
+
+func (x *Ask) GetSsh() *SSHQuestion {
+	if x != nil {
+		if x, ok := x.Question.(*Ask_Ssh); ok {
+			return x.Ssh
+		}
+	}
+	return nil
+}
+
 type isAsk_Question interface {
 	isAsk_Question()
 }
@@ -2460,9 +2480,21 @@ type Ask_Channel struct {
 	Channel *ChannelQuestion `protobuf:"bytes,3,opt,name=channel,proto3,oneof"`
 }
 
+type Ask_Secret struct {
+	Secret *SecretQuestion `protobuf:"bytes,4,opt,name=secret,proto3,oneof"`
+}
+
+type Ask_Ssh struct {
+	Ssh *SSHQuestion `protobuf:"bytes,5,opt,name=ssh,proto3,oneof"`
+}
+
 func (*Ask_Credentials) isAsk_Question() {}
 
 func (*Ask_Channel) isAsk_Question() {}
+
+func (*Ask_Secret) isAsk_Question() {}
+
+func (*Ask_Ssh) isAsk_Question() {}
 
 // CredentialsQuestion asks for the user's credentials for one registry, and no other.
 type CredentialsQuestion struct {
@@ -2525,6 +2557,7 @@ type ChannelQuestion struct {
 	//
 	//	*ChannelQuestion_Directory
 	//	*ChannelQuestion_Output
+	//	*ChannelQuestion_Ssh
 	What          isChannelQuestion_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2592,6 +2625,15 @@ func (x *ChannelQuestion) GetOutput() uint32 {
 	return 0
 }
 
+func (x *ChannelQuestion) GetSsh() string {
+	if x != nil {
+		if x, ok := x.What.(*ChannelQuestion_Ssh); ok {
+			return x.Ssh
+		}
+	}
+	return ""
+}
+
 type isChannelQuestion_What interface {
 	isChannelQuestion_What()
 }
@@ -2604,9 +2646,105 @@ type ChannelQuestion_Output struct {
 	Output uint32 `protobuf:"varint,3,opt,name=output,proto3,oneof"` // the bytes of the output of that number, counted from 0
 }
 
+type ChannelQuestion_Ssh struct {
+	Ssh string `protobuf:"bytes,4,opt,name=ssh,proto3,oneof"` // a connection to the agent, or other socket, of that id; eof closes one direction of it
+}
+
 func (*ChannelQuestion_Directory) isChannelQuestion_What() {}
 
 func (*ChannelQuestion_Output) isChannelQuestion_What() {}
+
+func (*ChannelQuestion_Ssh) isChannelQuestion_What() {}
+
+// SecretQuestion asks for one secret of the user's. Its answer is a SecretAnswer.
+type SecretQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretQuestion) Reset() {
+	*x = SecretQuestion{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretQuestion) ProtoMessage() {}
+
+func (x *SecretQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretQuestion.ProtoReflect.Descriptor instead.
+func (*SecretQuestion) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SecretQuestion) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// SSHQuestion asks whether there is an agent, or other socket, of that id. Its answer is an SSHAnswer.
+type SSHQuestion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SSHQuestion) Reset() {
+	*x = SSHQuestion{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SSHQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SSHQuestion) ProtoMessage() {}
+
+func (x *SSHQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SSHQuestion.ProtoReflect.Descriptor instead.
+func (*SSHQuestion) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SSHQuestion) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
 
 type Answer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2615,6 +2753,8 @@ type Answer struct {
 	//
 	//	*Answer_Credentials
 	//	*Answer_Error
+	//	*Answer_Secret
+	//	*Answer_Ssh
 	Answer        isAnswer_Answer `protobuf_oneof:"answer"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2622,7 +2762,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[32]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2774,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[32]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2787,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{32}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -2682,6 +2822,24 @@ func (x *Answer) GetError() *Error {
 	return nil
 }
 
+func (x *Answer) GetSecret() *SecretAnswer {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Secret); ok {
+			return x.Secret
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetSsh() *SSHAnswer {
+	if x != nil {
+		if x, ok := x.Answer.(*Answer_Ssh); ok {
+			return x.Ssh
+		}
+	}
+	return nil
+}
+
 type isAnswer_Answer interface {
 	isAnswer_Answer()
 }
@@ -2694,9 +2852,118 @@ type Answer_Error struct {
 	Error *Error `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
 }
 
+type Answer_Secret struct {
+	Secret *SecretAnswer `protobuf:"bytes,4,opt,name=secret,proto3,oneof"`
+}
+
+type Answer_Ssh struct {
+	Ssh *SSHAnswer `protobuf:"bytes,5,opt,name=ssh,proto3,oneof"`
+}
+
 func (*Answer_Credentials) isAnswer_Answer() {}
 
 func (*Answer_Error) isAnswer_Answer() {}
+
+func (*Answer_Secret) isAnswer_Answer() {}
+
+func (*Answer_Ssh) isAnswer_Answer() {}
+
+// SecretAnswer is a secret, of at most 500 KiB, or that there is none.
+type SecretAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Found         bool                   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretAnswer) Reset() {
+	*x = SecretAnswer{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretAnswer) ProtoMessage() {}
+
+func (x *SecretAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretAnswer.ProtoReflect.Descriptor instead.
+func (*SecretAnswer) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SecretAnswer) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *SecretAnswer) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type SSHAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Found         bool                   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SSHAnswer) Reset() {
+	*x = SSHAnswer{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SSHAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SSHAnswer) ProtoMessage() {}
+
+func (x *SSHAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SSHAnswer.ProtoReflect.Descriptor instead.
+func (*SSHAnswer) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SSHAnswer) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
 
 // Credentials are those of one registry; all empty if the user has none.
 type Credentials struct {
@@ -2712,7 +2979,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[33]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2991,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[33]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +3004,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{33}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Credentials) GetUsername() string {
@@ -2793,7 +3060,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[34]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +3072,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[34]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +3085,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{34}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Chunk) GetChunk() isChunk_Chunk {
@@ -2915,7 +3182,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[35]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3194,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[35]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3207,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{35}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{39}
 }
 
 type ListResponse struct {
@@ -2952,7 +3219,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[36]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3231,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[36]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3244,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{36}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListResponse) GetImages() []*ImageSummary {
@@ -3003,7 +3270,7 @@ type ImageSummary struct {
 
 func (x *ImageSummary) Reset() {
 	*x = ImageSummary{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[37]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3282,7 @@ func (x *ImageSummary) String() string {
 func (*ImageSummary) ProtoMessage() {}
 
 func (x *ImageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[37]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3295,7 @@ func (x *ImageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSummary.ProtoReflect.Descriptor instead.
 func (*ImageSummary) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{37}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ImageSummary) GetId() string {
@@ -3096,7 +3363,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[38]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3375,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[38]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3388,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{38}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *InspectRequest) GetRef() string {
@@ -3143,7 +3410,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[39]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3155,7 +3422,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[39]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3168,7 +3435,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{39}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *InspectResponse) GetSummary() *ImageSummary {
@@ -3208,7 +3475,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[40]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3487,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[40]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3500,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{40}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *HistoryRequest) GetRef() string {
@@ -3252,7 +3519,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[41]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3531,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[41]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3544,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{41}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *HistoryResponse) GetEntries() []*HistoryEntry {
@@ -3301,7 +3568,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[42]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3580,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[42]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3593,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{42}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *HistoryEntry) GetId() string {
@@ -3381,7 +3648,7 @@ type TagRequest struct {
 
 func (x *TagRequest) Reset() {
 	*x = TagRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[43]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3393,7 +3660,7 @@ func (x *TagRequest) String() string {
 func (*TagRequest) ProtoMessage() {}
 
 func (x *TagRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[43]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3406,7 +3673,7 @@ func (x *TagRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagRequest.ProtoReflect.Descriptor instead.
 func (*TagRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{43}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TagRequest) GetSource() string {
@@ -3431,7 +3698,7 @@ type TagResponse struct {
 
 func (x *TagResponse) Reset() {
 	*x = TagResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[44]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3710,7 @@ func (x *TagResponse) String() string {
 func (*TagResponse) ProtoMessage() {}
 
 func (x *TagResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[44]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3723,7 @@ func (x *TagResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagResponse.ProtoReflect.Descriptor instead.
 func (*TagResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{44}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{48}
 }
 
 type RemoveRequest struct {
@@ -3470,7 +3737,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[45]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3749,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[45]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3762,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{45}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RemoveRequest) GetRef() string {
@@ -3528,7 +3795,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[46]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3807,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[46]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3820,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{46}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RemoveResponse) GetRemoved() []*Removed {
@@ -3573,7 +3840,7 @@ type Removed struct {
 
 func (x *Removed) Reset() {
 	*x = Removed{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[47]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3585,7 +3852,7 @@ func (x *Removed) String() string {
 func (*Removed) ProtoMessage() {}
 
 func (x *Removed) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[47]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3598,7 +3865,7 @@ func (x *Removed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removed.ProtoReflect.Descriptor instead.
 func (*Removed) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{47}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Removed) GetUntagged() string {
@@ -3626,7 +3893,7 @@ type Transfer struct {
 
 func (x *Transfer) Reset() {
 	*x = Transfer{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[48]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3638,7 +3905,7 @@ func (x *Transfer) String() string {
 func (*Transfer) ProtoMessage() {}
 
 func (x *Transfer) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[48]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3651,7 +3918,7 @@ func (x *Transfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
 func (*Transfer) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{48}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Transfer) GetRef() string {
@@ -3688,7 +3955,7 @@ type PullInput struct {
 
 func (x *PullInput) Reset() {
 	*x = PullInput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[49]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +3967,7 @@ func (x *PullInput) String() string {
 func (*PullInput) ProtoMessage() {}
 
 func (x *PullInput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[49]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +3980,7 @@ func (x *PullInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullInput.ProtoReflect.Descriptor instead.
 func (*PullInput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{49}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PullInput) GetInput() isPullInput_Input {
@@ -3771,7 +4038,7 @@ type PullOutput struct {
 
 func (x *PullOutput) Reset() {
 	*x = PullOutput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[50]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +4050,7 @@ func (x *PullOutput) String() string {
 func (*PullOutput) ProtoMessage() {}
 
 func (x *PullOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[50]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +4063,7 @@ func (x *PullOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullOutput.ProtoReflect.Descriptor instead.
 func (*PullOutput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{50}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PullOutput) GetOutput() isPullOutput_Output {
@@ -3867,7 +4134,7 @@ type Pulled struct {
 
 func (x *Pulled) Reset() {
 	*x = Pulled{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[51]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3879,7 +4146,7 @@ func (x *Pulled) String() string {
 func (*Pulled) ProtoMessage() {}
 
 func (x *Pulled) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[51]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3892,7 +4159,7 @@ func (x *Pulled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pulled.ProtoReflect.Descriptor instead.
 func (*Pulled) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{51}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Pulled) GetName() string {
@@ -3936,7 +4203,7 @@ type PushInput struct {
 
 func (x *PushInput) Reset() {
 	*x = PushInput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[52]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3948,7 +4215,7 @@ func (x *PushInput) String() string {
 func (*PushInput) ProtoMessage() {}
 
 func (x *PushInput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[52]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3961,7 +4228,7 @@ func (x *PushInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushInput.ProtoReflect.Descriptor instead.
 func (*PushInput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{52}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PushInput) GetInput() isPushInput_Input {
@@ -4019,7 +4286,7 @@ type PushOutput struct {
 
 func (x *PushOutput) Reset() {
 	*x = PushOutput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[53]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4031,7 +4298,7 @@ func (x *PushOutput) String() string {
 func (*PushOutput) ProtoMessage() {}
 
 func (x *PushOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[53]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4044,7 +4311,7 @@ func (x *PushOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushOutput.ProtoReflect.Descriptor instead.
 func (*PushOutput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{53}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PushOutput) GetOutput() isPushOutput_Output {
@@ -4114,7 +4381,7 @@ type Pushed struct {
 
 func (x *Pushed) Reset() {
 	*x = Pushed{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[54]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4393,7 @@ func (x *Pushed) String() string {
 func (*Pushed) ProtoMessage() {}
 
 func (x *Pushed) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[54]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4406,7 @@ func (x *Pushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pushed.ProtoReflect.Descriptor instead.
 func (*Pushed) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{54}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Pushed) GetMediaType() string {
@@ -4173,7 +4440,7 @@ type LoadOptions struct {
 
 func (x *LoadOptions) Reset() {
 	*x = LoadOptions{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[55]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4185,7 +4452,7 @@ func (x *LoadOptions) String() string {
 func (*LoadOptions) ProtoMessage() {}
 
 func (x *LoadOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[55]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4198,7 +4465,7 @@ func (x *LoadOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadOptions.ProtoReflect.Descriptor instead.
 func (*LoadOptions) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{55}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LoadOptions) GetPlatform() *Platform {
@@ -4228,7 +4495,7 @@ type LoadInput struct {
 
 func (x *LoadInput) Reset() {
 	*x = LoadInput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[56]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4240,7 +4507,7 @@ func (x *LoadInput) String() string {
 func (*LoadInput) ProtoMessage() {}
 
 func (x *LoadInput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[56]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4253,7 +4520,7 @@ func (x *LoadInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadInput.ProtoReflect.Descriptor instead.
 func (*LoadInput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{56}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LoadInput) GetInput() isLoadInput_Input {
@@ -4310,7 +4577,7 @@ type LoadOutput struct {
 
 func (x *LoadOutput) Reset() {
 	*x = LoadOutput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[57]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4322,7 +4589,7 @@ func (x *LoadOutput) String() string {
 func (*LoadOutput) ProtoMessage() {}
 
 func (x *LoadOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[57]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4335,7 +4602,7 @@ func (x *LoadOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadOutput.ProtoReflect.Descriptor instead.
 func (*LoadOutput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{57}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LoadOutput) GetOutput() isLoadOutput_Output {
@@ -4388,7 +4655,7 @@ type Loaded struct {
 
 func (x *Loaded) Reset() {
 	*x = Loaded{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[58]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4400,7 +4667,7 @@ func (x *Loaded) String() string {
 func (*Loaded) ProtoMessage() {}
 
 func (x *Loaded) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[58]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4413,7 +4680,7 @@ func (x *Loaded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loaded.ProtoReflect.Descriptor instead.
 func (*Loaded) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{58}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Loaded) GetImages() []*LoadedImage {
@@ -4433,7 +4700,7 @@ type LoadedImage struct {
 
 func (x *LoadedImage) Reset() {
 	*x = LoadedImage{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[59]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4445,7 +4712,7 @@ func (x *LoadedImage) String() string {
 func (*LoadedImage) ProtoMessage() {}
 
 func (x *LoadedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[59]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4458,7 +4725,7 @@ func (x *LoadedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadedImage.ProtoReflect.Descriptor instead.
 func (*LoadedImage) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{59}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LoadedImage) GetName() string {
@@ -4484,7 +4751,7 @@ type SaveRequest struct {
 
 func (x *SaveRequest) Reset() {
 	*x = SaveRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[60]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4496,7 +4763,7 @@ func (x *SaveRequest) String() string {
 func (*SaveRequest) ProtoMessage() {}
 
 func (x *SaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[60]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4509,7 +4776,7 @@ func (x *SaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
 func (*SaveRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{60}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SaveRequest) GetRefs() []string {
@@ -4531,7 +4798,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[61]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4543,7 +4810,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[61]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4556,7 +4823,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{61}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ImportOptions) GetName() string {
@@ -4600,7 +4867,7 @@ type ImportInput struct {
 
 func (x *ImportInput) Reset() {
 	*x = ImportInput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[62]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4612,7 +4879,7 @@ func (x *ImportInput) String() string {
 func (*ImportInput) ProtoMessage() {}
 
 func (x *ImportInput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[62]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4625,7 +4892,7 @@ func (x *ImportInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportInput.ProtoReflect.Descriptor instead.
 func (*ImportInput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{62}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ImportInput) GetInput() isImportInput_Input {
@@ -4678,7 +4945,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[63]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4690,7 +4957,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[63]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4703,7 +4970,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{63}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -4721,7 +4988,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4733,7 +5000,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4746,7 +5013,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{64}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{68}
 }
 
 type PingResponse struct {
@@ -4758,7 +5025,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4770,7 +5037,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4783,7 +5050,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{65}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PingResponse) GetVersion() string {
@@ -4801,7 +5068,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4813,7 +5080,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4826,7 +5093,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{66}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{70}
 }
 
 type InfoResponse struct {
@@ -4857,7 +5124,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4869,7 +5136,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4882,7 +5149,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{67}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *InfoResponse) GetVersion() string {
@@ -5033,7 +5300,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5045,7 +5312,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5058,7 +5325,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{68}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{72}
 }
 
 type DiskUsageResponse struct {
@@ -5072,7 +5339,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5084,7 +5351,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5097,7 +5364,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{69}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *DiskUsageResponse) GetImages() *UsageClass {
@@ -5133,7 +5400,7 @@ type UsageClass struct {
 
 func (x *UsageClass) Reset() {
 	*x = UsageClass{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5145,7 +5412,7 @@ func (x *UsageClass) String() string {
 func (*UsageClass) ProtoMessage() {}
 
 func (x *UsageClass) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5158,7 +5425,7 @@ func (x *UsageClass) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageClass.ProtoReflect.Descriptor instead.
 func (*UsageClass) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{70}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *UsageClass) GetTotal() int32 {
@@ -5207,7 +5474,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5219,7 +5486,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5232,7 +5499,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{71}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *UsageRecord) GetId() string {
@@ -5319,7 +5586,7 @@ type PruneRequest struct {
 
 func (x *PruneRequest) Reset() {
 	*x = PruneRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5331,7 +5598,7 @@ func (x *PruneRequest) String() string {
 func (*PruneRequest) ProtoMessage() {}
 
 func (x *PruneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5344,7 +5611,7 @@ func (x *PruneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneRequest.ProtoReflect.Descriptor instead.
 func (*PruneRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{72}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *PruneRequest) GetAll() bool {
@@ -5400,7 +5667,7 @@ type PruneResponse struct {
 
 func (x *PruneResponse) Reset() {
 	*x = PruneResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5412,7 +5679,7 @@ func (x *PruneResponse) String() string {
 func (*PruneResponse) ProtoMessage() {}
 
 func (x *PruneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5425,7 +5692,7 @@ func (x *PruneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneResponse.ProtoReflect.Descriptor instead.
 func (*PruneResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{73}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PruneResponse) GetImages() []*Removed {
@@ -5459,7 +5726,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5471,7 +5738,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5484,7 +5751,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{74}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *LoginRequest) GetRegistry() string {
@@ -5510,7 +5777,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5522,7 +5789,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5535,7 +5802,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{75}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *LoginResponse) GetIdentityToken() string {
@@ -5735,28 +6002,42 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x06detail\x18\x02 \x03(\tR\x06detail\x12\x10\n" +
 	"\x03url\x18\x03 \x01(\tR\x03url\x12\x12\n" +
 	"\x04file\x18\x04 \x01(\tR\x04file\x12.\n" +
-	"\x06ranges\x18\x05 \x03(\v2\x16.boxbuild.v1.LineRangeR\x06ranges\"\xa1\x01\n" +
+	"\x06ranges\x18\x05 \x03(\v2\x16.boxbuild.v1.LineRangeR\x06ranges\"\x86\x02\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12D\n" +
 	"\vcredentials\x18\x02 \x01(\v2 .boxbuild.v1.CredentialsQuestionH\x00R\vcredentials\x128\n" +
-	"\achannel\x18\x03 \x01(\v2\x1c.boxbuild.v1.ChannelQuestionH\x00R\achannelB\n" +
+	"\achannel\x18\x03 \x01(\v2\x1c.boxbuild.v1.ChannelQuestionH\x00R\achannel\x125\n" +
+	"\x06secret\x18\x04 \x01(\v2\x1b.boxbuild.v1.SecretQuestionH\x00R\x06secret\x12,\n" +
+	"\x03ssh\x18\x05 \x01(\v2\x18.boxbuild.v1.SSHQuestionH\x00R\x03sshB\n" +
 	"\n" +
 	"\bquestion\"Q\n" +
 	"\x13CredentialsQuestion\x12\x1a\n" +
 	"\bregistry\x18\x01 \x01(\tR\bregistry\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x02 \x01(\tR\n" +
-	"repository\"i\n" +
+	"repository\"}\n" +
 	"\x0fChannelQuestion\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1e\n" +
 	"\tdirectory\x18\x02 \x01(\tH\x00R\tdirectory\x12\x18\n" +
-	"\x06output\x18\x03 \x01(\rH\x00R\x06outputB\x06\n" +
-	"\x04what\"\x8c\x01\n" +
+	"\x06output\x18\x03 \x01(\rH\x00R\x06output\x12\x12\n" +
+	"\x03ssh\x18\x04 \x01(\tH\x00R\x03sshB\x06\n" +
+	"\x04what\" \n" +
+	"\x0eSecretQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x1d\n" +
+	"\vSSHQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xed\x01\n" +
 	"\x06Answer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
 	"\vcredentials\x18\x02 \x01(\v2\x18.boxbuild.v1.CredentialsH\x00R\vcredentials\x12*\n" +
-	"\x05error\x18\x03 \x01(\v2\x12.boxbuild.v1.ErrorH\x00R\x05errorB\b\n" +
-	"\x06answer\"\xa7\x01\n" +
+	"\x05error\x18\x03 \x01(\v2\x12.boxbuild.v1.ErrorH\x00R\x05error\x123\n" +
+	"\x06secret\x18\x04 \x01(\v2\x19.boxbuild.v1.SecretAnswerH\x00R\x06secret\x12*\n" +
+	"\x03ssh\x18\x05 \x01(\v2\x16.boxbuild.v1.SSHAnswerH\x00R\x03sshB\b\n" +
+	"\x06answer\"8\n" +
+	"\fSecretAnswer\x12\x14\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"!\n" +
+	"\tSSHAnswer\x12\x14\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\"\xa7\x01\n" +
 	"\vCredentials\x12\x1a\n" +
 	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x12\n" +
@@ -5997,7 +6278,7 @@ func file_boxbuild_v1_boxbuild_proto_rawDescGZIP() []byte {
 }
 
 var file_boxbuild_v1_boxbuild_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
+var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	(ErrorKind)(0),                // 0: boxbuild.v1.ErrorKind
 	(*Error)(nil),                 // 1: boxbuild.v1.Error
@@ -6032,57 +6313,61 @@ var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	(*Ask)(nil),                   // 30: boxbuild.v1.Ask
 	(*CredentialsQuestion)(nil),   // 31: boxbuild.v1.CredentialsQuestion
 	(*ChannelQuestion)(nil),       // 32: boxbuild.v1.ChannelQuestion
-	(*Answer)(nil),                // 33: boxbuild.v1.Answer
-	(*Credentials)(nil),           // 34: boxbuild.v1.Credentials
-	(*Chunk)(nil),                 // 35: boxbuild.v1.Chunk
-	(*ListRequest)(nil),           // 36: boxbuild.v1.ListRequest
-	(*ListResponse)(nil),          // 37: boxbuild.v1.ListResponse
-	(*ImageSummary)(nil),          // 38: boxbuild.v1.ImageSummary
-	(*InspectRequest)(nil),        // 39: boxbuild.v1.InspectRequest
-	(*InspectResponse)(nil),       // 40: boxbuild.v1.InspectResponse
-	(*HistoryRequest)(nil),        // 41: boxbuild.v1.HistoryRequest
-	(*HistoryResponse)(nil),       // 42: boxbuild.v1.HistoryResponse
-	(*HistoryEntry)(nil),          // 43: boxbuild.v1.HistoryEntry
-	(*TagRequest)(nil),            // 44: boxbuild.v1.TagRequest
-	(*TagResponse)(nil),           // 45: boxbuild.v1.TagResponse
-	(*RemoveRequest)(nil),         // 46: boxbuild.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 47: boxbuild.v1.RemoveResponse
-	(*Removed)(nil),               // 48: boxbuild.v1.Removed
-	(*Transfer)(nil),              // 49: boxbuild.v1.Transfer
-	(*PullInput)(nil),             // 50: boxbuild.v1.PullInput
-	(*PullOutput)(nil),            // 51: boxbuild.v1.PullOutput
-	(*Pulled)(nil),                // 52: boxbuild.v1.Pulled
-	(*PushInput)(nil),             // 53: boxbuild.v1.PushInput
-	(*PushOutput)(nil),            // 54: boxbuild.v1.PushOutput
-	(*Pushed)(nil),                // 55: boxbuild.v1.Pushed
-	(*LoadOptions)(nil),           // 56: boxbuild.v1.LoadOptions
-	(*LoadInput)(nil),             // 57: boxbuild.v1.LoadInput
-	(*LoadOutput)(nil),            // 58: boxbuild.v1.LoadOutput
-	(*Loaded)(nil),                // 59: boxbuild.v1.Loaded
-	(*LoadedImage)(nil),           // 60: boxbuild.v1.LoadedImage
-	(*SaveRequest)(nil),           // 61: boxbuild.v1.SaveRequest
-	(*ImportOptions)(nil),         // 62: boxbuild.v1.ImportOptions
-	(*ImportInput)(nil),           // 63: boxbuild.v1.ImportInput
-	(*ImportResponse)(nil),        // 64: boxbuild.v1.ImportResponse
-	(*PingRequest)(nil),           // 65: boxbuild.v1.PingRequest
-	(*PingResponse)(nil),          // 66: boxbuild.v1.PingResponse
-	(*InfoRequest)(nil),           // 67: boxbuild.v1.InfoRequest
-	(*InfoResponse)(nil),          // 68: boxbuild.v1.InfoResponse
-	(*DiskUsageRequest)(nil),      // 69: boxbuild.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),     // 70: boxbuild.v1.DiskUsageResponse
-	(*UsageClass)(nil),            // 71: boxbuild.v1.UsageClass
-	(*UsageRecord)(nil),           // 72: boxbuild.v1.UsageRecord
-	(*PruneRequest)(nil),          // 73: boxbuild.v1.PruneRequest
-	(*PruneResponse)(nil),         // 74: boxbuild.v1.PruneResponse
-	(*LoginRequest)(nil),          // 75: boxbuild.v1.LoginRequest
-	(*LoginResponse)(nil),         // 76: boxbuild.v1.LoginResponse
-	nil,                           // 77: boxbuild.v1.Frontend.ContextsEntry
-	nil,                           // 78: boxbuild.v1.Frontend.BuildArgsEntry
-	nil,                           // 79: boxbuild.v1.Frontend.LabelsEntry
-	nil,                           // 80: boxbuild.v1.Output.AttrsEntry
-	nil,                           // 81: boxbuild.v1.BuildResult.MetadataEntry
-	nil,                           // 82: boxbuild.v1.ImageSummary.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 83: google.protobuf.Timestamp
+	(*SecretQuestion)(nil),        // 33: boxbuild.v1.SecretQuestion
+	(*SSHQuestion)(nil),           // 34: boxbuild.v1.SSHQuestion
+	(*Answer)(nil),                // 35: boxbuild.v1.Answer
+	(*SecretAnswer)(nil),          // 36: boxbuild.v1.SecretAnswer
+	(*SSHAnswer)(nil),             // 37: boxbuild.v1.SSHAnswer
+	(*Credentials)(nil),           // 38: boxbuild.v1.Credentials
+	(*Chunk)(nil),                 // 39: boxbuild.v1.Chunk
+	(*ListRequest)(nil),           // 40: boxbuild.v1.ListRequest
+	(*ListResponse)(nil),          // 41: boxbuild.v1.ListResponse
+	(*ImageSummary)(nil),          // 42: boxbuild.v1.ImageSummary
+	(*InspectRequest)(nil),        // 43: boxbuild.v1.InspectRequest
+	(*InspectResponse)(nil),       // 44: boxbuild.v1.InspectResponse
+	(*HistoryRequest)(nil),        // 45: boxbuild.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 46: boxbuild.v1.HistoryResponse
+	(*HistoryEntry)(nil),          // 47: boxbuild.v1.HistoryEntry
+	(*TagRequest)(nil),            // 48: boxbuild.v1.TagRequest
+	(*TagResponse)(nil),           // 49: boxbuild.v1.TagResponse
+	(*RemoveRequest)(nil),         // 50: boxbuild.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 51: boxbuild.v1.RemoveResponse
+	(*Removed)(nil),               // 52: boxbuild.v1.Removed
+	(*Transfer)(nil),              // 53: boxbuild.v1.Transfer
+	(*PullInput)(nil),             // 54: boxbuild.v1.PullInput
+	(*PullOutput)(nil),            // 55: boxbuild.v1.PullOutput
+	(*Pulled)(nil),                // 56: boxbuild.v1.Pulled
+	(*PushInput)(nil),             // 57: boxbuild.v1.PushInput
+	(*PushOutput)(nil),            // 58: boxbuild.v1.PushOutput
+	(*Pushed)(nil),                // 59: boxbuild.v1.Pushed
+	(*LoadOptions)(nil),           // 60: boxbuild.v1.LoadOptions
+	(*LoadInput)(nil),             // 61: boxbuild.v1.LoadInput
+	(*LoadOutput)(nil),            // 62: boxbuild.v1.LoadOutput
+	(*Loaded)(nil),                // 63: boxbuild.v1.Loaded
+	(*LoadedImage)(nil),           // 64: boxbuild.v1.LoadedImage
+	(*SaveRequest)(nil),           // 65: boxbuild.v1.SaveRequest
+	(*ImportOptions)(nil),         // 66: boxbuild.v1.ImportOptions
+	(*ImportInput)(nil),           // 67: boxbuild.v1.ImportInput
+	(*ImportResponse)(nil),        // 68: boxbuild.v1.ImportResponse
+	(*PingRequest)(nil),           // 69: boxbuild.v1.PingRequest
+	(*PingResponse)(nil),          // 70: boxbuild.v1.PingResponse
+	(*InfoRequest)(nil),           // 71: boxbuild.v1.InfoRequest
+	(*InfoResponse)(nil),          // 72: boxbuild.v1.InfoResponse
+	(*DiskUsageRequest)(nil),      // 73: boxbuild.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),     // 74: boxbuild.v1.DiskUsageResponse
+	(*UsageClass)(nil),            // 75: boxbuild.v1.UsageClass
+	(*UsageRecord)(nil),           // 76: boxbuild.v1.UsageRecord
+	(*PruneRequest)(nil),          // 77: boxbuild.v1.PruneRequest
+	(*PruneResponse)(nil),         // 78: boxbuild.v1.PruneResponse
+	(*LoginRequest)(nil),          // 79: boxbuild.v1.LoginRequest
+	(*LoginResponse)(nil),         // 80: boxbuild.v1.LoginResponse
+	nil,                           // 81: boxbuild.v1.Frontend.ContextsEntry
+	nil,                           // 82: boxbuild.v1.Frontend.BuildArgsEntry
+	nil,                           // 83: boxbuild.v1.Frontend.LabelsEntry
+	nil,                           // 84: boxbuild.v1.Output.AttrsEntry
+	nil,                           // 85: boxbuild.v1.BuildResult.MetadataEntry
+	nil,                           // 86: boxbuild.v1.ImageSummary.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 87: google.protobuf.Timestamp
 }
 var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	0,   // 0: boxbuild.v1.Error.kind:type_name -> boxbuild.v1.ErrorKind
@@ -6090,19 +6375,19 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	3,   // 2: boxbuild.v1.Error.step:type_name -> boxbuild.v1.StepError
 	4,   // 3: boxbuild.v1.SourceError.ranges:type_name -> boxbuild.v1.LineRange
 	7,   // 4: boxbuild.v1.BuildInput.start:type_name -> boxbuild.v1.BuildRequest
-	33,  // 5: boxbuild.v1.BuildInput.answer:type_name -> boxbuild.v1.Answer
+	35,  // 5: boxbuild.v1.BuildInput.answer:type_name -> boxbuild.v1.Answer
 	6,   // 6: boxbuild.v1.BuildInput.cancel:type_name -> boxbuild.v1.CancelBuild
 	8,   // 7: boxbuild.v1.BuildRequest.frontend:type_name -> boxbuild.v1.Frontend
 	12,  // 8: boxbuild.v1.BuildRequest.directories:type_name -> boxbuild.v1.Directory
 	13,  // 9: boxbuild.v1.BuildRequest.outputs:type_name -> boxbuild.v1.Output
-	77,  // 10: boxbuild.v1.Frontend.contexts:type_name -> boxbuild.v1.Frontend.ContextsEntry
-	78,  // 11: boxbuild.v1.Frontend.build_args:type_name -> boxbuild.v1.Frontend.BuildArgsEntry
-	79,  // 12: boxbuild.v1.Frontend.labels:type_name -> boxbuild.v1.Frontend.LabelsEntry
+	81,  // 10: boxbuild.v1.Frontend.contexts:type_name -> boxbuild.v1.Frontend.ContextsEntry
+	82,  // 11: boxbuild.v1.Frontend.build_args:type_name -> boxbuild.v1.Frontend.BuildArgsEntry
+	83,  // 12: boxbuild.v1.Frontend.labels:type_name -> boxbuild.v1.Frontend.LabelsEntry
 	14,  // 13: boxbuild.v1.Frontend.platforms:type_name -> boxbuild.v1.Platform
 	9,   // 14: boxbuild.v1.Frontend.extra_hosts:type_name -> boxbuild.v1.HostIP
 	10,  // 15: boxbuild.v1.Frontend.ulimits:type_name -> boxbuild.v1.Ulimit
 	11,  // 16: boxbuild.v1.Frontend.limits:type_name -> boxbuild.v1.Limits
-	80,  // 17: boxbuild.v1.Output.attrs:type_name -> boxbuild.v1.Output.AttrsEntry
+	84,  // 17: boxbuild.v1.Output.attrs:type_name -> boxbuild.v1.Output.AttrsEntry
 	12,  // 18: boxbuild.v1.Output.directory:type_name -> boxbuild.v1.Directory
 	16,  // 19: boxbuild.v1.BuildOutput.accepted:type_name -> boxbuild.v1.BuildAccepted
 	20,  // 20: boxbuild.v1.BuildOutput.event:type_name -> boxbuild.v1.Event
@@ -6111,9 +6396,9 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	18,  // 23: boxbuild.v1.BuildFinished.result:type_name -> boxbuild.v1.BuildResult
 	1,   // 24: boxbuild.v1.BuildFinished.error:type_name -> boxbuild.v1.Error
 	19,  // 25: boxbuild.v1.BuildResult.images:type_name -> boxbuild.v1.BuiltImage
-	81,  // 26: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
+	85,  // 26: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
 	14,  // 27: boxbuild.v1.BuiltImage.platform:type_name -> boxbuild.v1.Platform
-	83,  // 28: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
+	87,  // 28: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
 	21,  // 29: boxbuild.v1.Event.declared:type_name -> boxbuild.v1.Declared
 	22,  // 30: boxbuild.v1.Event.started:type_name -> boxbuild.v1.Started
 	23,  // 31: boxbuild.v1.Event.cached:type_name -> boxbuild.v1.Cached
@@ -6125,89 +6410,93 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	29,  // 37: boxbuild.v1.Event.warning:type_name -> boxbuild.v1.Warning
 	4,   // 38: boxbuild.v1.Declared.ranges:type_name -> boxbuild.v1.LineRange
 	1,   // 39: boxbuild.v1.Failed.error:type_name -> boxbuild.v1.Error
-	83,  // 40: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
-	83,  // 41: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
+	87,  // 40: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
+	87,  // 41: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
 	4,   // 42: boxbuild.v1.Warning.ranges:type_name -> boxbuild.v1.LineRange
 	31,  // 43: boxbuild.v1.Ask.credentials:type_name -> boxbuild.v1.CredentialsQuestion
 	32,  // 44: boxbuild.v1.Ask.channel:type_name -> boxbuild.v1.ChannelQuestion
-	34,  // 45: boxbuild.v1.Answer.credentials:type_name -> boxbuild.v1.Credentials
-	1,   // 46: boxbuild.v1.Answer.error:type_name -> boxbuild.v1.Error
-	1,   // 47: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
-	38,  // 48: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
-	83,  // 49: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
-	82,  // 50: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
-	14,  // 51: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
-	38,  // 52: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
-	83,  // 53: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
-	43,  // 54: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
-	83,  // 55: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
-	48,  // 56: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
-	14,  // 57: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
-	49,  // 58: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
-	33,  // 59: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
-	28,  // 60: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
-	30,  // 61: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
-	52,  // 62: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
-	49,  // 63: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
-	33,  // 64: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
-	28,  // 65: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
-	30,  // 66: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
-	55,  // 67: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
-	14,  // 68: boxbuild.v1.LoadOptions.platform:type_name -> boxbuild.v1.Platform
-	56,  // 69: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
-	28,  // 70: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
-	59,  // 71: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
-	60,  // 72: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
-	14,  // 73: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
-	62,  // 74: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
-	14,  // 75: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
-	83,  // 76: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
-	71,  // 77: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
-	71,  // 78: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
-	72,  // 79: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	83,  // 80: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	83,  // 81: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
-	48,  // 82: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
-	34,  // 83: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
-	5,   // 84: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
-	35,  // 85: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
-	36,  // 86: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
-	39,  // 87: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
-	41,  // 88: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
-	44,  // 89: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
-	46,  // 90: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
-	50,  // 91: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
-	53,  // 92: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
-	57,  // 93: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
-	61,  // 94: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
-	63,  // 95: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	65,  // 96: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
-	67,  // 97: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	69,  // 98: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	73,  // 99: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	75,  // 100: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	15,  // 101: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	35,  // 102: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	37,  // 103: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	40,  // 104: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	42,  // 105: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	45,  // 106: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	47,  // 107: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	51,  // 108: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	54,  // 109: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	58,  // 110: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	35,  // 111: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	64,  // 112: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	66,  // 113: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
-	68,  // 114: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	70,  // 115: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	74,  // 116: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	76,  // 117: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	101, // [101:118] is the sub-list for method output_type
-	84,  // [84:101] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	33,  // 45: boxbuild.v1.Ask.secret:type_name -> boxbuild.v1.SecretQuestion
+	34,  // 46: boxbuild.v1.Ask.ssh:type_name -> boxbuild.v1.SSHQuestion
+	38,  // 47: boxbuild.v1.Answer.credentials:type_name -> boxbuild.v1.Credentials
+	1,   // 48: boxbuild.v1.Answer.error:type_name -> boxbuild.v1.Error
+	36,  // 49: boxbuild.v1.Answer.secret:type_name -> boxbuild.v1.SecretAnswer
+	37,  // 50: boxbuild.v1.Answer.ssh:type_name -> boxbuild.v1.SSHAnswer
+	1,   // 51: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
+	42,  // 52: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
+	87,  // 53: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
+	86,  // 54: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
+	14,  // 55: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
+	42,  // 56: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
+	87,  // 57: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
+	47,  // 58: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
+	87,  // 59: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
+	52,  // 60: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
+	14,  // 61: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
+	53,  // 62: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
+	35,  // 63: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
+	28,  // 64: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
+	30,  // 65: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
+	56,  // 66: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
+	53,  // 67: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
+	35,  // 68: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
+	28,  // 69: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
+	30,  // 70: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
+	59,  // 71: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
+	14,  // 72: boxbuild.v1.LoadOptions.platform:type_name -> boxbuild.v1.Platform
+	60,  // 73: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
+	28,  // 74: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
+	63,  // 75: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
+	64,  // 76: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
+	14,  // 77: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
+	66,  // 78: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
+	14,  // 79: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
+	87,  // 80: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
+	75,  // 81: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
+	75,  // 82: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
+	76,  // 83: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
+	87,  // 84: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	87,  // 85: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	52,  // 86: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
+	38,  // 87: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
+	5,   // 88: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
+	39,  // 89: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
+	40,  // 90: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
+	43,  // 91: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
+	45,  // 92: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
+	48,  // 93: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
+	50,  // 94: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
+	54,  // 95: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
+	57,  // 96: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
+	61,  // 97: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
+	65,  // 98: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
+	67,  // 99: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
+	69,  // 100: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	71,  // 101: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	73,  // 102: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	77,  // 103: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	79,  // 104: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	15,  // 105: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	39,  // 106: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	41,  // 107: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	44,  // 108: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	46,  // 109: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	49,  // 110: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	51,  // 111: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	55,  // 112: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	58,  // 113: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	62,  // 114: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	39,  // 115: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	68,  // 116: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	70,  // 117: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	72,  // 118: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	74,  // 119: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	78,  // 120: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	80,  // 121: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	105, // [105:122] is the sub-list for method output_type
+	88,  // [88:105] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_boxbuild_v1_boxbuild_proto_init() }
@@ -6254,49 +6543,54 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 	file_boxbuild_v1_boxbuild_proto_msgTypes[29].OneofWrappers = []any{
 		(*Ask_Credentials)(nil),
 		(*Ask_Channel)(nil),
+		(*Ask_Secret)(nil),
+		(*Ask_Ssh)(nil),
 	}
 	file_boxbuild_v1_boxbuild_proto_msgTypes[31].OneofWrappers = []any{
 		(*ChannelQuestion_Directory)(nil),
 		(*ChannelQuestion_Output)(nil),
-	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[32].OneofWrappers = []any{
-		(*Answer_Credentials)(nil),
-		(*Answer_Error)(nil),
+		(*ChannelQuestion_Ssh)(nil),
 	}
 	file_boxbuild_v1_boxbuild_proto_msgTypes[34].OneofWrappers = []any{
+		(*Answer_Credentials)(nil),
+		(*Answer_Error)(nil),
+		(*Answer_Secret)(nil),
+		(*Answer_Ssh)(nil),
+	}
+	file_boxbuild_v1_boxbuild_proto_msgTypes[38].OneofWrappers = []any{
 		(*Chunk_Data)(nil),
 		(*Chunk_Open)(nil),
 		(*Chunk_Eof)(nil),
 		(*Chunk_Done)(nil),
 		(*Chunk_Error)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[49].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[53].OneofWrappers = []any{
 		(*PullInput_Start)(nil),
 		(*PullInput_Answer)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[50].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[54].OneofWrappers = []any{
 		(*PullOutput_Status)(nil),
 		(*PullOutput_Ask)(nil),
 		(*PullOutput_Result)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[52].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[56].OneofWrappers = []any{
 		(*PushInput_Start)(nil),
 		(*PushInput_Answer)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[53].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[57].OneofWrappers = []any{
 		(*PushOutput_Status)(nil),
 		(*PushOutput_Ask)(nil),
 		(*PushOutput_Result)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[56].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[60].OneofWrappers = []any{
 		(*LoadInput_Start)(nil),
 		(*LoadInput_Data)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[57].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[61].OneofWrappers = []any{
 		(*LoadOutput_Status)(nil),
 		(*LoadOutput_Loaded)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[62].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[66].OneofWrappers = []any{
 		(*ImportInput_Start)(nil),
 		(*ImportInput_Data)(nil),
 	}
@@ -6306,7 +6600,7 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_boxbuild_v1_boxbuild_proto_rawDesc), len(file_boxbuild_v1_boxbuild_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   82,
+			NumMessages:   86,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

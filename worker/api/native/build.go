@@ -89,6 +89,7 @@ func (b *build) run(ctx context.Context, stream boxbuildv1.Builds_BuildServer, s
 	}
 	req.Sources = src
 	req.Keychain = newKeychain(&b.asker)
+	req.Session = &client{asker: &b.asker, channels: &b.server.channels}
 	writers := b.outputs(ctx, src.trust, start, req)
 
 	pumped := make(chan error, 1)

@@ -8,12 +8,12 @@ package frontend
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -124,32 +124,13 @@ func (e *SourceError) Error() string {
 // Unwrap returns the cause.
 func (e *SourceError) Unwrap() error { return e.Err }
 
-// Quote returns the lines in question with two lines around them, as BuildKit prints them.
-func (e *SourceError) Quote() string { return Quote(e.File, e.Text, e.Ranges) }
-
-// Quote prints the lines of text that ranges name, marked, with two lines of context before and after.
-func Quote(file string, text []byte, ranges []solver.Range) string {
-	if len(ranges) == 0 {
-		return ""
+// Quote returns the lines in question with a few around them, as BuildKit prints them.
+func (e *SourceError) Quote() string {
+	ranges := make([]report.Range, len(e.Ranges))
+	for i, r := range e.Ranges {
+		ranges[i] = report.Range{Start: report.Position{Line: r.Start}, End: report.Position{Line: r.End}}
 	}
-	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
-	first, last := ranges[0].Start, ranges[0].End
-	for _, r := range ranges {
-		first, last = min(first, r.Start), max(last, r.End)
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s:%d\n--------------------\n", file, first)
-	for n := max(first-2, 1); n <= min(last+2, len(lines)); n++ {
-		mark := "   "
-		for _, r := range ranges {
-			if n >= r.Start && n <= max(r.End, r.Start) {
-				mark = ">>>"
-			}
-		}
-		fmt.Fprintf(&b, "%4d | %s %s\n", n, mark, strings.TrimSuffix(lines[n-1], "\r"))
-	}
-	b.WriteString("--------------------\n")
-	return b.String()
+	return report.Quote(e.File, e.Text, ranges)
 }
 
 // A UsageError is a request that cannot be met whatever the files say.

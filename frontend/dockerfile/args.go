@@ -8,7 +8,6 @@ import (
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 
-	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
 )
 
@@ -62,9 +61,7 @@ func (st *state) arg(c *instructions.ArgCommand) error {
 			if st.defs == nil {
 				st.defs = map[string]*definition{}
 			}
-			st.defs[a.Key] = &definition{arg: frontend.OutlineArg{
-				Name: a.Key, Value: a.ValueString(), Description: a.DocComment, Source: where,
-			}}
+			st.defs[a.Key] = &definition{name: a.Key, value: a.ValueString(), description: a.DocComment, source: where}
 		}
 		text.WriteString(" " + a.Key)
 		if a.Value != nil {

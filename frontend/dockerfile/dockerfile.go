@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -80,7 +81,7 @@ func newTranslation(req *frontend.Request, env frontend.Env, src *source) *trans
 	}
 	return &translation{
 		req: req, env: env, src: src, shared: &shared{}, contexts: namedContexts(req.Contexts), native: native,
-		implicit: len(req.Platforms) == 0, budget: &budget{left: budgetBytes}, lintsLeft: maxLints,
+		implicit: len(req.Platforms) == 0, budget: &budget{left: budgetBytes}, lintsLeft: maxLints, placesLeft: maxPlaces,
 	}
 }
 
@@ -107,13 +108,13 @@ type translation struct {
 	src    *source
 	shared *shared
 
-	native   op.Platform         // of the daemon
-	platform op.Platform         // that the image is for
-	implicit bool                // nobody asked for platform, so the base image's stays
-	multi    bool                // other platforms are built too; names tell them apart
-	quiet    bool                // warnings are another platform's to report
-	all      bool                // stages that the target does not need are worked through as well
-	findings *[]frontend.Finding // takes what the checks find, instead of the Env
+	native   op.Platform       // of the daemon
+	platform op.Platform       // that the image is for
+	implicit bool              // nobody asked for platform, so the base image's stays
+	multi    bool              // other platforms are built too; names tell them apart
+	quiet    bool              // warnings are another platform's to report
+	all      bool              // stages that the target does not need are worked through as well
+	findings *[]report.Warning // takes what the checks find, instead of the Env
 
 	doc     *document
 	globals *vars                  // the scope of FROM
@@ -126,6 +127,8 @@ type translation struct {
 	contexts  map[string]string // the named ones, by familiar name
 	lintsLeft int               // comparisons that may still be made for warnings and their suggestions
 	warned    int
+	// placesLeft is how many lines a report may still name one by one.
+	placesLeft int
 }
 
 // run performs the passes up to the graph.

@@ -100,7 +100,7 @@ func (t *translation) declare(scope *vars, cmds []instructions.ArgCommand, args 
 	for i := range cmds {
 		where := ranges(cmds[i].Location()) // once: it may be as long as the list
 		for _, kv := range cmds[i].Args {
-			def := &definition{arg: frontend.OutlineArg{Name: kv.Key, Description: kv.DocComment, Source: where}}
+			def := &definition{name: kv.Key, description: kv.DocComment, source: where}
 			val, ok := args[kv.Key]
 			if !ok && kv.Value == nil {
 				defs[kv.Key] = def
@@ -117,7 +117,7 @@ func (t *translation) declare(scope *vars, cmds []instructions.ArgCommand, args 
 					def.deps = append(def.deps, old.deps...) // it is made from what it was
 				}
 			}
-			def.arg.Value = val
+			def.value = val
 			defs[kv.Key] = def
 			err := t.budget.spend(200 + len(val))
 			if err == nil {

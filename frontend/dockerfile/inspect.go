@@ -3,12 +3,14 @@ package dockerfile
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -33,29 +35,65 @@ func inspection(ctx context.Context, req *frontend.Request, env frontend.Env) (*
 }
 
 // Check implements frontend.Inspector.
-func (dockerfile) Check(ctx context.Context, req *frontend.Request, env frontend.Env) (*frontend.Findings, error) {
+func (dockerfile) Check(ctx context.Context, req *frontend.Request, env frontend.Env) (*report.Findings, error) {
 	t, err := inspection(ctx, req, env)
 	if err != nil {
 		return nil, err
 	}
-	t.findings, t.all = &[]frontend.Finding{}, req.Target == ""
+	t.findings, t.all = &[]report.Warning{}, req.Target == ""
 	err = t.src.located(t.analyse(ctx))
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	slices.SortStableFunc(*t.findings, func(a, b frontend.Finding) int { return cmp.Compare(firstLine(a.Source), firstLine(b.Source)) })
-	return &frontend.Findings{File: t.src.name, Text: t.src.text, Findings: *t.findings, Err: err}, nil
+	out := &report.Findings{
+		Warnings: *t.findings,
+		Sources:  []report.Source{{Filename: t.src.name, Data: t.src.text, Language: "Dockerfile"}},
+	}
+	if err != nil {
+		out.Error = t.buildError(err)
+	}
+	return out, nil
 }
 
-func firstLine(r []solver.Range) int {
-	if len(r) == 0 {
-		return 0
+// buildError is err as findings have it.
+func (t *translation) buildError(err error) *report.BuildError {
+	var se *frontend.SourceError
+	if !errors.As(err, &se) {
+		return &report.BuildError{Message: err.Error()}
 	}
-	return r[0].Start
+	out := &report.BuildError{Message: se.Err.Error()}
+	if l := t.place(se.Ranges); l != nil {
+		out.Location = *l
+	}
+	return out
+}
+
+// place returns where ranges are in the text: a range for each line, as programs know it, while there are not too many
+// lines in all.
+func (t *translation) place(ranges []solver.Range) *report.Location {
+	lines := 0
+	for _, r := range ranges {
+		lines += r.End - r.Start + 1
+	}
+	each := lines <= t.placesLeft
+	if each {
+		t.placesLeft -= lines
+	}
+	var out []report.Range
+	for _, r := range ranges {
+		if !each {
+			out = append(out, report.Range{Start: report.Position{Line: r.Start}, End: report.Position{Line: r.End}})
+			continue
+		}
+		for n := r.Start; n <= r.End; n++ {
+			out = append(out, report.Range{Start: report.Position{Line: n}, End: report.Position{Line: n}})
+		}
+	}
+	return report.At(out)
 }
 
 // Targets implements frontend.Inspector.
-func (dockerfile) Targets(ctx context.Context, req *frontend.Request, env frontend.Env) (*frontend.Targets, error) {
+func (dockerfile) Targets(ctx context.Context, req *frontend.Request, env frontend.Env) (*report.Targets, error) {
 	t, err := inspection(ctx, req, env)
 	if err != nil {
 		return nil, err
@@ -64,19 +102,19 @@ func (dockerfile) Targets(ctx context.Context, req *frontend.Request, env fronte
 	if err != nil {
 		return nil, t.src.inText(err)
 	}
-	out := &frontend.Targets{File: t.src.name, Text: t.src.text}
+	out := &report.Targets{Sources: [][]byte{t.src.text}}
 	for i := range doc.stages {
 		s := &doc.stages[i]
-		out.Targets = append(out.Targets, frontend.Target{
+		out.Targets = append(out.Targets, report.Target{
 			Name: s.Name, Default: i == len(doc.stages)-1, Description: s.DocComment,
-			Base: s.BaseName, Platform: s.Platform, Source: ranges(s.Location),
+			Base: s.BaseName, Platform: s.Platform, Location: t.place(ranges(s.Location)),
 		})
 	}
 	return out, nil
 }
 
 // Outline implements frontend.Inspector.
-func (dockerfile) Outline(ctx context.Context, req *frontend.Request, env frontend.Env) (*frontend.Outline, error) {
+func (dockerfile) Outline(ctx context.Context, req *frontend.Request, env frontend.Env) (*report.Outline, error) {
 	t, err := inspection(ctx, req, env)
 	if err != nil {
 		return nil, err
@@ -86,27 +124,59 @@ func (dockerfile) Outline(ctx context.Context, req *frontend.Request, env fronte
 		return nil, t.src.located(err)
 	}
 	s := t.plan.target
-	out := &frontend.Outline{File: t.src.name, Text: t.src.text, Name: s.src.Name, Description: s.src.DocComment}
-	c := &collection{t: t, out: out, seen: map[string]bool{}}
+	out := &report.Outline{Name: s.src.Name, Description: s.src.DocComment, Sources: [][]byte{t.src.text}}
+	c := &collection{t: t, seen: map[string]bool{}}
 	c.stage(s)
-	slices.SortStableFunc(out.Args, func(a, b frontend.OutlineArg) int { return cmp.Compare(firstLine(a.Source), firstLine(b.Source)) })
-	for _, list := range [][]frontend.OutlineMount{out.Secrets, out.SSH} {
-		slices.SortStableFunc(list, func(a, b frontend.OutlineMount) int { return cmp.Compare(firstLine(a.Source), firstLine(b.Source)) })
+	for _, d := range inOrder(c.args, func(d *definition) []solver.Range { return d.source }) {
+		out.Args = append(out.Args, report.Arg{
+			Name: d.name, Value: d.value, Description: d.description, Location: t.place(d.source),
+		})
 	}
+	out.Secrets, out.SSH = t.mounts(c.secrets), t.mounts(c.ssh)
 	return out, nil
+}
+
+// inOrder sorts list by the first lines.
+func inOrder[T any](list []T, source func(T) []solver.Range) []T {
+	first := func(x T) int {
+		if r := source(x); len(r) > 0 {
+			return r[0].Start
+		}
+		return 0
+	}
+	slices.SortStableFunc(list, func(a, b T) int { return cmp.Compare(first(a), first(b)) })
+	return list
+}
+
+func (t *translation) mounts(list []secretUse) []report.Mount {
+	var out []report.Mount
+	for _, s := range inOrder(list, func(s secretUse) []solver.Range { return s.source }) {
+		out = append(out, report.Mount{Name: s.id, Required: s.required, Location: t.place(s.source)})
+	}
+	return out
 }
 
 // A definition is an ARG as an outline shows it.
 type definition struct {
-	arg  frontend.OutlineArg
-	deps []string // global arguments that its default reads
+	name, value string
+	description string   // the comment above it that begins with its name
+	deps        []string // global arguments that its default reads
+	source      []solver.Range
+}
+
+// A secretUse is a secret or an SSH agent that a RUN asks for.
+type secretUse struct {
+	id       string
+	required bool
+	source   []solver.Range
 }
 
 // A collection gathers an outline from the stages that a target is made of.
 type collection struct {
-	t    *translation
-	out  *frontend.Outline
-	seen map[string]bool // "arg A", "stage …"
+	t            *translation
+	args         []*definition
+	secrets, ssh []secretUse
+	seen         map[string]bool // "arg A", "stage …"
 }
 
 // once says whether key is new.
@@ -154,7 +224,7 @@ func (c *collection) arg(s *stage, name string) {
 	if d == nil || !c.once("arg "+name) {
 		return
 	}
-	c.out.Args = append(c.out.Args, d.arg)
+	c.args = append(c.args, d)
 	for _, dep := range d.deps {
 		c.arg(s, dep)
 	}
@@ -162,20 +232,20 @@ func (c *collection) arg(s *stage, name string) {
 
 // run adds the secrets and agents of a RUN.
 func (c *collection) run(r *runStep) {
-	add := func(list *[]frontend.OutlineMount, kind, id string, optional bool) {
+	add := func(list *[]secretUse, kind, id string, optional bool) {
 		if c.once(kind + " " + id) {
-			*list = append(*list, frontend.OutlineMount{Name: id, Required: !optional, Source: r.source})
+			*list = append(*list, secretUse{id, !optional, r.source})
 		}
 	}
 	for _, s := range r.secrets {
-		add(&c.out.Secrets, "secret", s.ID, s.Optional)
+		add(&c.secrets, "secret", s.ID, s.Optional)
 	}
 	for i := range r.mounts {
 		switch m := &r.mounts[i].ExecMount; m.Type {
 		case op.MountSecret:
-			add(&c.out.Secrets, "secret", m.Secret.ID, m.Secret.Optional)
+			add(&c.secrets, "secret", m.Secret.ID, m.Secret.Optional)
 		case op.MountSSH:
-			add(&c.out.SSH, "ssh", m.SSH.ID, m.SSH.Optional)
+			add(&c.ssh, "ssh", m.SSH.ID, m.SSH.Optional)
 		case op.MountBind, op.MountCache, op.MountTmpfs:
 		}
 	}

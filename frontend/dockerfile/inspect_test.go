@@ -1,13 +1,12 @@
 package dockerfile
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/boxbuild/boxbuild/frontend"
-	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/frontend/report"
 )
 
 const inspected = `# a comment that is about nothing
@@ -33,6 +32,15 @@ COPY --from=build /x /x
 CMD x
 `
 
+// lineRanges is a location of lines.
+func lineRanges(lines ...int) *report.Location {
+	l := &report.Location{}
+	for _, n := range lines {
+		l.Ranges = append(l.Ranges, report.Range{Start: report.Position{Line: n}, End: report.Position{Line: n}})
+	}
+	return l
+}
+
 // TestOutline checks that an outline has what the target uses, through the stages that it is made from, and not more.
 func TestOutline(t *testing.T) {
 	c := dockerfileCase(t, inspected)
@@ -41,20 +49,19 @@ func TestOutline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := func(n int) []solver.Range { return []solver.Range{{Start: n, End: n}} }
-	want := &frontend.Outline{
-		File: "Dockerfile", Text: []byte(inspected), Name: "last",
-		Args: []frontend.OutlineArg{
-			{Name: "VERSION", Value: "1", Description: "of the base", Source: line(4)},
-			{Name: "BASE", Value: "busybox:1", Source: line(5)},
-			{Name: "CFLAGS", Value: "-O3", Description: "for the compiler", Source: line(10)},
-			{Name: "NOVALUE", Source: line(12)},
+	want := &report.Outline{
+		Name: "last", Sources: [][]byte{[]byte(inspected)},
+		Args: []report.Arg{
+			{Name: "VERSION", Value: "1", Description: "of the base", Location: lineRanges(4)},
+			{Name: "BASE", Value: "busybox:1", Location: lineRanges(5)},
+			{Name: "CFLAGS", Value: "-O3", Description: "for the compiler", Location: lineRanges(10)},
+			{Name: "NOVALUE", Location: lineRanges(12)},
 		},
-		Secrets: []frontend.OutlineMount{
-			{Name: "opt", Source: []solver.Range{{Start: 13, End: 14}}},
-			{Name: "token", Required: true, Source: []solver.Range{{Start: 13, End: 14}}},
+		Secrets: []report.Mount{
+			{Name: "opt", Location: lineRanges(13, 14)},
+			{Name: "token", Required: true, Location: lineRanges(13, 14)},
 		},
-		SSH: []frontend.OutlineMount{{Name: "default", Source: line(15)}},
+		SSH: []report.Mount{{Name: "default", Location: lineRanges(15)}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -69,28 +76,28 @@ func TestTargets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []frontend.Target{
-		{Name: "build", Description: "compiles", Base: "${BASE}", Source: []solver.Range{{Start: 8, End: 8}}},
-		{Name: "other", Base: "nosuch", Source: []solver.Range{{Start: 16, End: 16}}},
-		{Name: "last", Default: true, Base: "scratch", Source: []solver.Range{{Start: 19, End: 19}}},
+	want := []report.Target{
+		{Name: "build", Description: "compiles", Base: "${BASE}", Location: lineRanges(8)},
+		{Name: "other", Base: "nosuch", Location: lineRanges(16)},
+		{Name: "last", Default: true, Base: "scratch", Location: lineRanges(19)},
 	}
 	if diff := cmp.Diff(want, got.Targets); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
-// TestCheck checks that all stages are looked at, or those of the target, in the order of the lines and without a
+// TestCheck checks that all stages are looked at, or those of the target, without a
 // transfer of the context; and that an error is one of the findings.
 func TestCheck(t *testing.T) {
-	rules := func(target, text string) (out []string, f *frontend.Findings) {
+	rules := func(target, text string) (out []string, f *report.Findings) {
 		c := dockerfileCase(t, text)
 		c.req.Target = target
 		f, err := New().(frontend.Inspector).Check(t.Context(), c.req, c.env)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, x := range f.Findings {
-			out = append(out, x.Rule)
+		for _, x := range f.Warnings {
+			out = append(out, x.RuleName)
 		}
 		for _, l := range c.env.locals {
 			if len(l.Follow) == 0 {
@@ -104,8 +111,8 @@ func TestCheck(t *testing.T) {
 	}
 	text := "FROM busybox AS a\nENV k v\nCOPY . /\nFROM busybox AS b\nMAINTAINER me\nCMD x\n"
 	got, f := rules("", text)
-	if diff := cmp.Diff([]string{"LegacyKeyValueFormat", "MaintainerDeprecated", "JSONArgsRecommended"}, got); diff != "" || f.Err != nil {
-		t.Errorf("all stages: %v\n%s", f.Err, diff)
+	if diff := cmp.Diff([]string{"MaintainerDeprecated", "LegacyKeyValueFormat", "JSONArgsRecommended"}, got); diff != "" || f.Error != nil {
+		t.Errorf("all stages: %v\n%s", f.Error, diff)
 	}
 	// What the parser sees is reported whatever the target is.
 	got, _ = rules("b", text)
@@ -113,8 +120,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("one stage:\n%s", diff)
 	}
 	_, f = rules("", "FROM busybox\nCOPY --from=later /x /\nFROM busybox AS later\n")
-	var se *frontend.SourceError
-	if !errors.As(f.Err, &se) || se.Ranges[0].Start != 2 {
-		t.Errorf("an error: %v", f.Err)
+	if f.Error == nil || cmp.Diff(lineRanges(2), &f.Error.Location) != "" {
+		t.Errorf("an error: %v", f.Error)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
-	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
+	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/solver"
 )
 
@@ -74,8 +74,8 @@ func (t *translation) lintConfig(directive string) (*linter.Config, error) {
 			return
 		}
 		if t.findings != nil {
-			*t.findings = append(*t.findings, frontend.Finding{
-				Rule: rule, Description: description, URL: url, Message: msg, Source: ranges(where),
+			*t.findings = append(*t.findings, report.Warning{
+				RuleName: rule, Description: description, URL: url, Detail: msg, Location: t.place(ranges(where)),
 			})
 			return
 		}

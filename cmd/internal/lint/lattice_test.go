@@ -69,7 +69,8 @@ var lattice = []struct {
 	{"proto/filesync/...", []string{"solver", "solver/treehash/...", "proto/filesync"}},
 	{"proto/llb", []string{"solver", "solver/op"}},
 
-	{"frontend", []string{"solver", "solver/op", "proto/llb"}},
+	{"frontend", []string{"frontend/report", "solver", "solver/op", "proto/llb"}},
+	{"frontend/report", nil}, // which the command line reads
 	{"frontend/...", []string{"solver", "solver/op", "proto/llb", "frontend/..."}},
 
 	{"snapshot", nil},
@@ -92,13 +93,13 @@ var lattice = []struct {
 		"exporter", "exporter/image", "solver", "solver/treehash/...", "snapshot/layer", "snapshot/blob", "snapshot/image", "proto/registry",
 	}},
 
-	{"worker", []string{"solver/...", "snapshot/...", "exporter/...", "frontend", "executor", "proto/registry", "proto/filesync"}},
+	{"worker", []string{"solver/...", "snapshot/...", "exporter/...", "frontend", "frontend/report", "executor", "proto/registry", "proto/filesync"}},
 	{"worker/builder", []string{
 		"worker", "worker/images", "worker/transfer", "solver/...", "snapshot/...", "exporter/...", "frontend/...", "executor", "proto/registry", "proto/filesync", "proto/llb",
 	}},
 	{"worker/api/...", []string{"worker/...", "proto/...", "solver", "solver/op", "solver/session", "frontend/...", "exporter", "executor"}},
 	{"worker/workertest", []string{
-		"worker", "solver", "solver/op", "solver/treehash", "executor", "frontend", "proto/registry", "proto/filesync",
+		"worker", "solver", "solver/op", "solver/treehash", "executor", "frontend/...", "proto/registry", "proto/filesync",
 	}},
 	{"worker/transfer", []string{
 		"worker", "worker/images", "solver", "solver/op", "snapshot/...", "exporter/...", "frontend", "proto/registry",
@@ -109,7 +110,7 @@ var lattice = []struct {
 
 	{"cmd/boxshim", []string{"executor", "executor/libcontainer", "executor/shim/...", "executor/sandbox"}},
 	// The command line links no engine: it starts at every call.
-	{"cmd/boxbuild", []string{"proto/...", "cmd/internal/...", "solver", "solver/session", "solver/treehash"}},
+	{"cmd/boxbuild", []string{"frontend/report", "proto/...", "cmd/internal/...", "solver", "solver/session", "solver/treehash"}},
 	{"cmd/internal/progress", []string{"proto/...", "solver"}},
 	{"cmd/internal/config", []string{"proto/registry"}},
 	{"cmd/internal/...", []string{"cmd/internal/...", "proto/..."}},

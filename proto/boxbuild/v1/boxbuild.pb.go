@@ -98,6 +98,59 @@ func (ErrorKind) EnumDescriptor() ([]byte, []int) {
 	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{0}
 }
 
+// Call is what is wanted of a request. Anything but a build needs no outputs and makes no image.
+type Call int32
+
+const (
+	Call_CALL_BUILD   Call = 0
+	Call_CALL_CHECK   Call = 1 // what the checks find in the Dockerfile
+	Call_CALL_OUTLINE Call = 2 // what the target can be given
+	Call_CALL_TARGETS Call = 3 // which targets there are
+)
+
+// Enum value maps for Call.
+var (
+	Call_name = map[int32]string{
+		0: "CALL_BUILD",
+		1: "CALL_CHECK",
+		2: "CALL_OUTLINE",
+		3: "CALL_TARGETS",
+	}
+	Call_value = map[string]int32{
+		"CALL_BUILD":   0,
+		"CALL_CHECK":   1,
+		"CALL_OUTLINE": 2,
+		"CALL_TARGETS": 3,
+	}
+)
+
+func (x Call) Enum() *Call {
+	p := new(Call)
+	*p = x
+	return p
+}
+
+func (x Call) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Call) Descriptor() protoreflect.EnumDescriptor {
+	return file_boxbuild_v1_boxbuild_proto_enumTypes[1].Descriptor()
+}
+
+func (Call) Type() protoreflect.EnumType {
+	return &file_boxbuild_v1_boxbuild_proto_enumTypes[1]
+}
+
+func (x Call) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Call.Descriptor instead.
+func (Call) EnumDescriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{1}
+}
+
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          ErrorKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=boxbuild.v1.ErrorKind" json:"kind,omitempty"`
@@ -479,6 +532,7 @@ type BuildRequest struct {
 	Directories   []*Directory           `protobuf:"bytes,3,rep,name=directories,proto3" json:"directories,omitempty"`
 	Tags          []string               `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"` // as the user wrote them
 	Outputs       []*Output              `protobuf:"bytes,5,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Call          Call                   `protobuf:"varint,6,opt,name=call,proto3,enum=boxbuild.v1.Call" json:"call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -546,6 +600,13 @@ func (x *BuildRequest) GetOutputs() []*Output {
 		return x.Outputs
 	}
 	return nil
+}
+
+func (x *BuildRequest) GetCall() Call {
+	if x != nil {
+		return x.Call
+	}
+	return Call_CALL_BUILD
 }
 
 // Frontend is what is translated to a graph.
@@ -1520,9 +1581,12 @@ func (*BuildFinished_Result) isBuildFinished_Outcome() {}
 func (*BuildFinished_Error) isBuildFinished_Outcome() {}
 
 type BuildResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Images        []*BuiltImage          `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
-	Metadata      map[string]string      `protobuf:"bytes,2,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Images   []*BuiltImage          `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	Metadata map[string]string      `protobuf:"bytes,2,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The answer to a call other than a build: JSON in the form of BuildKit's subrequests frontend.lint, frontend.outline
+	// and frontend.targets, as package frontend/report reads and prints it.
+	Report        []byte `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1567,6 +1631,13 @@ func (x *BuildResult) GetImages() []*BuiltImage {
 func (x *BuildResult) GetMetadata() map[string]string {
 	if x != nil {
 		return x.Metadata
+	}
+	return nil
+}
+
+func (x *BuildResult) GetReport() []byte {
+	if x != nil {
+		return x.Report
 	}
 	return nil
 }
@@ -5839,13 +5910,14 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x06answer\x18\x02 \x01(\v2\x13.boxbuild.v1.AnswerH\x00R\x06answer\x122\n" +
 	"\x06cancel\x18\x03 \x01(\v2\x18.boxbuild.v1.CancelBuildH\x00R\x06cancelB\a\n" +
 	"\x05input\"\r\n" +
-	"\vCancelBuild\"\xce\x01\n" +
+	"\vCancelBuild\"\xf5\x01\n" +
 	"\fBuildRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\bfrontend\x18\x02 \x01(\v2\x15.boxbuild.v1.FrontendR\bfrontend\x128\n" +
 	"\vdirectories\x18\x03 \x03(\v2\x16.boxbuild.v1.DirectoryR\vdirectories\x12\x12\n" +
 	"\x04tags\x18\x04 \x03(\tR\x04tags\x12-\n" +
-	"\aoutputs\x18\x05 \x03(\v2\x13.boxbuild.v1.OutputR\aoutputs\"\xa3\b\n" +
+	"\aoutputs\x18\x05 \x03(\v2\x13.boxbuild.v1.OutputR\aoutputs\x12%\n" +
+	"\x04call\x18\x06 \x01(\x0e2\x11.boxbuild.v1.CallR\x04call\"\xa3\b\n" +
 	"\bFrontend\x12-\n" +
 	"\x11context_directory\x18\x01 \x01(\tH\x00R\x10contextDirectory\x12!\n" +
 	"\vcontext_url\x18\x02 \x01(\tH\x00R\n" +
@@ -5940,10 +6012,11 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\rBuildFinished\x122\n" +
 	"\x06result\x18\x01 \x01(\v2\x18.boxbuild.v1.BuildResultH\x00R\x06result\x12*\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.boxbuild.v1.ErrorH\x00R\x05errorB\t\n" +
-	"\aoutcome\"\xbf\x01\n" +
+	"\aoutcome\"\xd7\x01\n" +
 	"\vBuildResult\x12/\n" +
 	"\x06images\x18\x01 \x03(\v2\x17.boxbuild.v1.BuiltImageR\x06images\x12B\n" +
-	"\bmetadata\x18\x02 \x03(\v2&.boxbuild.v1.BuildResult.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\x02 \x03(\v2&.boxbuild.v1.BuildResult.MetadataEntryR\bmetadata\x12\x16\n" +
+	"\x06report\x18\x03 \x01(\fR\x06report\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
@@ -6243,7 +6316,14 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x11ERROR_KIND_DENIED\x10\x06\x12\x17\n" +
 	"\x13ERROR_KIND_CANCELED\x10\a\x12\x13\n" +
 	"\x0fERROR_KIND_STEP\x10\b\x12\x1a\n" +
-	"\x16ERROR_KIND_UNAVAILABLE\x10\t2\x7f\n" +
+	"\x16ERROR_KIND_UNAVAILABLE\x10\t*J\n" +
+	"\x04Call\x12\x0e\n" +
+	"\n" +
+	"CALL_BUILD\x10\x00\x12\x0e\n" +
+	"\n" +
+	"CALL_CHECK\x10\x01\x12\x10\n" +
+	"\fCALL_OUTLINE\x10\x02\x12\x10\n" +
+	"\fCALL_TARGETS\x10\x032\x7f\n" +
 	"\x06Builds\x12>\n" +
 	"\x05Build\x12\x17.boxbuild.v1.BuildInput\x1a\x18.boxbuild.v1.BuildOutput(\x010\x01\x125\n" +
 	"\aChannel\x12\x12.boxbuild.v1.Chunk\x1a\x12.boxbuild.v1.Chunk(\x010\x012\x80\x05\n" +
@@ -6277,226 +6357,228 @@ func file_boxbuild_v1_boxbuild_proto_rawDescGZIP() []byte {
 	return file_boxbuild_v1_boxbuild_proto_rawDescData
 }
 
-var file_boxbuild_v1_boxbuild_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_boxbuild_v1_boxbuild_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	(ErrorKind)(0),                // 0: boxbuild.v1.ErrorKind
-	(*Error)(nil),                 // 1: boxbuild.v1.Error
-	(*SourceError)(nil),           // 2: boxbuild.v1.SourceError
-	(*StepError)(nil),             // 3: boxbuild.v1.StepError
-	(*LineRange)(nil),             // 4: boxbuild.v1.LineRange
-	(*BuildInput)(nil),            // 5: boxbuild.v1.BuildInput
-	(*CancelBuild)(nil),           // 6: boxbuild.v1.CancelBuild
-	(*BuildRequest)(nil),          // 7: boxbuild.v1.BuildRequest
-	(*Frontend)(nil),              // 8: boxbuild.v1.Frontend
-	(*HostIP)(nil),                // 9: boxbuild.v1.HostIP
-	(*Ulimit)(nil),                // 10: boxbuild.v1.Ulimit
-	(*Limits)(nil),                // 11: boxbuild.v1.Limits
-	(*Directory)(nil),             // 12: boxbuild.v1.Directory
-	(*Output)(nil),                // 13: boxbuild.v1.Output
-	(*Platform)(nil),              // 14: boxbuild.v1.Platform
-	(*BuildOutput)(nil),           // 15: boxbuild.v1.BuildOutput
-	(*BuildAccepted)(nil),         // 16: boxbuild.v1.BuildAccepted
-	(*BuildFinished)(nil),         // 17: boxbuild.v1.BuildFinished
-	(*BuildResult)(nil),           // 18: boxbuild.v1.BuildResult
-	(*BuiltImage)(nil),            // 19: boxbuild.v1.BuiltImage
-	(*Event)(nil),                 // 20: boxbuild.v1.Event
-	(*Declared)(nil),              // 21: boxbuild.v1.Declared
-	(*Started)(nil),               // 22: boxbuild.v1.Started
-	(*Cached)(nil),                // 23: boxbuild.v1.Cached
-	(*Done)(nil),                  // 24: boxbuild.v1.Done
-	(*Failed)(nil),                // 25: boxbuild.v1.Failed
-	(*Canceled)(nil),              // 26: boxbuild.v1.Canceled
-	(*Log)(nil),                   // 27: boxbuild.v1.Log
-	(*Status)(nil),                // 28: boxbuild.v1.Status
-	(*Warning)(nil),               // 29: boxbuild.v1.Warning
-	(*Ask)(nil),                   // 30: boxbuild.v1.Ask
-	(*CredentialsQuestion)(nil),   // 31: boxbuild.v1.CredentialsQuestion
-	(*ChannelQuestion)(nil),       // 32: boxbuild.v1.ChannelQuestion
-	(*SecretQuestion)(nil),        // 33: boxbuild.v1.SecretQuestion
-	(*SSHQuestion)(nil),           // 34: boxbuild.v1.SSHQuestion
-	(*Answer)(nil),                // 35: boxbuild.v1.Answer
-	(*SecretAnswer)(nil),          // 36: boxbuild.v1.SecretAnswer
-	(*SSHAnswer)(nil),             // 37: boxbuild.v1.SSHAnswer
-	(*Credentials)(nil),           // 38: boxbuild.v1.Credentials
-	(*Chunk)(nil),                 // 39: boxbuild.v1.Chunk
-	(*ListRequest)(nil),           // 40: boxbuild.v1.ListRequest
-	(*ListResponse)(nil),          // 41: boxbuild.v1.ListResponse
-	(*ImageSummary)(nil),          // 42: boxbuild.v1.ImageSummary
-	(*InspectRequest)(nil),        // 43: boxbuild.v1.InspectRequest
-	(*InspectResponse)(nil),       // 44: boxbuild.v1.InspectResponse
-	(*HistoryRequest)(nil),        // 45: boxbuild.v1.HistoryRequest
-	(*HistoryResponse)(nil),       // 46: boxbuild.v1.HistoryResponse
-	(*HistoryEntry)(nil),          // 47: boxbuild.v1.HistoryEntry
-	(*TagRequest)(nil),            // 48: boxbuild.v1.TagRequest
-	(*TagResponse)(nil),           // 49: boxbuild.v1.TagResponse
-	(*RemoveRequest)(nil),         // 50: boxbuild.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 51: boxbuild.v1.RemoveResponse
-	(*Removed)(nil),               // 52: boxbuild.v1.Removed
-	(*Transfer)(nil),              // 53: boxbuild.v1.Transfer
-	(*PullInput)(nil),             // 54: boxbuild.v1.PullInput
-	(*PullOutput)(nil),            // 55: boxbuild.v1.PullOutput
-	(*Pulled)(nil),                // 56: boxbuild.v1.Pulled
-	(*PushInput)(nil),             // 57: boxbuild.v1.PushInput
-	(*PushOutput)(nil),            // 58: boxbuild.v1.PushOutput
-	(*Pushed)(nil),                // 59: boxbuild.v1.Pushed
-	(*LoadOptions)(nil),           // 60: boxbuild.v1.LoadOptions
-	(*LoadInput)(nil),             // 61: boxbuild.v1.LoadInput
-	(*LoadOutput)(nil),            // 62: boxbuild.v1.LoadOutput
-	(*Loaded)(nil),                // 63: boxbuild.v1.Loaded
-	(*LoadedImage)(nil),           // 64: boxbuild.v1.LoadedImage
-	(*SaveRequest)(nil),           // 65: boxbuild.v1.SaveRequest
-	(*ImportOptions)(nil),         // 66: boxbuild.v1.ImportOptions
-	(*ImportInput)(nil),           // 67: boxbuild.v1.ImportInput
-	(*ImportResponse)(nil),        // 68: boxbuild.v1.ImportResponse
-	(*PingRequest)(nil),           // 69: boxbuild.v1.PingRequest
-	(*PingResponse)(nil),          // 70: boxbuild.v1.PingResponse
-	(*InfoRequest)(nil),           // 71: boxbuild.v1.InfoRequest
-	(*InfoResponse)(nil),          // 72: boxbuild.v1.InfoResponse
-	(*DiskUsageRequest)(nil),      // 73: boxbuild.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),     // 74: boxbuild.v1.DiskUsageResponse
-	(*UsageClass)(nil),            // 75: boxbuild.v1.UsageClass
-	(*UsageRecord)(nil),           // 76: boxbuild.v1.UsageRecord
-	(*PruneRequest)(nil),          // 77: boxbuild.v1.PruneRequest
-	(*PruneResponse)(nil),         // 78: boxbuild.v1.PruneResponse
-	(*LoginRequest)(nil),          // 79: boxbuild.v1.LoginRequest
-	(*LoginResponse)(nil),         // 80: boxbuild.v1.LoginResponse
-	nil,                           // 81: boxbuild.v1.Frontend.ContextsEntry
-	nil,                           // 82: boxbuild.v1.Frontend.BuildArgsEntry
-	nil,                           // 83: boxbuild.v1.Frontend.LabelsEntry
-	nil,                           // 84: boxbuild.v1.Output.AttrsEntry
-	nil,                           // 85: boxbuild.v1.BuildResult.MetadataEntry
-	nil,                           // 86: boxbuild.v1.ImageSummary.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 87: google.protobuf.Timestamp
+	(Call)(0),                     // 1: boxbuild.v1.Call
+	(*Error)(nil),                 // 2: boxbuild.v1.Error
+	(*SourceError)(nil),           // 3: boxbuild.v1.SourceError
+	(*StepError)(nil),             // 4: boxbuild.v1.StepError
+	(*LineRange)(nil),             // 5: boxbuild.v1.LineRange
+	(*BuildInput)(nil),            // 6: boxbuild.v1.BuildInput
+	(*CancelBuild)(nil),           // 7: boxbuild.v1.CancelBuild
+	(*BuildRequest)(nil),          // 8: boxbuild.v1.BuildRequest
+	(*Frontend)(nil),              // 9: boxbuild.v1.Frontend
+	(*HostIP)(nil),                // 10: boxbuild.v1.HostIP
+	(*Ulimit)(nil),                // 11: boxbuild.v1.Ulimit
+	(*Limits)(nil),                // 12: boxbuild.v1.Limits
+	(*Directory)(nil),             // 13: boxbuild.v1.Directory
+	(*Output)(nil),                // 14: boxbuild.v1.Output
+	(*Platform)(nil),              // 15: boxbuild.v1.Platform
+	(*BuildOutput)(nil),           // 16: boxbuild.v1.BuildOutput
+	(*BuildAccepted)(nil),         // 17: boxbuild.v1.BuildAccepted
+	(*BuildFinished)(nil),         // 18: boxbuild.v1.BuildFinished
+	(*BuildResult)(nil),           // 19: boxbuild.v1.BuildResult
+	(*BuiltImage)(nil),            // 20: boxbuild.v1.BuiltImage
+	(*Event)(nil),                 // 21: boxbuild.v1.Event
+	(*Declared)(nil),              // 22: boxbuild.v1.Declared
+	(*Started)(nil),               // 23: boxbuild.v1.Started
+	(*Cached)(nil),                // 24: boxbuild.v1.Cached
+	(*Done)(nil),                  // 25: boxbuild.v1.Done
+	(*Failed)(nil),                // 26: boxbuild.v1.Failed
+	(*Canceled)(nil),              // 27: boxbuild.v1.Canceled
+	(*Log)(nil),                   // 28: boxbuild.v1.Log
+	(*Status)(nil),                // 29: boxbuild.v1.Status
+	(*Warning)(nil),               // 30: boxbuild.v1.Warning
+	(*Ask)(nil),                   // 31: boxbuild.v1.Ask
+	(*CredentialsQuestion)(nil),   // 32: boxbuild.v1.CredentialsQuestion
+	(*ChannelQuestion)(nil),       // 33: boxbuild.v1.ChannelQuestion
+	(*SecretQuestion)(nil),        // 34: boxbuild.v1.SecretQuestion
+	(*SSHQuestion)(nil),           // 35: boxbuild.v1.SSHQuestion
+	(*Answer)(nil),                // 36: boxbuild.v1.Answer
+	(*SecretAnswer)(nil),          // 37: boxbuild.v1.SecretAnswer
+	(*SSHAnswer)(nil),             // 38: boxbuild.v1.SSHAnswer
+	(*Credentials)(nil),           // 39: boxbuild.v1.Credentials
+	(*Chunk)(nil),                 // 40: boxbuild.v1.Chunk
+	(*ListRequest)(nil),           // 41: boxbuild.v1.ListRequest
+	(*ListResponse)(nil),          // 42: boxbuild.v1.ListResponse
+	(*ImageSummary)(nil),          // 43: boxbuild.v1.ImageSummary
+	(*InspectRequest)(nil),        // 44: boxbuild.v1.InspectRequest
+	(*InspectResponse)(nil),       // 45: boxbuild.v1.InspectResponse
+	(*HistoryRequest)(nil),        // 46: boxbuild.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 47: boxbuild.v1.HistoryResponse
+	(*HistoryEntry)(nil),          // 48: boxbuild.v1.HistoryEntry
+	(*TagRequest)(nil),            // 49: boxbuild.v1.TagRequest
+	(*TagResponse)(nil),           // 50: boxbuild.v1.TagResponse
+	(*RemoveRequest)(nil),         // 51: boxbuild.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 52: boxbuild.v1.RemoveResponse
+	(*Removed)(nil),               // 53: boxbuild.v1.Removed
+	(*Transfer)(nil),              // 54: boxbuild.v1.Transfer
+	(*PullInput)(nil),             // 55: boxbuild.v1.PullInput
+	(*PullOutput)(nil),            // 56: boxbuild.v1.PullOutput
+	(*Pulled)(nil),                // 57: boxbuild.v1.Pulled
+	(*PushInput)(nil),             // 58: boxbuild.v1.PushInput
+	(*PushOutput)(nil),            // 59: boxbuild.v1.PushOutput
+	(*Pushed)(nil),                // 60: boxbuild.v1.Pushed
+	(*LoadOptions)(nil),           // 61: boxbuild.v1.LoadOptions
+	(*LoadInput)(nil),             // 62: boxbuild.v1.LoadInput
+	(*LoadOutput)(nil),            // 63: boxbuild.v1.LoadOutput
+	(*Loaded)(nil),                // 64: boxbuild.v1.Loaded
+	(*LoadedImage)(nil),           // 65: boxbuild.v1.LoadedImage
+	(*SaveRequest)(nil),           // 66: boxbuild.v1.SaveRequest
+	(*ImportOptions)(nil),         // 67: boxbuild.v1.ImportOptions
+	(*ImportInput)(nil),           // 68: boxbuild.v1.ImportInput
+	(*ImportResponse)(nil),        // 69: boxbuild.v1.ImportResponse
+	(*PingRequest)(nil),           // 70: boxbuild.v1.PingRequest
+	(*PingResponse)(nil),          // 71: boxbuild.v1.PingResponse
+	(*InfoRequest)(nil),           // 72: boxbuild.v1.InfoRequest
+	(*InfoResponse)(nil),          // 73: boxbuild.v1.InfoResponse
+	(*DiskUsageRequest)(nil),      // 74: boxbuild.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),     // 75: boxbuild.v1.DiskUsageResponse
+	(*UsageClass)(nil),            // 76: boxbuild.v1.UsageClass
+	(*UsageRecord)(nil),           // 77: boxbuild.v1.UsageRecord
+	(*PruneRequest)(nil),          // 78: boxbuild.v1.PruneRequest
+	(*PruneResponse)(nil),         // 79: boxbuild.v1.PruneResponse
+	(*LoginRequest)(nil),          // 80: boxbuild.v1.LoginRequest
+	(*LoginResponse)(nil),         // 81: boxbuild.v1.LoginResponse
+	nil,                           // 82: boxbuild.v1.Frontend.ContextsEntry
+	nil,                           // 83: boxbuild.v1.Frontend.BuildArgsEntry
+	nil,                           // 84: boxbuild.v1.Frontend.LabelsEntry
+	nil,                           // 85: boxbuild.v1.Output.AttrsEntry
+	nil,                           // 86: boxbuild.v1.BuildResult.MetadataEntry
+	nil,                           // 87: boxbuild.v1.ImageSummary.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 88: google.protobuf.Timestamp
 }
 var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	0,   // 0: boxbuild.v1.Error.kind:type_name -> boxbuild.v1.ErrorKind
-	2,   // 1: boxbuild.v1.Error.source:type_name -> boxbuild.v1.SourceError
-	3,   // 2: boxbuild.v1.Error.step:type_name -> boxbuild.v1.StepError
-	4,   // 3: boxbuild.v1.SourceError.ranges:type_name -> boxbuild.v1.LineRange
-	7,   // 4: boxbuild.v1.BuildInput.start:type_name -> boxbuild.v1.BuildRequest
-	35,  // 5: boxbuild.v1.BuildInput.answer:type_name -> boxbuild.v1.Answer
-	6,   // 6: boxbuild.v1.BuildInput.cancel:type_name -> boxbuild.v1.CancelBuild
-	8,   // 7: boxbuild.v1.BuildRequest.frontend:type_name -> boxbuild.v1.Frontend
-	12,  // 8: boxbuild.v1.BuildRequest.directories:type_name -> boxbuild.v1.Directory
-	13,  // 9: boxbuild.v1.BuildRequest.outputs:type_name -> boxbuild.v1.Output
-	81,  // 10: boxbuild.v1.Frontend.contexts:type_name -> boxbuild.v1.Frontend.ContextsEntry
-	82,  // 11: boxbuild.v1.Frontend.build_args:type_name -> boxbuild.v1.Frontend.BuildArgsEntry
-	83,  // 12: boxbuild.v1.Frontend.labels:type_name -> boxbuild.v1.Frontend.LabelsEntry
-	14,  // 13: boxbuild.v1.Frontend.platforms:type_name -> boxbuild.v1.Platform
-	9,   // 14: boxbuild.v1.Frontend.extra_hosts:type_name -> boxbuild.v1.HostIP
-	10,  // 15: boxbuild.v1.Frontend.ulimits:type_name -> boxbuild.v1.Ulimit
-	11,  // 16: boxbuild.v1.Frontend.limits:type_name -> boxbuild.v1.Limits
-	84,  // 17: boxbuild.v1.Output.attrs:type_name -> boxbuild.v1.Output.AttrsEntry
-	12,  // 18: boxbuild.v1.Output.directory:type_name -> boxbuild.v1.Directory
-	16,  // 19: boxbuild.v1.BuildOutput.accepted:type_name -> boxbuild.v1.BuildAccepted
-	20,  // 20: boxbuild.v1.BuildOutput.event:type_name -> boxbuild.v1.Event
-	30,  // 21: boxbuild.v1.BuildOutput.ask:type_name -> boxbuild.v1.Ask
-	17,  // 22: boxbuild.v1.BuildOutput.finished:type_name -> boxbuild.v1.BuildFinished
-	18,  // 23: boxbuild.v1.BuildFinished.result:type_name -> boxbuild.v1.BuildResult
-	1,   // 24: boxbuild.v1.BuildFinished.error:type_name -> boxbuild.v1.Error
-	19,  // 25: boxbuild.v1.BuildResult.images:type_name -> boxbuild.v1.BuiltImage
-	85,  // 26: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
-	14,  // 27: boxbuild.v1.BuiltImage.platform:type_name -> boxbuild.v1.Platform
-	87,  // 28: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
-	21,  // 29: boxbuild.v1.Event.declared:type_name -> boxbuild.v1.Declared
-	22,  // 30: boxbuild.v1.Event.started:type_name -> boxbuild.v1.Started
-	23,  // 31: boxbuild.v1.Event.cached:type_name -> boxbuild.v1.Cached
-	24,  // 32: boxbuild.v1.Event.done:type_name -> boxbuild.v1.Done
-	25,  // 33: boxbuild.v1.Event.failed:type_name -> boxbuild.v1.Failed
-	26,  // 34: boxbuild.v1.Event.canceled:type_name -> boxbuild.v1.Canceled
-	27,  // 35: boxbuild.v1.Event.log:type_name -> boxbuild.v1.Log
-	28,  // 36: boxbuild.v1.Event.status:type_name -> boxbuild.v1.Status
-	29,  // 37: boxbuild.v1.Event.warning:type_name -> boxbuild.v1.Warning
-	4,   // 38: boxbuild.v1.Declared.ranges:type_name -> boxbuild.v1.LineRange
-	1,   // 39: boxbuild.v1.Failed.error:type_name -> boxbuild.v1.Error
-	87,  // 40: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
-	87,  // 41: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
-	4,   // 42: boxbuild.v1.Warning.ranges:type_name -> boxbuild.v1.LineRange
-	31,  // 43: boxbuild.v1.Ask.credentials:type_name -> boxbuild.v1.CredentialsQuestion
-	32,  // 44: boxbuild.v1.Ask.channel:type_name -> boxbuild.v1.ChannelQuestion
-	33,  // 45: boxbuild.v1.Ask.secret:type_name -> boxbuild.v1.SecretQuestion
-	34,  // 46: boxbuild.v1.Ask.ssh:type_name -> boxbuild.v1.SSHQuestion
-	38,  // 47: boxbuild.v1.Answer.credentials:type_name -> boxbuild.v1.Credentials
-	1,   // 48: boxbuild.v1.Answer.error:type_name -> boxbuild.v1.Error
-	36,  // 49: boxbuild.v1.Answer.secret:type_name -> boxbuild.v1.SecretAnswer
-	37,  // 50: boxbuild.v1.Answer.ssh:type_name -> boxbuild.v1.SSHAnswer
-	1,   // 51: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
-	42,  // 52: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
-	87,  // 53: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
-	86,  // 54: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
-	14,  // 55: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
-	42,  // 56: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
-	87,  // 57: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
-	47,  // 58: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
-	87,  // 59: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
-	52,  // 60: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
-	14,  // 61: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
-	53,  // 62: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
-	35,  // 63: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
-	28,  // 64: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
-	30,  // 65: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
-	56,  // 66: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
-	53,  // 67: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
-	35,  // 68: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
-	28,  // 69: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
-	30,  // 70: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
-	59,  // 71: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
-	14,  // 72: boxbuild.v1.LoadOptions.platform:type_name -> boxbuild.v1.Platform
-	60,  // 73: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
-	28,  // 74: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
-	63,  // 75: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
-	64,  // 76: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
-	14,  // 77: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
-	66,  // 78: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
-	14,  // 79: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
-	87,  // 80: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
-	75,  // 81: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
-	75,  // 82: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
-	76,  // 83: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	87,  // 84: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	87,  // 85: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
-	52,  // 86: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
-	38,  // 87: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
-	5,   // 88: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
-	39,  // 89: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
-	40,  // 90: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
-	43,  // 91: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
-	45,  // 92: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
-	48,  // 93: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
-	50,  // 94: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
-	54,  // 95: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
-	57,  // 96: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
-	61,  // 97: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
-	65,  // 98: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
-	67,  // 99: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	69,  // 100: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
-	71,  // 101: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	73,  // 102: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	77,  // 103: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	79,  // 104: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	15,  // 105: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	39,  // 106: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	41,  // 107: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	44,  // 108: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	46,  // 109: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	49,  // 110: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	51,  // 111: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	55,  // 112: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	58,  // 113: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	62,  // 114: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	39,  // 115: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	68,  // 116: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	70,  // 117: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
-	72,  // 118: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	74,  // 119: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	78,  // 120: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	80,  // 121: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	105, // [105:122] is the sub-list for method output_type
-	88,  // [88:105] is the sub-list for method input_type
-	88,  // [88:88] is the sub-list for extension type_name
-	88,  // [88:88] is the sub-list for extension extendee
-	0,   // [0:88] is the sub-list for field type_name
+	3,   // 1: boxbuild.v1.Error.source:type_name -> boxbuild.v1.SourceError
+	4,   // 2: boxbuild.v1.Error.step:type_name -> boxbuild.v1.StepError
+	5,   // 3: boxbuild.v1.SourceError.ranges:type_name -> boxbuild.v1.LineRange
+	8,   // 4: boxbuild.v1.BuildInput.start:type_name -> boxbuild.v1.BuildRequest
+	36,  // 5: boxbuild.v1.BuildInput.answer:type_name -> boxbuild.v1.Answer
+	7,   // 6: boxbuild.v1.BuildInput.cancel:type_name -> boxbuild.v1.CancelBuild
+	9,   // 7: boxbuild.v1.BuildRequest.frontend:type_name -> boxbuild.v1.Frontend
+	13,  // 8: boxbuild.v1.BuildRequest.directories:type_name -> boxbuild.v1.Directory
+	14,  // 9: boxbuild.v1.BuildRequest.outputs:type_name -> boxbuild.v1.Output
+	1,   // 10: boxbuild.v1.BuildRequest.call:type_name -> boxbuild.v1.Call
+	82,  // 11: boxbuild.v1.Frontend.contexts:type_name -> boxbuild.v1.Frontend.ContextsEntry
+	83,  // 12: boxbuild.v1.Frontend.build_args:type_name -> boxbuild.v1.Frontend.BuildArgsEntry
+	84,  // 13: boxbuild.v1.Frontend.labels:type_name -> boxbuild.v1.Frontend.LabelsEntry
+	15,  // 14: boxbuild.v1.Frontend.platforms:type_name -> boxbuild.v1.Platform
+	10,  // 15: boxbuild.v1.Frontend.extra_hosts:type_name -> boxbuild.v1.HostIP
+	11,  // 16: boxbuild.v1.Frontend.ulimits:type_name -> boxbuild.v1.Ulimit
+	12,  // 17: boxbuild.v1.Frontend.limits:type_name -> boxbuild.v1.Limits
+	85,  // 18: boxbuild.v1.Output.attrs:type_name -> boxbuild.v1.Output.AttrsEntry
+	13,  // 19: boxbuild.v1.Output.directory:type_name -> boxbuild.v1.Directory
+	17,  // 20: boxbuild.v1.BuildOutput.accepted:type_name -> boxbuild.v1.BuildAccepted
+	21,  // 21: boxbuild.v1.BuildOutput.event:type_name -> boxbuild.v1.Event
+	31,  // 22: boxbuild.v1.BuildOutput.ask:type_name -> boxbuild.v1.Ask
+	18,  // 23: boxbuild.v1.BuildOutput.finished:type_name -> boxbuild.v1.BuildFinished
+	19,  // 24: boxbuild.v1.BuildFinished.result:type_name -> boxbuild.v1.BuildResult
+	2,   // 25: boxbuild.v1.BuildFinished.error:type_name -> boxbuild.v1.Error
+	20,  // 26: boxbuild.v1.BuildResult.images:type_name -> boxbuild.v1.BuiltImage
+	86,  // 27: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
+	15,  // 28: boxbuild.v1.BuiltImage.platform:type_name -> boxbuild.v1.Platform
+	88,  // 29: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
+	22,  // 30: boxbuild.v1.Event.declared:type_name -> boxbuild.v1.Declared
+	23,  // 31: boxbuild.v1.Event.started:type_name -> boxbuild.v1.Started
+	24,  // 32: boxbuild.v1.Event.cached:type_name -> boxbuild.v1.Cached
+	25,  // 33: boxbuild.v1.Event.done:type_name -> boxbuild.v1.Done
+	26,  // 34: boxbuild.v1.Event.failed:type_name -> boxbuild.v1.Failed
+	27,  // 35: boxbuild.v1.Event.canceled:type_name -> boxbuild.v1.Canceled
+	28,  // 36: boxbuild.v1.Event.log:type_name -> boxbuild.v1.Log
+	29,  // 37: boxbuild.v1.Event.status:type_name -> boxbuild.v1.Status
+	30,  // 38: boxbuild.v1.Event.warning:type_name -> boxbuild.v1.Warning
+	5,   // 39: boxbuild.v1.Declared.ranges:type_name -> boxbuild.v1.LineRange
+	2,   // 40: boxbuild.v1.Failed.error:type_name -> boxbuild.v1.Error
+	88,  // 41: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
+	88,  // 42: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
+	5,   // 43: boxbuild.v1.Warning.ranges:type_name -> boxbuild.v1.LineRange
+	32,  // 44: boxbuild.v1.Ask.credentials:type_name -> boxbuild.v1.CredentialsQuestion
+	33,  // 45: boxbuild.v1.Ask.channel:type_name -> boxbuild.v1.ChannelQuestion
+	34,  // 46: boxbuild.v1.Ask.secret:type_name -> boxbuild.v1.SecretQuestion
+	35,  // 47: boxbuild.v1.Ask.ssh:type_name -> boxbuild.v1.SSHQuestion
+	39,  // 48: boxbuild.v1.Answer.credentials:type_name -> boxbuild.v1.Credentials
+	2,   // 49: boxbuild.v1.Answer.error:type_name -> boxbuild.v1.Error
+	37,  // 50: boxbuild.v1.Answer.secret:type_name -> boxbuild.v1.SecretAnswer
+	38,  // 51: boxbuild.v1.Answer.ssh:type_name -> boxbuild.v1.SSHAnswer
+	2,   // 52: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
+	43,  // 53: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
+	88,  // 54: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
+	87,  // 55: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
+	15,  // 56: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
+	43,  // 57: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
+	88,  // 58: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
+	48,  // 59: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
+	88,  // 60: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
+	53,  // 61: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
+	15,  // 62: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
+	54,  // 63: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
+	36,  // 64: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
+	29,  // 65: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
+	31,  // 66: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
+	57,  // 67: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
+	54,  // 68: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
+	36,  // 69: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
+	29,  // 70: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
+	31,  // 71: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
+	60,  // 72: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
+	15,  // 73: boxbuild.v1.LoadOptions.platform:type_name -> boxbuild.v1.Platform
+	61,  // 74: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
+	29,  // 75: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
+	64,  // 76: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
+	65,  // 77: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
+	15,  // 78: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
+	67,  // 79: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
+	15,  // 80: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
+	88,  // 81: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
+	76,  // 82: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
+	76,  // 83: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
+	77,  // 84: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
+	88,  // 85: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	88,  // 86: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	53,  // 87: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
+	39,  // 88: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
+	6,   // 89: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
+	40,  // 90: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
+	41,  // 91: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
+	44,  // 92: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
+	46,  // 93: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
+	49,  // 94: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
+	51,  // 95: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
+	55,  // 96: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
+	58,  // 97: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
+	62,  // 98: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
+	66,  // 99: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
+	68,  // 100: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
+	70,  // 101: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	72,  // 102: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	74,  // 103: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	78,  // 104: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	80,  // 105: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	16,  // 106: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	40,  // 107: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	42,  // 108: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	45,  // 109: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	47,  // 110: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	50,  // 111: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	52,  // 112: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	56,  // 113: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	59,  // 114: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	63,  // 115: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	40,  // 116: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	69,  // 117: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	71,  // 118: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	73,  // 119: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	75,  // 120: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	79,  // 121: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	81,  // 122: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	106, // [106:123] is the sub-list for method output_type
+	89,  // [89:106] is the sub-list for method input_type
+	89,  // [89:89] is the sub-list for extension type_name
+	89,  // [89:89] is the sub-list for extension extendee
+	0,   // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_boxbuild_v1_boxbuild_proto_init() }
@@ -6599,7 +6681,7 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_boxbuild_v1_boxbuild_proto_rawDesc), len(file_boxbuild_v1_boxbuild_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   86,
 			NumExtensions: 0,
 			NumServices:   3,

@@ -18,10 +18,6 @@ func (s slots) Admit(ctx context.Context, _ *Step) (release func(), err error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if ctx.Err() != nil {
-		<-s
-		return nil, context.Cause(ctx)
-	}
 	return func() { <-s }, nil
 }
 
@@ -84,11 +80,16 @@ func (l *line) serve() {
 		l.mu.Lock()
 		recall := l.recall
 		l.recall = nil
-		if err != nil && errors.Is(context.Cause(ctx), errOvertaken) {
+		// An Admitter that has just found room may not have seen that ctx has ended.
+		overtaken := errors.Is(context.Cause(ctx), errOvertaken)
+		if overtaken {
 			l.wait.push(order, f)
 		}
 		l.mu.Unlock()
 		switch {
+		case overtaken && err == nil && release != nil:
+			release()
+		case overtaken:
 		case err == nil && f.begin():
 			if release == nil {
 				release = func() {}

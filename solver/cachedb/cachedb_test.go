@@ -231,8 +231,8 @@ func TestLocked(t *testing.T) {
 	}
 }
 
-// A process that is killed in the midst of writing loses next to nothing, and the file is never wrong. The child prints
-// how many records it has put; all but the last few of those must be there.
+// A process that is killed in the midst of writing loses nothing that was written out, and the file is never wrong. The
+// child prints how many records it has written out, and goes on.
 func TestKill(t *testing.T) {
 	if path := os.Getenv("CACHEDB_TEST_KILL"); path != "" {
 		c, err := cachedb.Open(path)
@@ -241,7 +241,12 @@ func TestKill(t *testing.T) {
 		}
 		for i := 0; ; i++ {
 			fill(t, c, i) // over and over, so that pages are freed and used again
-			fmt.Println(i)
+			if i%20 == 0 {
+				if err := c.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				fmt.Println(i)
+			}
 		}
 	}
 	path := filepath.Join(t.TempDir(), "cache.db")
@@ -257,7 +262,7 @@ func TestKill(t *testing.T) {
 		}
 		buf := make([]byte, 1<<16)
 		said := ""
-		for len(said) < 200+50*round {
+		for len(said) < 10+10*round {
 			n, err := out.Read(buf)
 			said += string(buf[:n])
 			if err != nil {
@@ -273,8 +278,8 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := mustOpen(t, path)
-		if n := got(t, c, put+1000); n < put/2 {
-			t.Errorf("round %d: %d of %d records are left", round, n, put)
+		if n := got(t, c, put+1000); n < put {
+			t.Errorf("round %d: %d records are left of %d that were written out", round, n, put)
 		}
 		if _, err := os.Stat(path + ".damaged"); err == nil {
 			t.Fatal("the file was taken for damaged")

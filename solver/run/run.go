@@ -24,6 +24,7 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/run/httpsource"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
@@ -48,6 +49,9 @@ type Deps struct {
 	DiffIDs   DiffIDs
 	CacheDir  string // cache mounts live below
 	RecentDir string // what file operations have copied last, a hint
+	FetchDir  string // what URLs have had, a hint
+	// HTTP fetches files; nil for a client with its defaults.
+	HTTP *httpsource.Client
 	// Hashes remembers the content digests of snapshots.
 	Hashes *treehash.Cache
 	// Parallelism bounds the processes that run at once, over all builds.
@@ -66,6 +70,10 @@ type Runner struct {
 	trees  trees
 	caches cacheLocks
 	recent recent
+
+	http       *httpsource.Client
+	remembered *httpsource.Memory
+	fetched    fetched
 }
 
 // New returns a Runner, after it has removed what an earlier one has left that is of no use any more.
@@ -77,6 +85,10 @@ func New(deps Deps) *Runner {
 		deps.Hashes = treehash.NewCache(0, nil)
 	}
 	r := &Runner{deps: deps, slots: semaphore.NewWeighted(int64(deps.Parallelism)), recent: recent{deps.RecentDir}}
+	if r.http = deps.HTTP; r.http == nil {
+		r.http = httpsource.New(httpsource.Options{})
+	}
+	r.remembered = httpsource.OpenMemory(deps.FetchDir)
 	r.sweepCaches()
 	r.recent.sweep(func(id snapshot.ID) bool {
 		_, err := deps.Snapshots.Stat(context.Background(), id)
@@ -113,6 +125,8 @@ func (r *Runner) Run(ctx context.Context, step *solver.Step) ([]solver.Result, e
 		return []solver.Result{ResultOf(id)}, nil
 	case *op.Local:
 		return r.runLocal(o)
+	case *op.HTTP:
+		return r.runHTTP(ctx, o)
 	case *op.Exec:
 		return r.runExec(ctx, step, o)
 	case *op.File:

@@ -27,7 +27,7 @@ const maxKeyFile = 100 << 10
 // An sshOffer is an agent, or another socket, that --ssh offers to the build. Either socket or keys is set.
 type sshOffer struct {
 	socket string
-	raw    bool          // the bytes of the socket as they are; else it speaks the protocol of agents
+	raw    bool                // the bytes of the socket as they are; else it speaks the protocol of agents
 	keys   agent.ExtendedAgent // made of files; lives only in this process
 }
 

@@ -358,7 +358,7 @@ func (w *wiring) worker() *daemon {
 	}
 	w.runner = runner.New(runner.Deps{
 		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
-		CacheDir: w.path("cachemounts"), RecentDir: w.path("copies"),
+		CacheDir: w.path("cachemounts"), RecentDir: w.path("copies"), SocketDir: w.path("sockets"),
 		ResolvConf: w.network.ResolvConf, HostResolvConf: hostResolvConf,
 		Hashes: treehash.NewCache(hashEntries, nil), Parallelism: parallelism,
 	})

@@ -22,7 +22,7 @@ func (r *Runner) runExec(ctx context.Context, step *solver.Step, e *op.Exec) ([]
 	if err != nil {
 		return nil, err
 	}
-	spec, err := r.spec(e, m)
+	spec, err := r.spec(ctx, e, m)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,11 @@ func (w logWriter) Write(p []byte) (int, error) {
 }
 
 // spec describes the sandbox of e.
-func (r *Runner) spec(e *op.Exec, m *execMounts) (*executor.Spec, error) {
+func (r *Runner) spec(ctx context.Context, e *op.Exec, m *execMounts) (*executor.Spec, error) {
+	secretEnv, err := m.secrets.env(ctx, e.Secrets)
+	if err != nil {
+		return nil, err
+	}
 	s := &executor.Spec{
 		ID:       newName(),
 		Hostname: e.Meta.Hostname,
@@ -87,7 +91,7 @@ func (r *Runner) spec(e *op.Exec, m *execMounts) (*executor.Spec, error) {
 		ReadOnly: m.rootReadOnly,
 		Process: executor.Process{
 			Args: e.Meta.Args,
-			Env:  append(slices.Clone(e.Meta.Env), proxyEnv(e.Meta.Proxy)...),
+			Env:  slices.Concat(e.Meta.Env, proxyEnv(e.Meta.Proxy), secretEnv),
 			Cwd:  e.Meta.Cwd,
 			User: e.Meta.User,
 		},
@@ -125,7 +129,6 @@ func (r *Runner) spec(e *op.Exec, m *execMounts) (*executor.Spec, error) {
 		return nil, fmt.Errorf("unknown network %d", e.Network)
 	}
 	if resolv != nil {
-		var err error
 		if s.ResolvConf, err = resolv(); err != nil {
 			return nil, fmt.Errorf("preparing name resolution: %w", err)
 		}
@@ -133,15 +136,11 @@ func (r *Runner) spec(e *op.Exec, m *execMounts) (*executor.Spec, error) {
 	for _, u := range e.Meta.Ulimits {
 		s.Ulimits = append(s.Ulimits, executor.Ulimit{Name: u.Name, Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}
+	s.Ulimits = noCore(e, s.Ulimits)
 	s.Hosts = hostsFile(s.Hostname, e.Meta.ExtraHosts)
 	for _, d := range e.Devices {
 		if !d.Optional {
 			return nil, fmt.Errorf("device %q: no such CDI device", d.Name)
-		}
-	}
-	for _, sec := range e.Secrets {
-		if !sec.Optional {
-			return nil, fmt.Errorf("secret %s: not found", sec.ID)
 		}
 	}
 	return s, nil

@@ -22,6 +22,7 @@ type execMounts struct {
 	mounts       []executor.Mount
 	drafts       map[int]*draft      // by output; NoOutput and below for those that are thrown away
 	caches       map[string]cacheUse // by cacheName
+	secrets      secrets
 	cleanup      []func()
 }
 
@@ -58,7 +59,7 @@ func (m *execMounts) commit(ctx context.Context, outputs int) ([]solver.Result, 
 
 // mountExec prepares the mounts of e. What it returns must be closed, also with an error.
 func (r *Runner) mountExec(ctx context.Context, step *solver.Step, e *op.Exec) (*execMounts, error) {
-	m := &execMounts{drafts: make(map[int]*draft)}
+	m := &execMounts{drafts: make(map[int]*draft), secrets: make(secrets)}
 	caches, leave, err := r.enterCaches(ctx, step, e)
 	m.caches, m.cleanup = caches, append(m.cleanup, leave)
 	if err != nil {
@@ -73,7 +74,7 @@ func (r *Runner) mountExec(ctx context.Context, step *solver.Step, e *op.Exec) (
 		return len(path.Clean(e.Mounts[a].Dest)) - len(path.Clean(e.Mounts[b].Dest))
 	})
 	for _, i := range order {
-		if err := r.mountOne(ctx, m, step, &e.Mounts[i]); err != nil {
+		if err := r.mountOne(ctx, m, step, absolute(&e.Mounts[i], e.Meta.Cwd)); err != nil {
 			return m, err
 		}
 	}
@@ -81,6 +82,16 @@ func (r *Runner) mountExec(ctx context.Context, step *solver.Step, e *op.Exec) (
 		return m, errors.New("no mount is the root")
 	}
 	return m, nil
+}
+
+// absolute returns x with a destination that does not depend on the working directory.
+func absolute(x *op.ExecMount, cwd string) *op.ExecMount {
+	if path.IsAbs(x.Dest) {
+		return x
+	}
+	y := *x
+	y.Dest = path.Join("/", cwd, x.Dest)
+	return &y
 }
 
 func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step, x *op.ExecMount) error {
@@ -105,16 +116,17 @@ func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step,
 		}
 		m.cleanup = append(m.cleanup, func() { f.Close() })
 		em.Type, em.Source = executor.Bind, f
-	case op.MountSecret:
-		if x.Secret.Optional {
-			return nil
+	case op.MountSecret, op.MountSSH:
+		var ok bool
+		var err error
+		if x.Type == op.MountSecret {
+			em, ok, err = m.secrets.mount(ctx, x)
+		} else {
+			em, ok, err = r.sshMount(ctx, m, x)
 		}
-		return fmt.Errorf("secret %s: not found", x.Secret.ID)
-	case op.MountSSH:
-		if x.SSH.Optional {
-			return nil
+		if err != nil || !ok {
+			return err
 		}
-		return fmt.Errorf("ssh agent %s: not offered by the client", x.SSH.ID)
 	default:
 		return fmt.Errorf("mount at %s: unknown type %d", x.Dest, x.Type)
 	}

@@ -49,9 +49,13 @@ type Deps struct {
 	DiffIDs   DiffIDs
 	CacheDir  string // cache mounts live below
 	RecentDir string // what file operations have copied last, a hint
+<<<<<<< HEAD
 	FetchDir  string // what URLs have had, a hint
 	// HTTP fetches files; nil for a client with its defaults.
 	HTTP *httpsource.Client
+=======
+	SocketDir string // sockets that lead to clients' agents; "" for the machine's temporary directory
+>>>>>>> a0c8a9b (wip)
 	// Hashes remembers the content digests of snapshots.
 	Hashes *treehash.Cache
 	// Parallelism bounds the processes that run at once, over all builds.
@@ -90,6 +94,7 @@ func New(deps Deps) *Runner {
 	}
 	r.remembered = httpsource.OpenMemory(deps.FetchDir)
 	r.sweepCaches()
+	r.sweepSockets()
 	r.recent.sweep(func(id snapshot.ID) bool {
 		_, err := deps.Snapshots.Stat(context.Background(), id)
 		return !errors.Is(err, snapshot.ErrNotFound)

@@ -44,10 +44,10 @@ type NotFoundError struct {
 	ID   string
 }
 
-// Error has BuildKit's words.
+// Error has BuildKit's words first.
 func (e *NotFoundError) Error() string {
 	if e.Kind == "ssh" {
-		return fmt.Sprintf("unset ssh forward key %s", e.ID)
+		return fmt.Sprintf("unset ssh forward key %s: the build was not given --ssh %s", e.ID, e.ID)
 	}
 	return fmt.Sprintf("%s %s: not found", e.Kind, e.ID)
 }

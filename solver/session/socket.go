@@ -40,8 +40,7 @@ var ErrSocketClosed = errors.New("the socket for the agent is closed")
 // Listen makes a socket for what the client of ctx offers under id, in a new directory below dir. The error is a
 // *NotFoundError if it offers nothing. The socket works until Close, or the end of ctx.
 func Listen(ctx context.Context, dir, id string, file SocketFile) (_ *Socket, err error) {
-	s := From(ctx)
-	if err := s.CheckSSH(ctx, id); err != nil {
+	if err := From(ctx).CheckSSH(ctx, id); err != nil {
 		return nil, err
 	}
 	own, err := os.MkdirTemp(dir, "ssh-")
@@ -66,7 +65,7 @@ func Listen(ctx context.Context, dir, id string, file SocketFile) (_ *Socket, er
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	k := &Socket{Path: path, listener: l, cancel: cancel}
-	k.conns.Go(func() { k.accept(ctx, s, id) })
+	k.conns.Go(func() { k.accept(ctx, id) })
 	context.AfterFunc(ctx, func() { _ = l.Close() }) // Close waits for what it ends
 	return k, nil
 }
@@ -100,7 +99,7 @@ func (k *Socket) Close() error {
 	return err
 }
 
-func (k *Socket) accept(ctx context.Context, s Session, id string) {
+func (k *Socket) accept(ctx context.Context, id string) {
 	slots := make(chan struct{}, maxConns)
 	for {
 		select {
@@ -114,15 +113,16 @@ func (k *Socket) accept(ctx context.Context, s Session, id string) {
 		}
 		k.conns.Go(func() {
 			defer func() { <-slots }()
-			forward(ctx, s, id, c)
+			forward(ctx, id, c)
 		})
 	}
 }
 
-// forward joins c with a new connection to the agent. When either side has ended both are closed.
-func forward(ctx context.Context, s Session, id string, c *net.UnixConn) {
+// forward joins c with a new connection to the agent. The step may have another client by now than when the socket was
+// made. When either side has ended both are closed.
+func forward(ctx context.Context, id string, c *net.UnixConn) {
 	defer func() { _ = c.Close() }()
-	agent, err := s.DialSSH(ctx, id)
+	agent, err := From(ctx).DialSSH(ctx, id)
 	if err != nil {
 		return // the process sees its connection closed, as from an agent that went away
 	}

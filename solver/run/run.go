@@ -49,13 +49,10 @@ type Deps struct {
 	DiffIDs   DiffIDs
 	CacheDir  string // cache mounts live below
 	RecentDir string // what file operations have copied last, a hint
-<<<<<<< HEAD
 	FetchDir  string // what URLs have had, a hint
 	// HTTP fetches files; nil for a client with its defaults.
 	HTTP *httpsource.Client
-=======
 	SocketDir string // sockets that lead to clients' agents; "" for the machine's temporary directory
->>>>>>> a0c8a9b (wip)
 	// Hashes remembers the content digests of snapshots.
 	Hashes *treehash.Cache
 	// Parallelism bounds the processes that run at once, over all builds.

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -42,6 +43,7 @@ type BuildRequest struct {
 	Sources  Sources
 	Keychain authn.Keychain  // the user's registry credentials; nil for none
 	Session  session.Session // the client's secrets and agents; nil for none
+	Call     frontend.Call   // what is wanted; anything but Build has only a Report for a result
 	Tags     []string        // names for the image, as the user wrote them
 	Outputs  []Output
 }
@@ -87,6 +89,7 @@ type Dest struct {
 type BuildResult struct {
 	Images   []BuiltImage
 	Metadata map[string]string // as BuildKit's exporter response: "containerimage.digest", "image.name", …
+	Report   report.Document   // nil for a Build
 }
 
 // A BuiltImage is the image for one platform.
@@ -99,17 +102,22 @@ type BuiltImage struct {
 // Images are the images of the store. It is safe for concurrent use. Errors wrap ErrNotFound, ErrInUse and ErrAmbiguous.
 type Images interface {
 	List(ctx context.Context) ([]ImageSummary, error)
-	// Inspect finds an image by name, ID or unique prefix of the ID.
-	Inspect(ctx context.Context, ref string) (*ImageDetail, error)
-	History(ctx context.Context, ref string) ([]HistoryEntry, error)
+	// Inspect finds an image by name, ID or unique prefix of the ID. Of a name for several platforms it is the one for p;
+	// for nil the daemon's own, or else any. So it is with History.
+	Inspect(ctx context.Context, ref string, p *op.Platform) (*ImageDetail, error)
+	History(ctx context.Context, ref string, p *op.Platform) ([]HistoryEntry, error)
 	Tag(ctx context.Context, src, dst string) error
 	// Remove removes a name, or an image by ID, with docker's rules; it says what was untagged and what deleted.
 	Remove(ctx context.Context, ref string, opt RemoveOptions) ([]Removed, error)
 	Pull(ctx context.Context, ref string, opt TransferOptions) (*PullResult, error)
 	Push(ctx context.Context, ref string, opt TransferOptions) (ocispec.Descriptor, error)
+	// Tags returns the tags that the registry has of a repository, sorted.
+	Tags(ctx context.Context, repository string, opt TransferOptions) ([]string, error)
 	// Load reads a docker-load tar or an OCI layout tar, compressed or not, and returns the names that it set.
-	Load(ctx context.Context, r io.Reader, opt TransferOptions) ([]Loaded, error)
-	Save(ctx context.Context, refs []string, w io.Writer) error
+	Load(ctx context.Context, r io.Reader, opt LoadOptions) ([]Loaded, error)
+	// Save writes a tar that Load and docker load read. Of names for several platforms it saves the images for those
+	// given, or without any all that are there.
+	Save(ctx context.Context, refs []string, platforms []op.Platform, w io.Writer) error
 	// Import makes an image of one layer of a tar of files, with the Dockerfile instructions in changes applied.
 	Import(ctx context.Context, r io.Reader, opt ImportOptions) (digest.Digest, error)
 	DiskUsage(ctx context.Context) (*DiskUsage, error)
@@ -117,12 +125,19 @@ type Images interface {
 	Prune(ctx context.Context, opt PruneOptions) (*PruneReport, error)
 }
 
-// TransferOptions are those of pulls, pushes and loads.
+// TransferOptions are those of pulls and pushes.
 type TransferOptions struct {
 	Keychain authn.Keychain
-	Platform *op.Platform // nil for the daemon's
+	// Platform is which image of several to pull, nil for the daemon's own; or which to push alone, nil for all.
+	Platform *op.Platform
 	Quiet    bool
 	Progress func(solver.Status)
+}
+
+// LoadOptions are those of Load.
+type LoadOptions struct {
+	Platforms []op.Platform // only images for these; none for all
+	Progress  func(solver.Status)
 }
 
 // ImportOptions are those of Import.
@@ -137,6 +152,8 @@ type ImportOptions struct {
 type RemoveOptions struct {
 	Force   bool
 	NoPrune bool // untagged parents stay
+	// Platforms are those whose images are removed, of a name for several; the name stays with the others.
+	Platforms []op.Platform
 }
 
 // ImageSummary is a line of a list of images.
@@ -145,8 +162,9 @@ type ImageSummary struct {
 	Names       []string // canonical references with tags; empty for a dangling image
 	RepoDigests []string
 	Created     time.Time
-	Size        int64 // bytes of all layers, uncompressed
+	Size        int64 // bytes of the files in all layers
 	SharedSize  int64 // of those, bytes of layers that other images have too
+	ContentSize int64 // bytes of the blobs that the store has of it
 	Labels      map[string]string
 	Platform    op.Platform
 }
@@ -196,6 +214,7 @@ type DiskUsage struct {
 	Images     UsageClass
 	BuildCache UsageClass
 	Records    []UsageRecord
+	Total      int64 // bytes of all that the store keeps, each once
 }
 
 // UsageClass sums up a kind of objects.

@@ -15,7 +15,7 @@ import (
 
 type historyOptions struct {
 	human, quiet, noTrunc bool
-	format                string
+	format, platform      string
 }
 
 func (a *app) historyCommand() *cobra.Command {
@@ -34,6 +34,7 @@ func (a *app) historyCommand() *cobra.Command {
 	f.BoolVarP(&opt.quiet, "quiet", "q", false, "Only show image IDs")
 	f.BoolVar(&opt.noTrunc, "no-trunc", false, "Don't truncate output")
 	f.StringVar(&opt.format, "format", "", formatHelp)
+	f.StringVar(&opt.platform, "platform", "", `Show history for the given platform. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
 	return cmd
 }
 
@@ -51,11 +52,18 @@ func (historyRow) FullHeader() any {
 }
 
 func (a *app) history(ctx context.Context, ref string, opt *historyOptions) error {
+	req := &boxbuildv1.HistoryRequest{Ref: ref}
+	var err error
+	if opt.platform != "" {
+		if req.Platform, err = parsePlatform(opt.platform); err != nil {
+			return err
+		}
+	}
 	images, err := a.images(ctx)
 	if err != nil {
 		return err
 	}
-	resp, err := images.History(ctx, &boxbuildv1.HistoryRequest{Ref: ref})
+	resp, err := images.History(ctx, req)
 	if err != nil {
 		return err
 	}

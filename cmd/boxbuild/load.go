@@ -17,9 +17,9 @@ import (
 const chunkSize = 256 << 10
 
 type loadOptions struct {
-	input    string
-	platform string
-	quiet    bool
+	input     string
+	platforms []string
+	quiet     bool
 }
 
 func (a *app) loadCommand() *cobra.Command {
@@ -36,7 +36,7 @@ func (a *app) loadCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&opt.input, "input", "i", "", "Read from tar archive file, instead of STDIN")
 	f.BoolVarP(&opt.quiet, "quiet", "q", false, "Suppress the load output")
-	f.StringVar(&opt.platform, "platform", "", "Load only the given platform")
+	f.StringSliceVar(&opt.platforms, "platform", nil, `Load only the given platform(s). Formatted as a comma-separated list of "os[/arch[/variant]]"`)
 	return cmd
 }
 
@@ -53,11 +53,9 @@ func (a *app) load(ctx context.Context, opt *loadOptions) error {
 		return errors.New("requested load from stdin, but stdin is empty")
 	}
 	start := &boxbuildv1.LoadOptions{Quiet: opt.quiet}
-	if opt.platform != "" {
-		var err error
-		if start.Platform, err = parsePlatform(opt.platform); err != nil {
-			return err
-		}
+	var err error
+	if start.Platforms, err = parsePlatforms(opt.platforms); err != nil {
+		return err
 	}
 	images, err := a.images(ctx)
 	if err != nil {

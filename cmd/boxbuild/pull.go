@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
@@ -21,27 +22,32 @@ type transferOptions struct {
 
 func (o *transferOptions) register(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.BoolVarP(&o.all, "all-tags", "a", false, "All tags of the repository (not supported)")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress verbose output")
-	f.StringVar(&o.platform, "platform", "", "Only that platform of a multi-platform image")
+	contentTrust(cmd)
+}
+
+// contentTrust takes a flag of docker's that means nothing: there is no content trust to disable.
+func contentTrust(cmd *cobra.Command) {
+	cmd.Flags().Bool("disable-content-trust", true, "Skip image verification (deprecated)")
+	_ = cmd.Flags().MarkHidden("disable-content-trust") // it exists
 }
 
 // wire returns the request, and the name as docker would complete it.
 func (o *transferOptions) wire(a *app) (*boxbuildv1.Transfer, reference.Named, error) {
-	if o.all {
-		return nil, nil, usagef("--all-tags is not supported: name the tags one by one")
-	}
 	named, err := reference.ParseNormalizedNamed(o.ref)
 	if err != nil {
 		return nil, nil, usagef("invalid reference %q: %v", o.ref, err)
 	}
-	if reference.IsNameOnly(named) {
+	switch {
+	case o.all && !reference.IsNameOnly(named):
+		return nil, nil, usagef("tag can't be used with --all-tags/-a")
+	case !o.all && reference.IsNameOnly(named):
 		named = reference.TagNameOnly(named)
 		if !o.quiet {
 			fmt.Fprintln(a.stdout, "Using default tag: latest")
 		}
 	}
-	t := &boxbuildv1.Transfer{Ref: named.String(), Quiet: o.quiet}
+	t := &boxbuildv1.Transfer{Ref: named.String(), Quiet: o.quiet, AllTags: o.all}
 	if o.platform != "" {
 		if t.Platform, err = parsePlatform(o.platform); err != nil {
 			return nil, nil, err
@@ -66,6 +72,8 @@ func (a *app) pullCommand() *cobra.Command {
 		},
 	}
 	opt.register(cmd)
+	cmd.Flags().BoolVarP(&opt.all, "all-tags", "a", false, "Download all tagged images in the repository")
+	cmd.Flags().StringVar(&opt.platform, "platform", "", "Set platform if server is multi-platform capable")
 	return cmd
 }
 
@@ -86,11 +94,21 @@ func (a *app) pull(ctx context.Context, opt *transferOptions) error {
 		return streamError(err, stream)
 	}
 	lines := a.transferLines(opt.quiet, "Downloading", "Pull complete")
-	if !opt.quiet {
-		fmt.Fprintf(a.stdout, "%s: Pulling from %s\n", suffix(named), reference.Path(named))
+	begin := func(name reference.Named) {
+		if !opt.quiet {
+			fmt.Fprintf(a.stdout, "%s: Pulling from %s\n", suffix(name), reference.Path(name))
+		}
 	}
+	if !opt.all {
+		begin(named)
+	}
+	updated := false
 	for {
 		out, err := stream.Recv()
+		if errors.Is(err, io.EOF) && opt.all {
+			opt.pulled(a, named, updated)
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -102,18 +120,34 @@ func (a *app) pull(ctx context.Context, opt *transferOptions) error {
 			if err := stream.Send(&boxbuildv1.PullInput{Input: &boxbuildv1.PullInput_Answer{Answer: ans}}); err != nil {
 				return streamError(err, stream)
 			}
-		case *boxbuildv1.PullOutput_Result:
-			if !opt.quiet {
-				state := "Image is up to date for"
-				if o.Result.GetUpdated() {
-					state = "Downloaded newer image for"
-				}
-				fmt.Fprintf(a.stdout, "Digest: %s\nStatus: %s %s\n", o.Result.GetDigest(), state, reference.FamiliarString(named))
+		case *boxbuildv1.PullOutput_Begins:
+			if next, err := reference.ParseNormalizedNamed(o.Begins); err == nil {
+				lines = a.transferLines(opt.quiet, "Downloading", "Pull complete")
+				begin(next)
 			}
-			fmt.Fprintln(a.stdout, named)
-			return nil
+		case *boxbuildv1.PullOutput_Result:
+			updated = updated || o.Result.GetUpdated()
+			if !opt.quiet {
+				fmt.Fprintln(a.stdout, "Digest:", o.Result.GetDigest())
+			}
+			if !opt.all {
+				opt.pulled(a, named, updated)
+				return nil
+			}
 		}
 	}
+}
+
+// pulled says how a pull ended.
+func (o *transferOptions) pulled(a *app, named reference.Named, updated bool) {
+	if !o.quiet {
+		state := "Image is up to date for"
+		if updated {
+			state = "Downloaded newer image for"
+		}
+		fmt.Fprintln(a.stdout, "Status:", state, reference.FamiliarString(named))
+	}
+	fmt.Fprintln(a.stdout, named)
 }
 
 // suffix is the tag or digest of a reference.

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 
+	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
@@ -22,6 +25,10 @@ func (a *app) pushCommand() *cobra.Command {
 		},
 	}
 	opt.register(cmd)
+	cmd.Flags().BoolVarP(&opt.all, "all-tags", "a", false, "Push all tags of an image to the repository")
+	cmd.Flags().StringVar(&opt.platform, "platform", "", `Push a platform-specific manifest as a single-platform image to the registry.
+Image index won't be pushed, meaning that other manifests, including attestations won't be preserved.
+'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)`)
 	return cmd
 }
 
@@ -47,6 +54,12 @@ func (a *app) push(ctx context.Context, opt *transferOptions) error {
 	}
 	for {
 		out, err := stream.Recv()
+		if errors.Is(err, io.EOF) && opt.all {
+			if opt.quiet {
+				fmt.Fprintln(a.stdout, named)
+			}
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -59,11 +72,19 @@ func (a *app) push(ctx context.Context, opt *transferOptions) error {
 				return streamError(err, stream)
 			}
 		case *boxbuildv1.PushOutput_Result:
+			if !opt.quiet {
+				name := named
+				if pushed, err := reference.ParseNormalizedNamed(o.Result.GetName()); err == nil {
+					name = pushed
+				}
+				fmt.Fprintf(a.stdout, "%s: digest: %s size: %d\n", suffix(name), o.Result.GetDigest(), o.Result.GetSize())
+			}
+			if opt.all {
+				continue
+			}
 			if opt.quiet {
 				fmt.Fprintln(a.stdout, named)
-				return nil
 			}
-			fmt.Fprintf(a.stdout, "%s: digest: %s size: %d\n", suffix(named), o.Result.GetDigest(), o.Result.GetSize())
 			return nil
 		}
 	}

@@ -11,23 +11,30 @@ import (
 )
 
 func (a *app) rmiCommand() *cobra.Command {
-	var force, noPrune bool
+	var request boxbuildv1.RemoveRequest
+	var platforms []string
 	cmd := &cobra.Command{
 		Use:                   "rmi [OPTIONS] IMAGE [IMAGE...]",
 		Short:                 "Remove one or more images",
 		Args:                  oneOrMore,
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.remove(cmd.Context(), args, force, noPrune)
+			var err error
+			if request.Platforms, err = parsePlatforms(platforms); err != nil {
+				return err
+			}
+			return a.remove(cmd.Context(), args, &request)
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force removal of the image")
-	cmd.Flags().BoolVar(&noPrune, "no-prune", false, "Do not delete untagged parents")
+	cmd.Flags().BoolVarP(&request.Force, "force", "f", false, "Force removal of the image")
+	cmd.Flags().BoolVar(&request.NoPrune, "no-prune", false, "Do not delete untagged parents")
+	cmd.Flags().StringSliceVar(&platforms, "platform", nil,
+		`Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")`)
 	return cmd
 }
 
 // remove removes what it can. With force, an image that is not there is no failure.
-func (a *app) remove(ctx context.Context, refs []string, force, noPrune bool) error {
+func (a *app) remove(ctx context.Context, refs []string, req *boxbuildv1.RemoveRequest) error {
 	images, err := a.images(ctx)
 	if err != nil {
 		return err
@@ -35,7 +42,9 @@ func (a *app) remove(ctx context.Context, refs []string, force, noPrune bool) er
 	var errs []error
 	fatal := false
 	for _, ref := range refs {
-		resp, err := images.Remove(ctx, &boxbuildv1.RemoveRequest{Ref: ref, Force: force, NoPrune: noPrune})
+		resp, err := images.Remove(ctx, &boxbuildv1.RemoveRequest{
+			Ref: ref, Force: req.GetForce(), NoPrune: req.GetNoPrune(), Platforms: req.GetPlatforms(),
+		})
 		if err != nil {
 			fatal = fatal || boxbuildv1.KindOf(err) != boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND
 			errs = append(errs, err)
@@ -50,7 +59,7 @@ func (a *app) remove(ctx context.Context, refs []string, force, noPrune bool) er
 		}
 	}
 	err = errors.Join(errs...)
-	if err != nil && force && !fatal {
+	if err != nil && req.GetForce() && !fatal {
 		a.complain(describe(err))
 		return nil
 	}

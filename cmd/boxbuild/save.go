@@ -14,20 +14,27 @@ import (
 
 func (a *app) saveCommand() *cobra.Command {
 	var output string
+	var platforms []string
 	cmd := &cobra.Command{
 		Use:                   "save [OPTIONS] IMAGE [IMAGE...]",
 		Short:                 "Save one or more images to a tar archive (streamed to STDOUT by default)",
 		Args:                  oneOrMore,
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.save(cmd.Context(), args, output)
+			wanted, err := parsePlatforms(platforms)
+			if err != nil {
+				return err
+			}
+			return a.save(cmd.Context(), &boxbuildv1.SaveRequest{Refs: args, Platforms: wanted}, output)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "Write to a file, instead of STDOUT")
+	cmd.Flags().StringSliceVar(&platforms, "platform", nil,
+		`Save only the given platform(s). Formatted as a comma-separated list of "os[/arch[/variant]]" (e.g., "linux/amd64,linux/arm64/v8")`)
 	return cmd
 }
 
-func (a *app) save(ctx context.Context, refs []string, output string) error {
+func (a *app) save(ctx context.Context, req *boxbuildv1.SaveRequest, output string) error {
 	if f, ok := a.stdout.(*os.File); output == "" && ok && term.IsTerminal(int(f.Fd())) {
 		return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
 	}
@@ -35,7 +42,7 @@ func (a *app) save(ctx context.Context, refs []string, output string) error {
 	if err != nil {
 		return err
 	}
-	stream, err := images.Save(ctx, &boxbuildv1.SaveRequest{Refs: refs})
+	stream, err := images.Save(ctx, req)
 	if err != nil {
 		return err
 	}

@@ -97,10 +97,14 @@ func (p *push) blobTo(ctx context.Context, b blob) error {
 	ctx = dist.WithTrace(ctx, &dist.Trace{Bytes: func(_ v1.Hash, done, total int64) {
 		p.opts.Progress(b.id, done, total, false)
 	}})
-	for _, d := range p.to {
+	for i, d := range p.to {
 		open := func() (io.ReadCloser, error) { return b.open(ctx) }
-		if _, err := p.client.PushBlob(ctx, d.repo, desc, open, from); err != nil {
+		how, err := p.client.PushBlob(ctx, d.repo, desc, open, from)
+		if err != nil {
 			return err
+		}
+		if i == 0 && p.opts.Came != nil {
+			p.opts.Came(b.id, how)
 		}
 		from = append([]dist.Repo{d.repo}, from...)
 	}

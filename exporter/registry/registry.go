@@ -29,6 +29,9 @@ type Options struct {
 	// ByDigest pushes no tags: the result is found by its digest only.
 	ByDigest bool
 	Progress exporter.Progress // may be nil
+	// Came, if not nil, is told how a part of the image came to be in the first of its repositories, before Progress is
+	// told that it is done. It is called by several goroutines.
+	Came func(id string, how dist.How)
 	// Pushed, if not nil, is told of every manifest and index that a repository ("localhost:5000/app") has been given.
 	// It is called by several goroutines.
 	Pushed func(repo string, doc image.Document)

@@ -62,7 +62,7 @@ type Store struct {
 	dir string // the blobs directory
 
 	mu        sync.Mutex
-	downloads map[digest.Digest]chan struct{} // of partial files being written; closed when the writer is done
+	downloads map[digest.Digest]chan struct{} // of partial files being written or removed; closed when that is done
 }
 
 // Info is what a store knows of a blob without reading it.

@@ -87,7 +87,7 @@ func (s *Store) acquire(ctx context.Context, d digest.Digest) (release func(), e
 // openPartial opens the partial file and hashes what it has.
 func (w *Writer) openPartial() error {
 	d := w.desc.Digest
-	name := filepath.Join(w.s.dir, "partial", d.Algorithm().String()+"-"+d.Encoded())
+	name := filepath.Join(w.s.dir, "partial", partialName(d))
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err

@@ -61,6 +61,7 @@ type Layer struct {
 	DiffID   digest.Digest
 	Snapshot snapshot.ID // the tree up to and with this layer
 	Size     int64       // of the uncompressed tar, in bytes
+	Files    int64       // sum of the sizes of its files, in bytes: what docker calls a layer's size
 	// Blobs are the compressed forms that are known, and Origins the repositories ("docker.io/library/busybox") that
 	// are known to hold one; both are filled in by the store, from what SetBlob was told and Put was given.
 	Blobs   []Descriptor `json:"-"`
@@ -112,11 +113,11 @@ func (i *Image) DiffIDs() []digest.Digest {
 	return ids
 }
 
-// Size returns the size of all layers, uncompressed, in bytes.
+// Size returns the size of the files in all layers, in bytes.
 func (i *Image) Size() int64 {
 	var n int64
 	for _, l := range i.Layers {
-		n += l.Size
+		n += l.Files
 	}
 	return n
 }

@@ -38,6 +38,7 @@ type Result struct {
 	Compressed  int64 // bytes read
 	Compression Compression
 	Entries     int64
+	Files       int64 // sum of the files' sizes, in bytes
 }
 
 // Apply writes the layer tar in r, compressed or not, to t, a directory that nobody else uses: a fresh upper directory,
@@ -85,7 +86,7 @@ func Apply(ctx context.Context, t Target, r io.Reader, opt Options) (Result, err
 	}
 	res := Result{
 		DiffID: digest.NewDigest(alg, h), Size: src.total, Compressed: in.n.Load(),
-		Compression: compression, Entries: a.entries,
+		Compression: compression, Entries: a.entries, Files: a.bytes,
 	}
 	if opt.DiffID != "" && opt.DiffID != res.DiffID {
 		return Result{}, fmt.Errorf("unpacking layer: %w: got %s instead of %s", ErrDiffID, res.DiffID, opt.DiffID)

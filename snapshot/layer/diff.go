@@ -18,10 +18,12 @@ import (
 type DiffOptions struct {
 	// Epoch, if not nil, is the latest modification time that is written (SOURCE_DATE_EPOCH).
 	Epoch *time.Time
+	// Files, if not nil, is set to the sum of the files' sizes, in bytes; each is counted once, whatever links it has.
+	Files *int64
 }
 
 // Diff writes the layer tar of t to w. For an overlay that is what t.Dir holds, without what says nothing new to t.Lower:
-// directories that were only copied up, and opaque marks with nothing to hide. For Plain it is how t.Dir differs from
+// what was only copied up, and opaque marks with nothing to hide. For Plain it is how t.Dir differs from
 // t.Lower[0], or all of it if there is none. The bytes depend on names, types, contents, owners, modes, links, devices,
 // xattrs and whole seconds of modification times alone. t is only read, and must not change meanwhile.
 //
@@ -45,6 +47,7 @@ func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
 	defer cancel(nil)
 	d := &differ{ctx: ctx, form: t.Form, first: make(map[inode]string), out: newQueue(ctx)}
 	top := &place{fd: root, base: base, emitted: true}
+	d.root = top
 	if t.Form != Plain {
 		d.lower = lowers{dirs: t.Lower, form: t.Form}
 		top.lower = d.lower.all()
@@ -52,7 +55,7 @@ func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
 	defer d.lower.close()
 	go func() {
 		defer close(d.out.items)
-		if err := d.root(top); err != nil {
+		if err := d.walk(top); err != nil {
 			cancel(err)
 		}
 	}()
@@ -71,8 +74,10 @@ type inode struct{ dev, ino uint64 }
 type differ struct {
 	ctx   context.Context //nolint:containedctx // it ends with the call that made it
 	form  Form
-	lower lowers           // of an overlay
-	first map[inode]string // the name under which a file with several was written
+	root  *place
+	lower lowers                // of an overlay
+	names map[int]map[inode]int // how many names an inode has in a lower directory, or in the upper one (-1)
+	first map[inode]string      // the name under which a file with several was written
 	out   *queue
 }
 
@@ -103,9 +108,9 @@ func (d *differ) emit(p *place) error {
 	return d.out.put(&item{path: p.path, st: p.st, fd: fd})
 }
 
-// root walks the root, which has no entry of its own: a layer does not say who owns the root. Its opaque mark is
+// walk walks the root, which has no entry of its own: a layer does not say who owns the root. Its opaque mark is
 // always written: it says that the layer is the whole tree.
-func (d *differ) root(p *place) error {
+func (d *differ) walk(p *place) error {
 	if d.form != Plain {
 		if err := d.opaque(p); err != nil {
 			return err
@@ -146,6 +151,8 @@ func (d *differ) dir(p *place) error {
 		st   unix.Stat_t
 	}
 	files := make([]named, 0, len(names))
+	old := &lowerDir{d: d, p: p}
+	defer old.close()
 	for _, name := range names {
 		f := named{name: name}
 		if err := statRetry(p.fd, name, &f.st); err != nil {
@@ -157,13 +164,21 @@ func (d *differ) dir(p *place) error {
 			if d.form != Plain {
 				err = d.whiteout(p, whiteoutPrefix+name)
 			}
-		default:
+		case f.st.Mode&unix.S_IFMT == unix.S_IFDIR:
 			files = append(files, f)
+		default:
+			same := false
+			if same, err = old.same(name, &f.st); err != nil {
+				err = fmt.Errorf("comparing %s%s: %w", p.path, name, err)
+			} else if !same {
+				files = append(files, f)
+			}
 		}
 		if err != nil {
 			return err
 		}
 	}
+	old.close() // what follows may be deep
 	for i := range files {
 		in := p.base >= 0 && has(below, files[i].name)
 		if err := d.file(p, files[i].name, &files[i].st, in); err != nil {
@@ -282,18 +297,21 @@ func (d *differ) subdir(p *place, name string, st *unix.Stat_t, inBase bool) err
 // copiedUp finds what the directory k, whose name is given, merges, and says whether it has other metadata than that. The
 // kernel copies a directory up as soon as something is made in it, and leaves it there when that is removed again.
 func (d *differ) copiedUp(k *place, name string) (changed bool, err error) {
-	e, err := d.lower.lookup(k.up.lower, strings.TrimSuffix(k.up.path, "/"), name)
+	e, err := d.lower.lookup(k.up.lower, pathOf(k.up), name)
 	if err != nil || e.kind != directory {
 		return true, err
 	}
 	k.lower = e.layers
-	old, err := d.lower.openDir(e.layers[0], strings.TrimSuffix(k.path, "/"))
+	old, err := d.lower.openDir(e.layers[0], pathOf(k))
 	if err != nil {
 		return true, err
 	}
 	defer unix.Close(old)
 	return dirChanged(k.fd, old, &k.st)
 }
+
+// pathOf returns the path of a place as lowers take it.
+func pathOf(p *place) string { return strings.TrimSuffix(p.path, "/") }
 
 func cutPath(p string) string {
 	if len(p) > 300 {
@@ -306,10 +324,13 @@ func cutPath(p string) string {
 func writeItems(q *queue, w io.Writer, opt DiffOptions) error {
 	bw := bufio.NewWriterSize(w, 128<<10)
 	tw := tar.NewWriter(bw)
+	var files int64
 	for it := range q.items {
 		<-it.ready
 		if it.err == nil {
-			it.err = writeItem(tw, it, opt)
+			var n int64
+			n, it.err = writeItem(tw, it, opt)
+			files += n
 		}
 		q.release(it)
 		if it.err != nil {
@@ -322,32 +343,36 @@ func writeItems(q *queue, w io.Writer, opt DiffOptions) error {
 	if err := tw.Close(); err != nil {
 		return err
 	}
+	if opt.Files != nil {
+		*opt.Files = files
+	}
 	return bw.Flush()
 }
 
-func writeItem(tw *tar.Writer, it *item, opt DiffOptions) error {
+// writeItem writes an entry, and returns the size of the file that is in it.
+func writeItem(tw *tar.Writer, it *item, opt DiffOptions) (int64, error) {
 	if it.white {
-		return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: it.path})
+		return 0, tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: it.path})
 	}
 	hdr := header(it)
 	if opt.Epoch != nil && hdr.ModTime.After(*opt.Epoch) {
 		hdr.ModTime = opt.Epoch.Truncate(time.Second)
 	}
 	if err := tw.WriteHeader(hdr); err != nil {
-		return err
+		return 0, err
 	}
 	if hdr.Size == 0 {
-		return nil
+		return 0, nil
 	}
 	if it.content != nil {
 		_, err := tw.Write(it.content)
-		return err
+		return hdr.Size, err
 	}
 	n, err := io.Copy(tw, fdReader(it.fd))
 	if err == nil && n != hdr.Size {
 		err = io.ErrUnexpectedEOF
 	}
-	return err
+	return n, err
 }
 
 // header describes an item: no names of users, no times but one, nothing of this host.

@@ -42,17 +42,19 @@ func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapsho
 		draft.Base = img.BaseConfig.History
 	}
 	for i, info := range chain {
-		id, size, err := b.deps.Layers.DiffIDs.Wait(ctx, info.ID)
+		derived, err := b.deps.Layers.DiffIDs.Wait(ctx, info.ID)
 		if err != nil {
 			return nil, err
 		}
-		l := imagedoc.Layer{DiffID: id}
+		l := imagedoc.Layer{DiffID: derived.DiffID}
 		if i >= len(baseIDs) {
 			created := info.Created.UTC()
 			l.Created = &created
 		}
 		draft.Layers = append(draft.Layers, l)
-		out.Layers = append(out.Layers, image.Layer{DiffID: id, Snapshot: info.ID, Size: size})
+		out.Layers = append(out.Layers, image.Layer{
+			DiffID: derived.DiffID, Snapshot: info.ID, Size: derived.Size, Files: derived.Files,
+		})
 	}
 	if draft.JSON, err = json.Marshal(img.Config); err != nil {
 		return nil, fmt.Errorf("writing the image's configuration: %w", err)

@@ -90,6 +90,13 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if fr.Default.OS == "" {
 		fr.Default = b.deps.Platform
 	}
+	if req.Call != frontend.Build {
+		doc, err := frontend.Inspect(ctx, b.deps.Frontend, req.Call, &fr, env)
+		if err != nil {
+			return nil, err
+		}
+		return &worker.BuildResult{Report: doc}, nil
+	}
 	out, err := b.deps.Frontend.Translate(ctx, &fr, env)
 	if err != nil {
 		return nil, err
@@ -146,7 +153,7 @@ func (b *Builder) solve(ctx context.Context, id string, out *frontend.Output, em
 // done. It may do less than that needs, as for images that were built before, but an error is one of storeImages' too:
 // the kernel reports it once only.
 func (b *Builder) syncAhead(ctx context.Context, top snapshot.ID) error {
-	if _, _, known := b.deps.Layers.DiffIDs.Known(top); known {
+	if _, known := b.deps.Layers.DiffIDs.Known(top); known {
 		return nil
 	}
 	return b.deps.Layers.Sync(ctx)

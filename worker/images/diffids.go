@@ -16,12 +16,18 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/layer"
 )
 
-var bucketDiffIDs = []byte("diffids.v1") // snapshot ID to diffID
+var bucketDiffIDs = []byte("diffids.v2") // snapshot ID to Derived
 
-// A diffID is what is remembered of a snapshot.
-type diffID struct {
-	Digest digest.Digest
-	Size   int64 // of the uncompressed tar, in bytes
+// Derived is what is derived from a snapshot: what its layer's tar is.
+type Derived struct {
+	DiffID digest.Digest
+	Size   int64 // of the tar, uncompressed, in bytes
+	Files  int64 // sum of the sizes of its files, in bytes
+}
+
+// layer returns the layer of which id is the top.
+func (d Derived) layer(id snapshot.ID) image.Layer {
+	return image.Layer{DiffID: d.DiffID, Snapshot: id, Size: d.Size, Files: d.Files}
 }
 
 // DiffIDs finds out the diff IDs of snapshots, in the background, a few at a time, each once. The answers are remembered
@@ -46,7 +52,7 @@ type DiffIDs struct {
 // A walk computes one diff ID.
 type walk struct {
 	done chan struct{}
-	val  diffID
+	val  Derived
 	err  error
 }
 
@@ -105,40 +111,38 @@ func (d *DiffIDs) compute(id snapshot.ID, w *walk) error {
 	}
 	defer d.slots.Release(1)
 	h := &countHash{h: sha256.New()}
-	if err := layer.DiffSnapshot(d.ctx, d.snapshots, id, h, layer.DiffOptions{}); err != nil {
+	var files int64
+	if err := layer.DiffSnapshot(d.ctx, d.snapshots, id, h, layer.DiffOptions{Files: &files}); err != nil {
 		return fmt.Errorf("computing the diff ID of snapshot %s: %w", id, err)
 	}
-	w.val = diffID{Digest: digest.NewDigest(digest.SHA256, h.h), Size: h.n}
+	w.val = Derived{DiffID: digest.NewDigest(digest.SHA256, h.h), Size: h.n, Files: files}
 	return nil
 }
 
-// Wait returns the diff ID of id and the size of its tar in bytes, computing them if need be.
-func (d *DiffIDs) Wait(ctx context.Context, id snapshot.ID) (digest.Digest, int64, error) {
+// Wait returns what is derived from id, computing it if need be.
+func (d *DiffIDs) Wait(ctx context.Context, id snapshot.ID) (Derived, error) {
 	if v, ok := d.lookup(id); ok {
-		return v.Digest, v.Size, nil
+		return v, nil
 	}
 	w := d.start(id)
 	if w == nil {
-		return "", 0, fmt.Errorf("computing the diff ID of snapshot %s: %w", id, context.Canceled)
+		return Derived{}, fmt.Errorf("computing the diff ID of snapshot %s: %w", id, context.Canceled)
 	}
 	select {
 	case <-w.done:
-		return w.val.Digest, w.val.Size, w.err
+		return w.val, w.err
 	case <-ctx.Done():
-		return "", 0, context.Cause(ctx)
+		return Derived{}, context.Cause(ctx)
 	}
 }
 
-// Known returns the diff ID of id if it has been computed or told.
-func (d *DiffIDs) Known(id snapshot.ID) (digest.Digest, int64, bool) {
-	v, ok := d.lookup(id)
-	return v.Digest, v.Size, ok
-}
+// Known returns what is derived from id if it has been computed or told.
+func (d *DiffIDs) Known(id snapshot.ID) (Derived, bool) { return d.lookup(id) }
 
 // lookup asks what remembers: images, since their word counts even if the cache has lost its own, and the cache.
-func (d *DiffIDs) lookup(id snapshot.ID) (v diffID, ok bool) {
+func (d *DiffIDs) lookup(id snapshot.ID) (v Derived, ok bool) {
 	if l, ok := d.images.Layer(id); ok {
-		return diffID{Digest: l.DiffID, Size: l.Size}, true
+		return Derived{DiffID: l.DiffID, Size: l.Size, Files: l.Files}, true
 	}
 	err := d.db.View(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketDiffIDs).Get([]byte(id))
@@ -148,19 +152,19 @@ func (d *DiffIDs) lookup(id snapshot.ID) (v diffID, ok bool) {
 		ok = true
 		return json.Unmarshal(b, &v)
 	})
-	return v, ok && err == nil && v.Digest != ""
+	return v, ok && err == nil && v.DiffID != ""
 }
 
-// Set says that the layer of id came as a tar with that diff ID and size.
-func (d *DiffIDs) Set(id snapshot.ID, diff digest.Digest, size int64) {
-	if v, ok := d.lookup(id); ok && v.Digest == diff {
+// Set says what the tar was that the layer of id came as.
+func (d *DiffIDs) Set(id snapshot.ID, v Derived) {
+	if have, ok := d.lookup(id); ok && have.DiffID == v.DiffID {
 		return
 	}
-	d.remember(id, diffID{Digest: diff, Size: size})
+	d.remember(id, v)
 }
 
 // remember records an answer. What cannot be recorded is computed again.
-func (d *DiffIDs) remember(id snapshot.ID, v diffID) {
+func (d *DiffIDs) remember(id snapshot.ID, v Derived) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return

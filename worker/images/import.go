@@ -99,8 +99,8 @@ func (s *Service) importLayer(ctx context.Context, r io.Reader) (_ image.Layer, 
 	if err := sn.Commit(ctx, d, id); err != nil {
 		return image.Layer{}, err
 	}
-	diff, size, err := s.deps.Layers.DiffIDs.Wait(ctx, id)
-	return image.Layer{DiffID: diff, Snapshot: id, Size: size}, err
+	derived, err := s.deps.Layers.DiffIDs.Wait(ctx, id)
+	return derived.layer(id), err
 }
 
 // applyChange applies an instruction of a Dockerfile to a config.

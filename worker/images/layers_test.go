@@ -205,8 +205,8 @@ func TestUnpack(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l2.Close()
-			if d, size, ok := l2.DiffIDs.Known(got[1].Snapshot); !ok || d != b.DiffID || size != got[1].Size {
-				t.Errorf("after reopening: %s %d %v", d, size, ok)
+			if d, ok := l2.DiffIDs.Known(got[1].Snapshot); !ok || d.DiffID != b.DiffID || d.Size != got[1].Size || d.Files != got[1].Files {
+				t.Errorf("after reopening: %+v %v, want %+v", d, ok, got[1])
 			}
 		})
 	}
@@ -329,37 +329,40 @@ func TestDiffIDs(t *testing.T) {
 		}
 		build(t, l, got[0].Snapshot, "built", "f", "hello")
 		l.DiffIDs.Start("built")
-		d, size, err := l.DiffIDs.Wait(t.Context(), "built")
+		d, err := l.DiffIDs.Wait(t.Context(), "built")
 		if err != nil {
 			t.Fatal(err)
+		}
+		if d.Files != int64(len("hello")) {
+			t.Errorf("files of %d bytes", d.Files)
 		}
 		r, err := l.Layer("built", "").Tar(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		b, err := io.ReadAll(r)
-		if err != nil || digest.FromBytes(b) != d || int64(len(b)) != size {
-			t.Errorf("tar of %d bytes, %v; diff ID of %d bytes", len(b), err, size)
+		if err != nil || digest.FromBytes(b) != d.DiffID || int64(len(b)) != d.Size {
+			t.Errorf("tar of %d bytes, %v; diff ID of %d bytes", len(b), err, d.Size)
 		}
 		r.Close()
 		if s := listTar(bytes.NewReader(b)); s != "f=hello " {
 			t.Errorf("layer has %s", s)
 		}
-		if p, _, err := l.DiffIDs.Wait(t.Context(), got[0].Snapshot); err != nil || p != got[0].DiffID {
-			t.Errorf("pulled layer: %s, %v", p, err)
+		if p, err := l.DiffIDs.Wait(t.Context(), got[0].Snapshot); err != nil || p.DiffID != got[0].DiffID || p.Files != 1 {
+			t.Errorf("pulled layer: %+v, %v", p, err)
 		}
-		if _, _, err := l.DiffIDs.Wait(t.Context(), "nothing"); !errors.Is(err, snapshot.ErrNotFound) {
+		if _, err := l.DiffIDs.Wait(t.Context(), "nothing"); !errors.Is(err, snapshot.ErrNotFound) {
 			t.Errorf("missing snapshot: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		build(t, l, "", "other", "g", "x")
 		l.DiffIDs.slots.Acquire(t.Context(), 2)
-		if _, _, err := l.DiffIDs.Wait(ctx, "other"); !errors.Is(err, context.Canceled) {
+		if _, err := l.DiffIDs.Wait(ctx, "other"); !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled: %v", err)
 		}
 		l.Close()
-		if _, _, err := l.DiffIDs.Wait(t.Context(), "other"); err == nil {
+		if _, err := l.DiffIDs.Wait(t.Context(), "other"); err == nil {
 			t.Error("answer after Close")
 		}
 	})
@@ -421,7 +424,7 @@ func TestLayerBlobs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n, err := hashLayer(t.Context(), r, d); err != nil || n == 0 {
+			if n, err := hashLayer(t.Context(), r, d); err != nil || n.Files == 0 {
 				t.Errorf("%v: %v", c, err)
 			}
 			r.Close()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -24,7 +25,7 @@ import (
 
 // Load implements worker.Images. Names in the archive replace those of the store, as with docker; they are the only thing
 // that an archive can change of it. Manifests are not kept: an archive's word that a repository has one is no proof.
-func (s *Service) Load(ctx context.Context, r io.Reader, opt worker.TransferOptions) ([]worker.Loaded, error) {
+func (s *Service) Load(ctx context.Context, r io.Reader, opt worker.LoadOptions) ([]worker.Loaded, error) {
 	l := s.deps.Leases.Acquire("load")
 	defer l.Release()
 	ctx = lease.With(ctx, l)
@@ -39,7 +40,7 @@ func (s *Service) Load(ctx context.Context, r io.Reader, opt worker.TransferOpti
 	for _, a := range found {
 		u := image.Update{Names: a.Names}
 		for _, m := range a.Manifests {
-			if opt.Platform != nil && !runsOn(m.Platform, *opt.Platform) {
+			if !anyOf(opt.Platforms, m.Platform) {
 				continue
 			}
 			img, err := s.unpackArchived(ctx, m, opt.Progress)
@@ -67,6 +68,11 @@ func (s *Service) Load(ctx context.Context, r io.Reader, opt worker.TransferOpti
 		return nil, fmt.Errorf("loading: %w for that platform in the archive", worker.ErrNotFound)
 	}
 	return out, nil
+}
+
+// anyOf says whether p is one of those wanted; without any, every one is.
+func anyOf(wanted []op.Platform, p op.Platform) bool {
+	return len(wanted) == 0 || slices.ContainsFunc(wanted, func(w op.Platform) bool { return runsOn(p, w) })
 }
 
 func runsOn(have, want op.Platform) bool {
@@ -110,26 +116,29 @@ func statusProgress(action string, status func(solver.Status)) exporter.Progress
 
 // Save implements worker.Images: an archive that `docker load` reads, and that is an OCI layout too. As with docker a
 // repository without a tag stands for all its tags, and an ID has no name in the archive.
-func (s *Service) Save(ctx context.Context, refs []string, w io.Writer) error {
+func (s *Service) Save(ctx context.Context, refs []string, wanted []op.Platform, w io.Writer) error {
 	l := s.deps.Leases.Acquire("save")
 	defer l.Release()
 	ctx = lease.With(ctx, l)
 	var imgs []*exporter.Image
-	byID := make(map[digest.Digest]*exporter.Image)
+	same := make(map[string]*exporter.Image) // by the IDs of the images
 	for _, ref := range refs {
-		wanted, err := s.wanted(ref)
+		all, err := s.wanted(ref, wanted)
 		if err != nil {
 			return fmt.Errorf("saving %s: %w", ref, err)
 		}
-		for _, n := range wanted {
-			out := byID[n.img.ID]
+		for _, n := range all {
+			out := same[n.key()]
 			if out == nil {
-				m, err := s.Manifest(ctx, n.img)
-				if err != nil {
-					return fmt.Errorf("saving %s: %w", ref, err)
+				out = new(exporter.Image)
+				for _, img := range n.imgs {
+					m, err := s.Manifest(ctx, img)
+					if err != nil {
+						return fmt.Errorf("saving %s: %w", ref, err)
+					}
+					out.Manifests = append(out.Manifests, m)
 				}
-				out = &exporter.Image{Manifests: []exporter.Manifest{m}}
-				byID[n.img.ID] = out
+				same[n.key()] = out
 				imgs = append(imgs, out)
 			}
 			if n.name != "" {
@@ -140,17 +149,27 @@ func (s *Service) Save(ctx context.Context, refs []string, w io.Writer) error {
 	if len(imgs) == 0 {
 		return errors.New("saving: no image was named")
 	}
-	_, err := archive.Write(ctx, w, archive.Options{Docker: true, Form: exporter.Form{Compression: exporter.Uncompressed}}, imgs...)
+	_, err := archive.Write(ctx, w, archive.Options{
+		Docker: true, Prefer: &s.deps.Platform, Form: exporter.Form{Compression: exporter.Uncompressed},
+	}, imgs...)
 	return err
 }
 
-// A wanted image is one to save, under a name or none.
+// A wantedImage is what to save under a name, or none: the images for one platform or more.
 type wantedImage struct {
-	img  *image.Image
+	imgs []*image.Image
 	name string
 }
 
-func (s *Service) wanted(ref string) ([]wantedImage, error) {
+func (w *wantedImage) key() string {
+	var ids []string
+	for _, img := range w.imgs {
+		ids = append(ids, string(img.ID))
+	}
+	return strings.Join(ids, " ")
+}
+
+func (s *Service) wanted(ref string, platforms []op.Platform) ([]wantedImage, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err == nil && reference.IsNameOnly(named) {
 		names, err := s.images.Names()
@@ -162,11 +181,11 @@ func (s *Service) wanted(ref string) ([]wantedImage, error) {
 			if repoOf(n.Ref) != named.Name() {
 				continue
 			}
-			img, err := s.find(n.Ref)
+			w, err := s.wantedName(n.Ref, platforms)
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, wantedImage{img, n.Ref})
+			out = append(out, *w)
 		}
 		if len(out) > 0 {
 			return out, nil
@@ -178,9 +197,45 @@ func (s *Service) wanted(ref string) ([]wantedImage, error) {
 	}
 	// An ID can be read as a name, too: "sha256" with a tag.
 	if t, ok := named.(reference.NamedTagged); err == nil && ok && slices.Contains(img.Names, t.String()) {
-		return []wantedImage{{img, t.String()}}, nil
+		w, err := s.wantedName(t.String(), platforms)
+		if err != nil {
+			return nil, err
+		}
+		return []wantedImage{*w}, nil
 	}
-	return []wantedImage{{img, ""}}, nil
+	for _, p := range platforms {
+		if _, err := s.findFor(ref, &p); err != nil {
+			return nil, err
+		}
+	}
+	return []wantedImage{{imgs: []*image.Image{img}}}, nil
+}
+
+// wantedName returns the images that a name has, for those platforms or for all that are there.
+func (s *Service) wantedName(name string, platforms []op.Platform) (*wantedImage, error) {
+	out := &wantedImage{name: name}
+	for _, p := range platforms {
+		img, err := s.findFor(name, &p)
+		if err != nil {
+			return nil, err
+		}
+		out.imgs = append(out.imgs, img)
+	}
+	if len(platforms) > 0 {
+		return out, nil
+	}
+	n, err := s.images.Name(name)
+	if err != nil {
+		return nil, translate(err)
+	}
+	for _, id := range n.Images {
+		img, err := s.images.Get(string(id), nil)
+		if err != nil {
+			return nil, translate(err)
+		}
+		out.imgs = append(out.imgs, img)
+	}
+	return out, nil
 }
 
 // finish completes the config of an image that was made here.

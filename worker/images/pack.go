@@ -47,14 +47,14 @@ func (s *stored) DiffID(ctx context.Context) (digest.Digest, error) {
 	if d != "" {
 		return d, nil
 	}
-	d, _, err := s.l.DiffIDs.Wait(ctx, s.id)
+	got, err := s.l.DiffIDs.Wait(ctx, s.id)
 	if err != nil {
 		return "", err
 	}
 	s.mu.Lock()
-	s.diffID = d
+	s.diffID = got.DiffID
 	s.mu.Unlock()
-	return d, nil
+	return got.DiffID, nil
 }
 
 // Blob implements exporter.Layer.
@@ -74,22 +74,27 @@ func (s *stored) Blob(ctx context.Context, form exporter.Form) (exporter.Descrip
 	}
 	key := packKey{diffID: d, form: form}
 	key.form.Docker, key.form.Force = false, false
-	desc, err := s.l.packs.do(ctx, key, func(fctx context.Context) (exporter.Descriptor, error) {
-		return s.pack(fctx, lease.From(ctx), d, form)
-	})
-	if err != nil {
-		return exporter.Descriptor{}, fmt.Errorf("packing layer %s: %w", d, err)
+	for {
+		desc, err := s.l.packs.do(ctx, key, func(fctx context.Context) (exporter.Descriptor, error) {
+			return s.pack(fctx, lease.From(ctx), d, form)
+		})
+		if err != nil {
+			return exporter.Descriptor{}, fmt.Errorf("packing layer %s: %w", d, err)
+		}
+		if err := reserve(ctx, blobItem(desc.Digest)); err != nil {
+			return exporter.Descriptor{}, err
+		}
+		// Who began holds the blob while it is made; if he has left, it may have been collected before we came to hold it.
+		if s.l.Blobs.Has(desc) {
+			return typed(desc, form.Docker), nil
+		}
 	}
-	if err := reserve(ctx, blobItem(desc.Digest)); err != nil {
-		return exporter.Descriptor{}, err
-	}
-	return typed(desc, form.Docker), nil
 }
 
 // virtual describes the uncompressed tar, which is not kept as a blob: Open makes it from what there is.
 func (s *stored) virtual(ctx context.Context, d digest.Digest) (exporter.Descriptor, bool) {
-	got, size, err := s.l.DiffIDs.Wait(ctx, s.id)
-	return exporter.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: size}, err == nil && got == d
+	got, err := s.l.DiffIDs.Wait(ctx, s.id)
+	return exporter.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: got.Size}, err == nil && got.DiffID == d
 }
 
 // find returns a blob that is there and will do.

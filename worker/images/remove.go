@@ -13,12 +13,9 @@ import (
 
 	"github.com/boxbuild/boxbuild/snapshot/image"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 )
-
-// youngBlob is how old a blob is before it is collected as garbage: whoever has just made one may be about to note what
-// it is a form of.
-const youngBlob = time.Minute
 
 // Remove implements worker.Images, with docker's rules:
 //
@@ -26,30 +23,104 @@ const youngBlob = time.Minute
 //     reference the image.
 //   - By ID the image goes with all its names; if these are of several repositories, or several tags, only by force.
 //   - An image that a container uses stays; by force it loses its names.
+//   - With platforms the images for these go, and a name stays with what others it has.
+//
+// What nothing refers to then is removed from the disk. Its age does not matter: who makes a blob holds it until something
+// refers to it, or for as long as it is of use.
 func (s *Service) Remove(ctx context.Context, ref string, opt worker.RemoveOptions) ([]worker.Removed, error) {
-	img, err := s.find(ref)
-	if err != nil {
-		return nil, err
+	out, err := s.removeAll(ref, opt)
+	if err != nil || opt.NoPrune {
+		return out, err
 	}
-	named, err := reference.ParseNormalizedNamed(ref)
-	var out []worker.Removed
-	if err != nil || isID(ref, img) && !slices.Contains(img.Names, reference.TagNameOnly(named).String()) {
-		out, err = s.removeID(img, opt)
-	} else {
-		out, err = s.removeName(img, named, opt)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("removing image %s: %w", ref, translate(err))
-	}
-	if opt.NoPrune {
-		return out, nil
-	}
-	_, err = s.deps.Leases.Collect(ctx, lease.Policy{Spare: spareYoung})
+	_, err = s.deps.Leases.Collect(ctx, lease.Policy{})
 	return out, err
 }
 
-func spareYoung(i lease.Info) bool {
-	return i.Kind == lease.Blob && time.Since(i.Created) < youngBlob
+// removeAll removes what ref means, for all platforms that are wanted.
+func (s *Service) removeAll(ref string, opt worker.RemoveOptions) (out []worker.Removed, err error) {
+	wanted := make([]*image.Image, max(1, len(opt.Platforms)))
+	for i := range wanted { // all are there, or none is removed
+		var p *op.Platform
+		if len(opt.Platforms) > 0 {
+			p = &opt.Platforms[i]
+		}
+		if wanted[i], err = s.findFor(ref, p); err != nil {
+			return nil, err
+		}
+	}
+	for _, img := range wanted {
+		removed, err := s.removeOne(ref, img, opt)
+		out = append(out, removed...)
+		if err != nil {
+			return out, fmt.Errorf("removing image %s: %w", ref, translate(err))
+		}
+	}
+	return out, nil
+}
+
+func (s *Service) removeOne(ref string, img *image.Image, opt worker.RemoveOptions) ([]worker.Removed, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil || isID(ref, img) && !slices.Contains(img.Names, reference.TagNameOnly(named).String()) {
+		return s.removeID(img, opt)
+	}
+	if len(opt.Platforms) > 0 {
+		if left, err := s.others(img, named); err != nil {
+			return nil, err
+		} else if left != nil {
+			return s.removeFrom(img, left, opt)
+		}
+	}
+	return s.removeName(img, named, opt)
+}
+
+// others returns what the name would be without img; nil if it has no other image.
+func (s *Service) others(img *image.Image, named reference.Named) (*image.Update, error) {
+	if _, ok := named.(reference.Digested); ok {
+		return nil, nil
+	}
+	n, err := s.images.Name(reference.TagNameOnly(named).String())
+	if err != nil {
+		return nil, err
+	}
+	u := &image.Update{Names: []string{n.Ref}, Index: n.Index, Documents: n.Documents}
+	for _, id := range n.Images {
+		if id == img.ID {
+			continue
+		}
+		other, err := s.images.Get(string(id), nil)
+		if err != nil {
+			return nil, err
+		}
+		u.Images = append(u.Images, other)
+	}
+	if len(u.Images) == 0 {
+		return nil, nil
+	}
+	return u, nil
+}
+
+// removeFrom takes img away from a name that others have too, and deletes it if it has no other one.
+func (s *Service) removeFrom(img *image.Image, left *image.Update, opt worker.RemoveOptions) ([]worker.Removed, error) {
+	if len(img.Names) == 1 && !opt.Force {
+		if err := s.inUse(img.ID); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.images.Update(*left); err != nil {
+		return nil, err
+	}
+	repo := repoOf(left.Names[0])
+	if slices.ContainsFunc(img.Names, func(n string) bool { return n != left.Names[0] && repoOf(n) == repo }) {
+		return nil, nil
+	}
+	for _, m := range img.Manifests {
+		if m.Repository == repo {
+			if err := s.images.Forget(img.ID, repo, m.Descriptor.Digest); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s.deleteIfBare(img.ID, nil)
 }
 
 // isID says whether ref is img's ID or the beginning of it.
@@ -160,7 +231,7 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 			return rep, fmt.Errorf("pruning images: %w", err)
 		}
 	}
-	policy := lease.Policy{Spare: spareYoung}
+	var policy lease.Policy
 	if opt.Cache {
 		policy.Target = opt.KeepBytes
 		policy.Evict = func(u lease.Unit) bool {
@@ -171,13 +242,38 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 		}
 	}
 	got, err := s.deps.Leases.Collect(ctx, policy)
-	rep.Freed = got.Freed
+	rep.Freed += got.Freed
+	if opt.Cache && err == nil {
+		err = s.prunePartials(opt, rep)
+	}
 	for _, r := range got.Removed {
 		if opt.Cache && r.Kind == lease.Snapshot {
 			rep.Cache = append(rep.Cache, r.Name)
 		}
 	}
 	return rep, err
+}
+
+// prunePartials removes what downloads that broke off have left, and would go on from.
+func (s *Service) prunePartials(opt worker.PruneOptions, rep *worker.PruneReport) error {
+	partial, err := s.deps.Layers.Blobs.Partials()
+	if err != nil {
+		return err
+	}
+	for _, p := range partial {
+		if opt.KeepFor > 0 && time.Since(p.Written) < opt.KeepFor || opt.KeepBytes > 0 {
+			continue
+		}
+		gone, err := s.deps.Layers.Blobs.DeletePartial(p.Digest)
+		if err != nil {
+			return fmt.Errorf("removing a partial download: %w", err)
+		}
+		if gone {
+			rep.Freed += p.Size
+			rep.Cache = append(rep.Cache, p.Digest.Encoded())
+		}
+	}
+	return nil
 }
 
 func (s *Service) pruneImages(opt worker.PruneOptions, rep *worker.PruneReport) error {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,6 +25,7 @@ import (
 type Transfer interface {
 	Pull(ctx context.Context, ref string, opt worker.TransferOptions) (*worker.PullResult, error)
 	Push(ctx context.Context, ref string, opt worker.TransferOptions) (ocispec.Descriptor, error)
+	Tags(ctx context.Context, repository string, opt worker.TransferOptions) ([]string, error)
 	// Manifest makes an image of the store ready for export; the lease in ctx holds what it needs.
 	Manifest(ctx context.Context, img *image.Image) (exporter.Manifest, error)
 }
@@ -80,6 +83,27 @@ func (s *Service) find(ref string) (*image.Image, error) {
 	return img, translate(err)
 }
 
+// findFor finds the image for p; of those for the daemon's own platform, or any, if p is nil.
+func (s *Service) findFor(ref string, p *op.Platform) (*image.Image, error) {
+	if p == nil {
+		return s.find(ref)
+	}
+	img, err := s.images.Get(ref, p)
+	if err == nil && runsOn(img.Platform, *p) {
+		return img, nil
+	}
+	if err != nil && !errors.Is(err, image.ErrNotFound) {
+		return nil, translate(err)
+	}
+	if _, err := s.find(ref); err != nil {
+		return nil, err
+	}
+	return nil, &storeError{
+		fmt.Errorf("image with reference %s was found but does not provide the specified platform (%s)", ref, platforms.Format(*p)),
+		worker.ErrNotFound,
+	}
+}
+
 // List implements worker.Images.
 func (s *Service) List(context.Context) ([]worker.ImageSummary, error) {
 	all, err := s.images.List()
@@ -94,7 +118,7 @@ func (s *Service) List(context.Context) ([]worker.ImageSummary, error) {
 	}
 	out := make([]worker.ImageSummary, 0, len(all))
 	for _, img := range all {
-		out = append(out, summarise(img, configOf(img), users))
+		out = append(out, s.summarise(img, configOf(img), users))
 	}
 	return out, nil
 }
@@ -109,22 +133,32 @@ func configOf(img *image.Image) *frontend.ImageConfig {
 }
 
 // summarise describes an image, given how many images have each snapshot.
-func summarise(img *image.Image, c *frontend.ImageConfig, users map[snapshot.ID]int) worker.ImageSummary {
+func (s *Service) summarise(img *image.Image, c *frontend.ImageConfig, users map[snapshot.ID]int) worker.ImageSummary {
+	blobs := s.deps.Layers.Blobs
 	sum := worker.ImageSummary{
 		ID: img.ID, Names: img.Names, RepoDigests: img.RepoDigests(), Created: img.Created, Size: img.Size(),
 		Labels: c.Config.Labels, Platform: img.Platform,
 	}
+	sum.ContentSize = int64(len(img.Config))
 	for _, l := range img.Layers {
 		if users[l.Snapshot] > 1 {
-			sum.SharedSize += l.Size
+			sum.SharedSize += l.Files
 		}
+		for _, b := range l.Blobs {
+			if blobs.Has(b) {
+				sum.ContentSize += b.Size
+			}
+		}
+	}
+	for _, m := range img.Manifests {
+		sum.ContentSize += m.Descriptor.Size
 	}
 	return sum
 }
 
 // Inspect implements worker.Images.
-func (s *Service) Inspect(_ context.Context, ref string) (*worker.ImageDetail, error) {
-	img, err := s.find(ref)
+func (s *Service) Inspect(_ context.Context, ref string, p *op.Platform) (*worker.ImageDetail, error) {
+	img, err := s.findFor(ref, p)
 	if err != nil {
 		return nil, err
 	}
@@ -140,13 +174,13 @@ func (s *Service) Inspect(_ context.Context, ref string) (*worker.ImageDetail, e
 	}
 	c := configOf(img)
 	return &worker.ImageDetail{
-		ImageSummary: summarise(img, c, users), Config: *c, Raw: img.Config, Layers: img.DiffIDs(), LastTagged: img.Tagged,
+		ImageSummary: s.summarise(img, c, users), Config: *c, Raw: img.Config, Layers: img.DiffIDs(), LastTagged: img.Tagged,
 	}, nil
 }
 
 // History implements worker.Images.
-func (s *Service) History(_ context.Context, ref string) ([]worker.HistoryEntry, error) {
-	img, err := s.find(ref)
+func (s *Service) History(_ context.Context, ref string, p *op.Platform) ([]worker.HistoryEntry, error) {
+	img, err := s.findFor(ref, p)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +192,7 @@ func (s *Service) History(_ context.Context, ref string) ([]worker.HistoryEntry,
 			e.Created = *h.Created
 		}
 		if !h.EmptyLayer && layer < len(img.Layers) {
-			e.Size = img.Layers[layer].Size
+			e.Size = img.Layers[layer].Files
 			layer++
 		}
 		out = append(out, e)

@@ -23,6 +23,7 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/layer"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -72,7 +73,7 @@ func TestImport(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := s.Inspect(t.Context(), "busybox")
+		d, err := s.Inspect(t.Context(), "busybox", nil)
 		if err != nil || d.ID != id || digest.FromBytes(d.Raw) != id {
 			t.Fatalf("got %+v, %v", d, err)
 		}
@@ -81,14 +82,14 @@ func TestImport(t *testing.T) {
 		if want := "[/bin/sh][/bin/sh -c echo hi][A=3 B=2]map[k:v]map[53/udp:{} 80/tcp:{}]map[/data:{}]1000/a/b[RUN true]9"; strings.ReplaceAll(got, "] ", "]") != want && got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
-		h, err := s.History(t.Context(), "busybox")
+		h, err := s.History(t.Context(), "busybox", nil)
 		if err != nil || len(h) != 1 || h[0].Comment != "hello" || h[0].Size != d.Size || h[0].ID != string(id) || len(h[0].Tags) != 1 {
 			t.Errorf("history %+v, %v", h, err)
 		}
 		if _, err := s.Import(t.Context(), bytes.NewReader(tarOf(t, "a", "1", "b", "2")), worker.ImportOptions{Name: "again"}); err != nil {
 			t.Fatal(err)
 		}
-		if again, _ := s.Inspect(t.Context(), "again"); again.Layers[0] != d.Layers[0] {
+		if again, _ := s.Inspect(t.Context(), "again", nil); again.Layers[0] != d.Layers[0] {
 			t.Errorf("other diff ID for the same files: %v and %v", again.Layers, d.Layers)
 		}
 		for _, ch := range []string{"RUN true", "FROM x", "nonsense", "COPY a b", "EXPOSE x"} {
@@ -120,13 +121,13 @@ func TestSaveLoad(t *testing.T) {
 		}
 		pulled := putPulled(t, s, "c:3", "a tar of somebody else")
 		var b bytes.Buffer
-		if err := s.Save(t.Context(), []string{"a", "localhost:5000/b:2", string(pulled)}, &b); err != nil {
+		if err := s.Save(t.Context(), []string{"a", "localhost:5000/b:2", string(pulled)}, nil, &b); err != nil {
 			t.Fatal(err)
 		}
 		other := newService(t, newLayers(t, t.TempDir(), "native"))
 		for range 2 {
 			var seen []string
-			got, err := other.Load(t.Context(), bytes.NewReader(gz(b.Bytes())), worker.TransferOptions{Progress: func(st solver.Status) {
+			got, err := other.Load(t.Context(), bytes.NewReader(gz(b.Bytes())), worker.LoadOptions{Progress: func(st solver.Status) {
 				if !st.Ended.IsZero() {
 					seen = append(seen, st.Action)
 				}
@@ -148,7 +149,7 @@ func TestSaveLoad(t *testing.T) {
 		if len(l) != 2 {
 			t.Errorf("%d images", len(l))
 		}
-		d, err := other.Inspect(t.Context(), "a:1")
+		d, err := other.Inspect(t.Context(), "a:1", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,11 +157,11 @@ func TestSaveLoad(t *testing.T) {
 		if got := list(t, other.deps.Layers, img.Layers[0].Snapshot); got != "f=hello " {
 			t.Errorf("layer has %s", got)
 		}
-		if err := s.Save(t.Context(), []string{"none"}, io.Discard); !errors.Is(err, worker.ErrNotFound) {
+		if err := s.Save(t.Context(), []string{"none"}, nil, io.Discard); !errors.Is(err, worker.ErrNotFound) {
 			t.Errorf("saving nothing: %v", err)
 		}
 		arm := &ocispec.Platform{OS: "linux", Architecture: "arm64"}
-		if _, err := other.Load(t.Context(), bytes.NewReader(b.Bytes()), worker.TransferOptions{Platform: arm}); !errors.Is(err, worker.ErrNotFound) {
+		if _, err := other.Load(t.Context(), bytes.NewReader(b.Bytes()), worker.LoadOptions{Platforms: []op.Platform{*arm}}); !errors.Is(err, worker.ErrNotFound) {
 			t.Errorf("another platform: %v", err)
 		}
 	})
@@ -276,7 +277,7 @@ func TestRemove(t *testing.T) {
 
 func mustInspect(t testing.TB, s *Service, ref string) *worker.ImageDetail {
 	t.Helper()
-	d, err := s.Inspect(t.Context(), ref)
+	d, err := s.Inspect(t.Context(), ref, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,13 +290,13 @@ func TestListAndUsage(t *testing.T) {
 		base := importFile(t, s, "base", "f", strings.Repeat("x", 5000))
 		img, _ := s.images.Get(string(base), nil)
 		build(t, s.deps.Layers, img.Layers[0].Snapshot, "child", "g", "y")
-		d, size, err := s.deps.Layers.DiffIDs.Wait(t.Context(), "child")
+		d, err := s.deps.Layers.DiffIDs.Wait(t.Context(), "child")
 		if err != nil {
 			t.Fatal(err)
 		}
 		c := configOf(img)
-		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, d)
-		child, err := finish(c, append(img.Layers[:1:1], image.Layer{DiffID: d, Snapshot: "child", Size: size}))
+		c.RootFS.DiffIDs = append(c.RootFS.DiffIDs, d.DiffID)
+		child, err := finish(c, append(img.Layers[:1:1], d.layer("child")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -306,21 +307,39 @@ func TestListAndUsage(t *testing.T) {
 		if err != nil || len(sum) != 2 {
 			t.Fatal(sum, err)
 		}
-		first := img.Layers[0].Size
+		const first = int64(5000) // the bytes of the file, whatever a tar adds
 		for _, i := range sum {
 			want := first
 			if i.Names[0] == "docker.io/library/child:latest" {
-				want += size
+				want++
 			}
 			if i.Size != want || i.SharedSize != first {
 				t.Errorf("%v: size %d, shared %d; want %d, %d", i.Names, i.Size, i.SharedSize, want, first)
 			}
 		}
 		du, err := s.DiskUsage(t.Context())
-		if err != nil || du.Images != (worker.UsageClass{Total: 2, Size: first + size, Reclaimable: first + size}) {
-			t.Errorf("usage %+v, %v", du, err)
+		if total := onDisk(t, s); err != nil || du.Images != (worker.UsageClass{Total: 2, Size: total, Reclaimable: total}) || du.Total != total {
+			t.Errorf("usage %+v, %v; the store takes %d", du, err, total)
 		}
 	})
+}
+
+// onDisk counts the bytes of all snapshots and blobs.
+func onDisk(t testing.TB, s *Service) (n int64) {
+	t.Helper()
+	for info, err := range s.deps.Layers.Snapshots.All(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += info.Size
+	}
+	for b, err := range s.deps.Layers.Blobs.All(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += b.Size
+	}
+	return n
 }
 
 // recordsOf is a build cache of records that keep a snapshot each.
@@ -424,7 +443,7 @@ func TestTagPlatforms(t *testing.T) {
 		if err := s.Tag(t.Context(), "m", "Bad Name"); err == nil {
 			t.Error("bad name accepted")
 		}
-		if _, err := s.History(t.Context(), "none"); !errors.Is(err, worker.ErrNotFound) {
+		if _, err := s.History(t.Context(), "none", nil); !errors.Is(err, worker.ErrNotFound) {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -57,11 +57,11 @@ func (l *Layers) Sources() []lease.Source {
 
 // blobRefs adds the blobs of the layer that id is the top of.
 func (l *Layers) blobRefs(refs []lease.Item, id snapshot.ID) ([]lease.Item, error) {
-	d, _, ok := l.DiffIDs.Known(id)
+	d, ok := l.DiffIDs.Known(id)
 	if !ok {
 		return refs, nil
 	}
-	blobs, _, err := l.Images.Blobs(d)
+	blobs, _, err := l.Images.Blobs(d.DiffID)
 	for _, b := range blobs {
 		refs = append(refs, blobItem(b.Digest))
 	}

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -113,8 +114,8 @@ func (l *Layers) unpack(ctx context.Context, u unpacking) (image.Layer, error) {
 		return image.Layer{}, err
 	}
 	if ok {
-		size, err := l.confirm(ctx, u, id)
-		return image.Layer{Snapshot: id, Size: size}, err
+		d, err := l.confirm(ctx, u, id)
+		return d.layer(id), err
 	}
 	// Whoever waits reserves for itself: the one who began may leave.
 	if err := reserve(ctx, lease.ID(chainSnapshot(u.chain))); err != nil {
@@ -124,44 +125,55 @@ func (l *Layers) unpack(ctx context.Context, u unpacking) (image.Layer, error) {
 }
 
 // confirm makes sure that a blob is a form of a layer which is there.
-func (l *Layers) confirm(ctx context.Context, u unpacking, id snapshot.ID) (int64, error) {
+func (l *Layers) confirm(ctx context.Context, u unpacking, id snapshot.ID) (Derived, error) {
 	seen, err := l.Seen(u.DiffID, u.Blob.Digest)
 	if err != nil {
-		return 0, err
+		return Derived{}, err
 	}
-	if d, size, ok := l.DiffIDs.Known(id); ok && d == u.DiffID && seen {
+	if d, ok := l.DiffIDs.Known(id); ok && d.DiffID == u.DiffID && seen {
 		u.report(u.Blob.Size, true)
-		return size, nil
+		return d, nil
 	}
 	r, err := l.open(ctx, u)
 	if err != nil {
-		return 0, err
+		return Derived{}, err
 	}
 	defer r.Close()
-	size, err := hashLayer(ctx, r, u.DiffID)
+	d, err := hashLayer(ctx, r, u.DiffID)
 	if err != nil {
-		return 0, err
+		return Derived{}, err
 	}
-	l.DiffIDs.Set(id, u.DiffID, size)
+	l.DiffIDs.Set(id, d)
 	u.report(u.Blob.Size, true)
-	return size, nil
+	return d, nil
 }
 
 // hashLayer reads a layer and compares what it is with its diff ID.
-func hashLayer(ctx context.Context, r io.Reader, want digest.Digest) (int64, error) {
+func hashLayer(ctx context.Context, r io.Reader, want digest.Digest) (Derived, error) {
 	dec, _, err := layer.Decompress(r)
 	if err != nil {
-		return 0, err
+		return Derived{}, err
 	}
 	defer dec.Close()
 	h := &countHash{h: want.Algorithm().Hash()}
-	if err := copyContext(ctx, h, dec); err != nil {
-		return 0, err
+	in := io.TeeReader(dec, h)
+	d := Derived{DiffID: want}
+	// The tree is there, so the tar has been read by somebody: what matters is the digest, which is of all bytes.
+	for tr := tar.NewReader(in); ctx.Err() == nil; {
+		hdr, err := tr.Next()
+		if err != nil {
+			break
+		}
+		d.Files += hdr.Size
+	}
+	if err := copyContext(ctx, io.Discard, in); err != nil {
+		return Derived{}, err
 	}
 	if got := digest.NewDigest(want.Algorithm(), h.h); got != want {
-		return 0, fmt.Errorf("%w: got %s instead of %s", layer.ErrDiffID, got, want)
+		return Derived{}, fmt.Errorf("%w: got %s instead of %s", layer.ErrDiffID, got, want)
 	}
-	return h.n, nil
+	d.Size = h.n
+	return d, nil
 }
 
 func (l *Layers) open(ctx context.Context, u unpacking) (*blob.Reader, error) {
@@ -202,11 +214,12 @@ func (l *Layers) applyLayer(ctx context.Context, u unpacking) (image.Layer, erro
 	if err != nil {
 		return image.Layer{}, err
 	}
-	l.DiffIDs.Set(id, u.DiffID, res.Size)
+	derived := Derived{DiffID: u.DiffID, Size: res.Size, Files: res.Files}
+	l.DiffIDs.Set(id, derived)
 	committed = true
 	if err := l.Snapshots.Commit(ctx, d, id); err != nil && !errors.Is(err, snapshot.ErrExists) {
 		return image.Layer{}, err
 	}
 	u.report(u.Blob.Size, true)
-	return image.Layer{Snapshot: id, Size: res.Size}, nil
+	return derived.layer(id), nil
 }

@@ -3,29 +3,47 @@ package images
 import (
 	"context"
 
-	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/opencontainers/go-digest"
+
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
-// DiskUsage implements worker.Images. The build cache is the snapshots that cache records keep; one that an image keeps too
-// is shared, and counts as in use, since pruning the cache frees nothing of it.
+// internal is the type of what is no result of a build: what is in use by something that is under way, what a pull that
+// broke off has left, and what nothing refers to any more.
+const internal = "internal"
+
+// DiskUsage implements worker.Images. Images take what they keep, trees and blobs, each counted once. The build cache is
+// all else, so that both together are what is on the disk. A result that an image keeps too is among the records of the
+// cache, shared and in use, but its bytes are the image's: pruning the cache frees nothing of it.
 func (s *Service) DiskUsage(ctx context.Context) (*worker.DiskUsage, error) {
-	du := new(worker.DiskUsage)
-	if err := s.imageUsage(&du.Images); err != nil {
-		return nil, err
-	}
 	uses, err := s.deps.Leases.Usage(ctx)
 	if err != nil {
 		return nil, err
 	}
+	a := &account{uses: make(map[lease.Item]*lease.Use, len(uses)), owners: make(map[lease.Item]lease.Item)}
+	for i := range uses {
+		a.uses[uses[i].Item] = &uses[i]
+	}
+	du := new(worker.DiskUsage)
+	if err := s.imageUsage(ctx, a, &du.Images); err != nil {
+		return nil, err
+	}
 	records := s.cached(ctx, uses)
+	for _, u := range uses { // those that refer come before what they refer to
+		if u.Class == lease.Plain && a.owner(u.Item) == nobody {
+			a.charge(&u, records)
+		}
+	}
 	for _, u := range uses {
 		r, ok := records[u.Item]
 		if !ok {
 			continue
 		}
-		r.ID, r.Type, r.Size = u.Name, "regular", max(u.Size, 0)
+		_, kept := a.kept[u.Item]
+		if r.ID = u.Name; r.Type == "" {
+			r.Type = "regular"
+		}
 		r.Created, r.InUse, r.Shared = u.Created, u.InUse, u.Shared
 		if u.Used.After(r.LastUsed) {
 			r.LastUsed = u.Used
@@ -35,16 +53,100 @@ func (s *Service) DiskUsage(ctx context.Context) (*worker.DiskUsage, error) {
 				r.Parent = ref.Name
 			}
 		}
+		if kept {
+			r.Size += max(u.Size, 0)
+		}
 		du.Records = append(du.Records, *r)
 		du.BuildCache.Total++
-		du.BuildCache.Size += r.Size
-		if r.InUse {
+		switch {
+		case r.InUse:
 			du.BuildCache.Active++
-		} else {
+			if !kept {
+				du.BuildCache.Size += r.Size
+			}
+		default:
+			du.BuildCache.Size += r.Size
 			du.BuildCache.Reclaimable += r.Size
 		}
 	}
+	if err := s.partialUsage(du); err != nil {
+		return nil, err
+	}
+	du.Total = du.Images.Size + du.BuildCache.Size
 	return du, nil
+}
+
+// partialUsage adds what downloads that broke off have left.
+func (s *Service) partialUsage(du *worker.DiskUsage) error {
+	partial, err := s.deps.Layers.Blobs.Partials()
+	if err != nil {
+		return err
+	}
+	for _, p := range partial {
+		du.Records = append(du.Records, worker.UsageRecord{
+			ID: p.Digest.Encoded(), Type: internal, Description: "part of a download of " + string(p.Digest),
+			Size: p.Size, Created: p.Written, LastUsed: p.Written,
+		})
+		du.BuildCache.Total++
+		du.BuildCache.Size += p.Size
+		du.BuildCache.Reclaimable += p.Size
+	}
+	return nil
+}
+
+// An account says who pays for what.
+type account struct {
+	uses   map[lease.Item]*lease.Use
+	kept   map[lease.Item]bool       // by images, and whether by one that is in use
+	owners map[lease.Item]lease.Item // the record that pays for something, as far as is known
+}
+
+// nobody owns what no image keeps, and no record as yet.
+var nobody = lease.Item{}
+
+func (a *account) owner(i lease.Item) lease.Item {
+	if _, ok := a.kept[i]; ok {
+		return lease.Item{Kind: lease.Image}
+	}
+	return a.owners[i]
+}
+
+// keep notes that an image keeps refs, and all that these keep.
+func (a *account) keep(refs []lease.Item, used bool) {
+	for todo := refs; len(todo) > 0; {
+		var next []lease.Item
+		for _, i := range todo {
+			before, seen := a.kept[i]
+			if seen && (before || !used) {
+				continue
+			}
+			a.kept[i] = before || used
+			if u := a.uses[i]; u != nil {
+				next = append(next, u.Refs...)
+			}
+		}
+		todo = next
+	}
+}
+
+// charge adds what u takes to its record. The blobs of a layer are charged with its tree; what has no record gets one.
+func (a *account) charge(u *lease.Use, records map[lease.Item]*worker.UsageRecord) {
+	r := records[u.Item]
+	if r == nil {
+		r = reach(records, u.Item)
+		if r.Type = internal; !u.InUse {
+			r.Description = "nothing refers to it"
+		}
+	}
+	r.Size += max(u.Size, 0)
+	a.owners[u.Item] = u.Item
+	for _, ref := range u.Refs {
+		if ref.Kind != lease.Blob || a.owner(ref) != nobody || a.uses[ref] == nil {
+			continue
+		}
+		a.owners[ref] = u.Item
+		r.Size += max(a.uses[ref].Size, 0)
+	}
 }
 
 // cached returns the snapshots that records keep, each with what the record says.
@@ -97,29 +199,28 @@ func reach(m map[lease.Item]*worker.UsageRecord, i lease.Item) *worker.UsageReco
 	return m[i]
 }
 
-// imageUsage counts images; a layer that several have counts once.
-func (s *Service) imageUsage(c *worker.UsageClass) error {
-	all, err := s.images.List()
-	if err != nil {
-		return err
-	}
-	active := make(map[snapshot.ID]bool) // by whether an image in use has it
-	size := make(map[snapshot.ID]int64)
-	for _, img := range all {
+// imageUsage counts images and what they keep.
+func (s *Service) imageUsage(ctx context.Context, a *account, c *worker.UsageClass) error {
+	a.kept = make(map[lease.Item]bool)
+	for info, err := range s.deps.Layers.listImages(ctx) {
+		if err != nil {
+			return err
+		}
 		c.Total++
-		used := s.inUse(img.ID) != nil
+		used := s.inUse(digest.Digest(info.Name)) != nil
 		if used {
 			c.Active++
 		}
-		for _, l := range img.Layers {
-			size[l.Snapshot] = l.Size
-			active[l.Snapshot] = active[l.Snapshot] || used
-		}
+		a.keep(info.Refs, used)
 	}
-	for id, n := range size {
-		c.Size += n
-		if !active[id] {
-			c.Reclaimable += n
+	for i, used := range a.kept {
+		u := a.uses[i]
+		if u == nil {
+			continue // it has gone, or came when the rest was counted
+		}
+		c.Size += max(u.Size, 0)
+		if !used {
+			c.Reclaimable += max(u.Size, 0)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -44,13 +45,33 @@ func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOpti
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
+		if opt.Platform != nil && !runsOn(img.Platform, *opt.Platform) {
+			continue
+		}
 		m, err := s.Manifest(ctx, img)
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
 		out.Manifests = append(out.Manifests, m)
 	}
+	if len(out.Manifests) == 0 {
+		return ocispec.Descriptor{}, fmt.Errorf(
+			"image with reference %s was found but does not provide the specified platform (%s): %w",
+			image.Familiar(ref), platforms.Format(*opt.Platform), worker.ErrNotFound)
+	}
 	return s.Export(ctx, out, exporter.Form{}, opt.Progress)
+}
+
+// Tags returns the tags that the registry has of a repository, sorted.
+func (s *Service) Tags(ctx context.Context, repository string, opt worker.TransferOptions) ([]string, error) {
+	ref, err := registry.ParseRef(repository)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Keychain != nil {
+		ctx = registry.WithKeychain(ctx, opt.Keychain)
+	}
+	return s.deps.Client.Tags(ctx, ref.Repo)
 }
 
 // Manifest makes an image of the store ready for export, and holds what it needs. Where a manifest of it was pulled,
@@ -84,8 +105,8 @@ func (s *Service) Export(ctx context.Context, img *exporter.Image, form exporter
 	var docs pushedDocs
 	opts := push.Options{Form: form, Pushed: docs.add}
 	if status != nil {
-		p := &pushProgress{status: status, parts: make(map[string]*solver.Status)}
-		opts.Progress = p.report
+		p := &pushProgress{status: status, parts: make(map[string]*solver.Status), hows: make(map[string]registry.How)}
+		opts.Progress, opts.Came = p.report, p.came
 	}
 	desc, err := push.New(s.deps.Client, opts).Export(ctx, img)
 	if err != nil {
@@ -193,8 +214,16 @@ func (p *pushedDocs) add(repo string, doc imagedoc.Document) {
 type pushProgress struct {
 	status func(solver.Status)
 
-	mu    sync.Mutex // guards parts, and the order of reports
+	mu    sync.Mutex // guards parts and hows, and the order of reports
 	parts map[string]*solver.Status
+	hows  map[string]registry.How // of those that were not uploaded
+}
+
+// came notes how a part came to be in its repository: "exists" and "mounted" are what is said of it then.
+func (p *pushProgress) came(id string, how registry.How) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hows[id] = how
 }
 
 func (p *pushProgress) report(id string, current, total int64, done bool) {
@@ -204,6 +233,9 @@ func (p *pushProgress) report(id string, current, total int64, done bool) {
 	if st == nil {
 		st = &solver.Status{ID: id, Action: "pushing", Started: time.Now()}
 		p.parts[id] = st
+	}
+	if done && p.hows[id] != registry.Uploaded {
+		st.Action = p.hows[id].String()
 	}
 	if st.Current, st.Total = current, total; done {
 		st.Ended = time.Now()

@@ -87,6 +87,25 @@ func (i *Images) find(ref string) (*worker.ImageDetail, error) {
 	return i.findLocked(ref)
 }
 
+// findFor finds an image for p, unless that is nil.
+func (i *Images) findFor(ref string, p *op.Platform) (*worker.ImageDetail, error) {
+	if p == nil {
+		return i.find(ref)
+	}
+	return i.findAny(ref, []op.Platform{*p})
+}
+
+// findAny finds an image that is for one of platforms, if there are any.
+func (i *Images) findAny(ref string, platforms []op.Platform) (*worker.ImageDetail, error) {
+	img, err := i.find(ref)
+	if err == nil && len(platforms) > 0 && !slices.ContainsFunc(platforms, func(p op.Platform) bool {
+		return p.OS == img.Platform.OS && p.Architecture == img.Platform.Architecture
+	}) {
+		return nil, fmt.Errorf("%w: %s for %s/%s", worker.ErrNotFound, ref, platforms[0].OS, platforms[0].Architecture)
+	}
+	return img, err
+}
+
 func (i *Images) findLocked(ref string) (*worker.ImageDetail, error) {
 	want, err := canonical(ref)
 	for _, img := range i.list {
@@ -121,13 +140,13 @@ func (i *Images) List(context.Context) ([]worker.ImageSummary, error) {
 }
 
 // Inspect implements worker.Images.
-func (i *Images) Inspect(_ context.Context, ref string) (*worker.ImageDetail, error) {
-	return i.find(ref)
+func (i *Images) Inspect(_ context.Context, ref string, p *op.Platform) (*worker.ImageDetail, error) {
+	return i.findFor(ref, p)
 }
 
 // History implements worker.Images.
-func (i *Images) History(_ context.Context, ref string) ([]worker.HistoryEntry, error) {
-	img, err := i.find(ref)
+func (i *Images) History(_ context.Context, ref string, p *op.Platform) ([]worker.HistoryEntry, error) {
+	img, err := i.findFor(ref, p)
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +174,30 @@ func (i *Images) Tag(_ context.Context, src, dst string) error {
 	img.Names = append(img.Names, name)
 	img.LastTagged = i.now()
 	return nil
+}
+
+// Tags implements worker.Images.
+func (i *Images) Tags(ctx context.Context, repository string, opt worker.TransferOptions) ([]string, error) {
+	name, err := canonical(repository)
+	if err != nil {
+		return nil, err
+	}
+	if err := authorize(ctx, opt.Keychain, name); err != nil {
+		return nil, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var tags []string
+	for ref := range i.Registry {
+		if tag, ok := strings.CutPrefix(ref, strings.TrimSuffix(name, "latest")); ok {
+			tags = append(tags, tag)
+		}
+	}
+	if tags == nil {
+		return nil, fmt.Errorf("listing the tags of %s: %w", repository, registry.ErrNotFound)
+	}
+	slices.Sort(tags)
+	return tags, nil
 }
 
 // Remove implements worker.Images.
@@ -276,7 +319,7 @@ func (i *Images) Push(ctx context.Context, ref string, opt worker.TransferOption
 }
 
 // Load implements worker.Images: an archive is lines of "name content".
-func (i *Images) Load(ctx context.Context, r io.Reader, opt worker.TransferOptions) ([]worker.Loaded, error) {
+func (i *Images) Load(ctx context.Context, r io.Reader, opt worker.LoadOptions) ([]worker.Loaded, error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return nil, err
@@ -309,10 +352,10 @@ func familiarTag(ref string) string {
 }
 
 // Save implements worker.Images; it writes what Load reads.
-func (i *Images) Save(_ context.Context, refs []string, w io.Writer) error {
+func (i *Images) Save(_ context.Context, refs []string, platforms []op.Platform, w io.Writer) error {
 	var b bytes.Buffer
 	for _, ref := range refs {
-		img, err := i.find(ref)
+		img, err := i.findAny(ref, platforms)
 		if err != nil {
 			return err
 		}

@@ -3331,10 +3331,11 @@ type ImageSummary struct {
 	Names         []string               `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
 	RepoDigests   []string               `protobuf:"bytes,3,rep,name=repo_digests,json=repoDigests,proto3" json:"repo_digests,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
-	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
-	SharedSize    int64                  `protobuf:"varint,6,opt,name=shared_size,json=sharedSize,proto3" json:"shared_size,omitempty"`
+	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`                               // bytes of the files in all layers
+	SharedSize    int64                  `protobuf:"varint,6,opt,name=shared_size,json=sharedSize,proto3" json:"shared_size,omitempty"` // of those, bytes of layers that other images have too
 	Labels        map[string]string      `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Platform      *Platform              `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
+	ContentSize   int64                  `protobuf:"varint,9,opt,name=content_size,json=contentSize,proto3" json:"content_size,omitempty"` // bytes of the blobs that the store has of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3425,9 +3426,17 @@ func (x *ImageSummary) GetPlatform() *Platform {
 	return nil
 }
 
+func (x *ImageSummary) GetContentSize() int64 {
+	if x != nil {
+		return x.ContentSize
+	}
+	return 0
+}
+
 type InspectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Platform      *Platform              `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"` // of a name for several; none for the daemon's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3467,6 +3476,13 @@ func (x *InspectRequest) GetRef() string {
 		return x.Ref
 	}
 	return ""
+}
+
+func (x *InspectRequest) GetPlatform() *Platform {
+	if x != nil {
+		return x.Platform
+	}
+	return nil
 }
 
 type InspectResponse struct {
@@ -3540,6 +3556,7 @@ func (x *InspectResponse) GetLastTagged() *timestamppb.Timestamp {
 type HistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Platform      *Platform              `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3579,6 +3596,13 @@ func (x *HistoryRequest) GetRef() string {
 		return x.Ref
 	}
 	return ""
+}
+
+func (x *HistoryRequest) GetPlatform() *Platform {
+	if x != nil {
+		return x.Platform
+	}
+	return nil
 }
 
 type HistoryResponse struct {
@@ -3802,6 +3826,7 @@ type RemoveRequest struct {
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	NoPrune       bool                   `protobuf:"varint,3,opt,name=no_prune,json=noPrune,proto3" json:"no_prune,omitempty"`
+	Platforms     []*Platform            `protobuf:"bytes,4,rep,name=platforms,proto3" json:"platforms,omitempty"` // only the images for these, of a name for several
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3855,6 +3880,13 @@ func (x *RemoveRequest) GetNoPrune() bool {
 		return x.NoPrune
 	}
 	return false
+}
+
+func (x *RemoveRequest) GetPlatforms() []*Platform {
+	if x != nil {
+		return x.Platforms
+	}
+	return nil
 }
 
 type RemoveResponse struct {
@@ -3957,7 +3989,8 @@ type Transfer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	Platform      *Platform              `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"`
-	Quiet         bool                   `protobuf:"varint,3,opt,name=quiet,proto3" json:"quiet,omitempty"` // no status is wanted
+	Quiet         bool                   `protobuf:"varint,3,opt,name=quiet,proto3" json:"quiet,omitempty"`                    // no status is wanted
+	AllTags       bool                   `protobuf:"varint,4,opt,name=all_tags,json=allTags,proto3" json:"all_tags,omitempty"` // ref is a repository: there is a result for each tag, and the stream ends after the last
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4009,6 +4042,13 @@ func (x *Transfer) GetPlatform() *Platform {
 func (x *Transfer) GetQuiet() bool {
 	if x != nil {
 		return x.Quiet
+	}
+	return false
+}
+
+func (x *Transfer) GetAllTags() bool {
+	if x != nil {
+		return x.AllTags
 	}
 	return false
 }
@@ -4102,6 +4142,7 @@ type PullOutput struct {
 	//	*PullOutput_Status
 	//	*PullOutput_Ask
 	//	*PullOutput_Result
+	//	*PullOutput_Begins
 	Output        isPullOutput_Output `protobuf_oneof:"output"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4171,6 +4212,15 @@ func (x *PullOutput) GetResult() *Pulled {
 	return nil
 }
 
+func (x *PullOutput) GetBegins() string {
+	if x != nil {
+		if x, ok := x.Output.(*PullOutput_Begins); ok {
+			return x.Begins
+		}
+	}
+	return ""
+}
+
 type isPullOutput_Output interface {
 	isPullOutput_Output()
 }
@@ -4187,11 +4237,17 @@ type PullOutput_Result struct {
 	Result *Pulled `protobuf:"bytes,3,opt,name=result,proto3,oneof"`
 }
 
+type PullOutput_Begins struct {
+	Begins string `protobuf:"bytes,4,opt,name=begins,proto3,oneof"` // with all_tags, the name that the statuses from now on are of
+}
+
 func (*PullOutput_Status) isPullOutput_Output() {}
 
 func (*PullOutput_Ask) isPullOutput_Output() {}
 
 func (*PullOutput_Result) isPullOutput_Output() {}
+
+func (*PullOutput_Begins) isPullOutput_Output() {}
 
 type Pulled struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4446,6 +4502,7 @@ type Pushed struct {
 	MediaType     string                 `protobuf:"bytes,1,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
 	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4501,9 +4558,16 @@ func (x *Pushed) GetSize() int64 {
 	return 0
 }
 
+func (x *Pushed) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type LoadOptions struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Platform      *Platform              `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	Platforms     []*Platform            `protobuf:"bytes,1,rep,name=platforms,proto3" json:"platforms,omitempty"` // only the images for these
 	Quiet         bool                   `protobuf:"varint,2,opt,name=quiet,proto3" json:"quiet,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4539,9 +4603,9 @@ func (*LoadOptions) Descriptor() ([]byte, []int) {
 	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{59}
 }
 
-func (x *LoadOptions) GetPlatform() *Platform {
+func (x *LoadOptions) GetPlatforms() []*Platform {
 	if x != nil {
-		return x.Platform
+		return x.Platforms
 	}
 	return nil
 }
@@ -4816,6 +4880,7 @@ func (x *LoadedImage) GetId() string {
 type SaveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Refs          []string               `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`
+	Platforms     []*Platform            `protobuf:"bytes,2,rep,name=platforms,proto3" json:"platforms,omitempty"` // of names for several; none for all that are there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4853,6 +4918,13 @@ func (*SaveRequest) Descriptor() ([]byte, []int) {
 func (x *SaveRequest) GetRefs() []string {
 	if x != nil {
 		return x.Refs
+	}
+	return nil
+}
+
+func (x *SaveRequest) GetPlatforms() []*Platform {
+	if x != nil {
+		return x.Platforms
 	}
 	return nil
 }
@@ -5189,6 +5261,11 @@ type InfoResponse struct {
 	Started            *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=started,proto3" json:"started,omitempty"`
 	IdleTimeoutSeconds int64                  `protobuf:"varint,19,opt,name=idle_timeout_seconds,json=idleTimeoutSeconds,proto3" json:"idle_timeout_seconds,omitempty"` // 0 for none
 	Warnings           []string               `protobuf:"bytes,20,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	BackingFilesystem  string                 `protobuf:"bytes,21,opt,name=backing_filesystem,json=backingFilesystem,proto3" json:"backing_filesystem,omitempty"` // of the root
+	Security           []string               `protobuf:"bytes,22,rep,name=security,proto3" json:"security,omitempty"`                                            // "name=seccomp,profile=builtin", as docker writes them
+	Mirrors            []string               `protobuf:"bytes,23,rep,name=mirrors,proto3" json:"mirrors,omitempty"`                                              // of docker.io
+	Insecure           []string               `protobuf:"bytes,24,rep,name=insecure,proto3" json:"insecure,omitempty"`                                            // registries that are spoken to in plain HTTP, or whose certificate is not checked
+	Debug              bool                   `protobuf:"varint,25,opt,name=debug,proto3" json:"debug,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -5363,6 +5440,41 @@ func (x *InfoResponse) GetWarnings() []string {
 	return nil
 }
 
+func (x *InfoResponse) GetBackingFilesystem() string {
+	if x != nil {
+		return x.BackingFilesystem
+	}
+	return ""
+}
+
+func (x *InfoResponse) GetSecurity() []string {
+	if x != nil {
+		return x.Security
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetMirrors() []string {
+	if x != nil {
+		return x.Mirrors
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetInsecure() []string {
+	if x != nil {
+		return x.Insecure
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetDebug() bool {
+	if x != nil {
+		return x.Debug
+	}
+	return false
+}
+
 type DiskUsageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -5404,6 +5516,7 @@ type DiskUsageResponse struct {
 	Images        *UsageClass            `protobuf:"bytes,1,opt,name=images,proto3" json:"images,omitempty"`
 	BuildCache    *UsageClass            `protobuf:"bytes,2,opt,name=build_cache,json=buildCache,proto3" json:"build_cache,omitempty"`
 	Records       []*UsageRecord         `protobuf:"bytes,3,rep,name=records,proto3" json:"records,omitempty"`
+	Total         int64                  `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"` // bytes of all that the store keeps, each once
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5457,6 +5570,13 @@ func (x *DiskUsageResponse) GetRecords() []*UsageRecord {
 		return x.Records
 	}
 	return nil
+}
+
+func (x *DiskUsageResponse) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
 }
 
 type UsageClass struct {
@@ -6126,7 +6246,7 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x05chunk\"\r\n" +
 	"\vListRequest\"A\n" +
 	"\fListResponse\x121\n" +
-	"\x06images\x18\x01 \x03(\v2\x19.boxbuild.v1.ImageSummaryR\x06images\"\xef\x02\n" +
+	"\x06images\x18\x01 \x03(\v2\x19.boxbuild.v1.ImageSummaryR\x06images\"\x92\x03\n" +
 	"\fImageSummary\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12!\n" +
@@ -6136,20 +6256,23 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\vshared_size\x18\x06 \x01(\x03R\n" +
 	"sharedSize\x12=\n" +
 	"\x06labels\x18\a \x03(\v2%.boxbuild.v1.ImageSummary.LabelsEntryR\x06labels\x121\n" +
-	"\bplatform\x18\b \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\x1a9\n" +
+	"\bplatform\x18\b \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\x12!\n" +
+	"\fcontent_size\x18\t \x01(\x03R\vcontentSize\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\"\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"U\n" +
 	"\x0eInspectRequest\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\tR\x03ref\"\xb3\x01\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x121\n" +
+	"\bplatform\x18\x02 \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\"\xb3\x01\n" +
 	"\x0fInspectResponse\x123\n" +
 	"\asummary\x18\x01 \x01(\v2\x19.boxbuild.v1.ImageSummaryR\asummary\x12\x16\n" +
 	"\x06config\x18\x02 \x01(\fR\x06config\x12\x16\n" +
 	"\x06layers\x18\x03 \x03(\tR\x06layers\x12;\n" +
 	"\vlast_tagged\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"lastTagged\"\"\n" +
+	"lastTagged\"U\n" +
 	"\x0eHistoryRequest\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\tR\x03ref\"F\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x121\n" +
+	"\bplatform\x18\x02 \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\"F\n" +
 	"\x0fHistoryResponse\x123\n" +
 	"\aentries\x18\x01 \x03(\v2\x19.boxbuild.v1.HistoryEntryR\aentries\"\xb5\x01\n" +
 	"\fHistoryEntry\x12\x0e\n" +
@@ -6164,29 +6287,32 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"TagRequest\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\"\r\n" +
-	"\vTagResponse\"R\n" +
+	"\vTagResponse\"\x87\x01\n" +
 	"\rRemoveRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12\x19\n" +
-	"\bno_prune\x18\x03 \x01(\bR\anoPrune\"@\n" +
+	"\bno_prune\x18\x03 \x01(\bR\anoPrune\x123\n" +
+	"\tplatforms\x18\x04 \x03(\v2\x15.boxbuild.v1.PlatformR\tplatforms\"@\n" +
 	"\x0eRemoveResponse\x12.\n" +
 	"\aremoved\x18\x01 \x03(\v2\x14.boxbuild.v1.RemovedR\aremoved\"?\n" +
 	"\aRemoved\x12\x1a\n" +
 	"\buntagged\x18\x01 \x01(\tR\buntagged\x12\x18\n" +
-	"\adeleted\x18\x02 \x01(\tR\adeleted\"e\n" +
+	"\adeleted\x18\x02 \x01(\tR\adeleted\"\x80\x01\n" +
 	"\bTransfer\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x121\n" +
 	"\bplatform\x18\x02 \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\x12\x14\n" +
-	"\x05quiet\x18\x03 \x01(\bR\x05quiet\"r\n" +
+	"\x05quiet\x18\x03 \x01(\bR\x05quiet\x12\x19\n" +
+	"\ball_tags\x18\x04 \x01(\bR\aallTags\"r\n" +
 	"\tPullInput\x12-\n" +
 	"\x05start\x18\x01 \x01(\v2\x15.boxbuild.v1.TransferH\x00R\x05start\x12-\n" +
 	"\x06answer\x18\x02 \x01(\v2\x13.boxbuild.v1.AnswerH\x00R\x06answerB\a\n" +
-	"\x05input\"\x9a\x01\n" +
+	"\x05input\"\xb4\x01\n" +
 	"\n" +
 	"PullOutput\x12-\n" +
 	"\x06status\x18\x01 \x01(\v2\x13.boxbuild.v1.StatusH\x00R\x06status\x12$\n" +
 	"\x03ask\x18\x02 \x01(\v2\x10.boxbuild.v1.AskH\x00R\x03ask\x12-\n" +
-	"\x06result\x18\x03 \x01(\v2\x13.boxbuild.v1.PulledH\x00R\x06resultB\b\n" +
+	"\x06result\x18\x03 \x01(\v2\x13.boxbuild.v1.PulledH\x00R\x06result\x12\x18\n" +
+	"\x06begins\x18\x04 \x01(\tH\x00R\x06beginsB\b\n" +
 	"\x06output\"^\n" +
 	"\x06Pulled\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
@@ -6202,14 +6328,15 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x06status\x18\x01 \x01(\v2\x13.boxbuild.v1.StatusH\x00R\x06status\x12$\n" +
 	"\x03ask\x18\x02 \x01(\v2\x10.boxbuild.v1.AskH\x00R\x03ask\x12-\n" +
 	"\x06result\x18\x03 \x01(\v2\x13.boxbuild.v1.PushedH\x00R\x06resultB\b\n" +
-	"\x06output\"S\n" +
+	"\x06output\"g\n" +
 	"\x06Pushed\x12\x1d\n" +
 	"\n" +
 	"media_type\x18\x01 \x01(\tR\tmediaType\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x03R\x04size\"V\n" +
-	"\vLoadOptions\x121\n" +
-	"\bplatform\x18\x01 \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\x12\x14\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"X\n" +
+	"\vLoadOptions\x123\n" +
+	"\tplatforms\x18\x01 \x03(\v2\x15.boxbuild.v1.PlatformR\tplatforms\x12\x14\n" +
 	"\x05quiet\x18\x02 \x01(\bR\x05quiet\"\\\n" +
 	"\tLoadInput\x120\n" +
 	"\x05start\x18\x01 \x01(\v2\x18.boxbuild.v1.LoadOptionsH\x00R\x05start\x12\x14\n" +
@@ -6224,9 +6351,10 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x06images\x18\x01 \x03(\v2\x18.boxbuild.v1.LoadedImageR\x06images\"1\n" +
 	"\vLoadedImage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"!\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"V\n" +
 	"\vSaveRequest\x12\x12\n" +
-	"\x04refs\x18\x01 \x03(\tR\x04refs\"\x8a\x01\n" +
+	"\x04refs\x18\x01 \x03(\tR\x04refs\x123\n" +
+	"\tplatforms\x18\x02 \x03(\v2\x15.boxbuild.v1.PlatformR\tplatforms\"\x8a\x01\n" +
 	"\rImportOptions\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x18\n" +
@@ -6241,7 +6369,7 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\vPingRequest\"(\n" +
 	"\fPingResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\"\r\n" +
-	"\vInfoRequest\"\xed\x04\n" +
+	"\vInfoRequest\"\x84\x06\n" +
 	"\fInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\tR\brevision\x12\x1d\n" +
@@ -6264,13 +6392,19 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\tplatforms\x18\x11 \x03(\v2\x15.boxbuild.v1.PlatformR\tplatforms\x124\n" +
 	"\astarted\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x120\n" +
 	"\x14idle_timeout_seconds\x18\x13 \x01(\x03R\x12idleTimeoutSeconds\x12\x1a\n" +
-	"\bwarnings\x18\x14 \x03(\tR\bwarnings\"\x12\n" +
-	"\x10DiskUsageRequest\"\xb2\x01\n" +
+	"\bwarnings\x18\x14 \x03(\tR\bwarnings\x12-\n" +
+	"\x12backing_filesystem\x18\x15 \x01(\tR\x11backingFilesystem\x12\x1a\n" +
+	"\bsecurity\x18\x16 \x03(\tR\bsecurity\x12\x18\n" +
+	"\amirrors\x18\x17 \x03(\tR\amirrors\x12\x1a\n" +
+	"\binsecure\x18\x18 \x03(\tR\binsecure\x12\x14\n" +
+	"\x05debug\x18\x19 \x01(\bR\x05debug\"\x12\n" +
+	"\x10DiskUsageRequest\"\xc8\x01\n" +
 	"\x11DiskUsageResponse\x12/\n" +
 	"\x06images\x18\x01 \x01(\v2\x17.boxbuild.v1.UsageClassR\x06images\x128\n" +
 	"\vbuild_cache\x18\x02 \x01(\v2\x17.boxbuild.v1.UsageClassR\n" +
 	"buildCache\x122\n" +
-	"\arecords\x18\x03 \x03(\v2\x18.boxbuild.v1.UsageRecordR\arecords\"p\n" +
+	"\arecords\x18\x03 \x03(\v2\x18.boxbuild.v1.UsageRecordR\arecords\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\x03R\x05total\"p\n" +
 	"\n" +
 	"UsageClass\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x16\n" +
@@ -6508,77 +6642,81 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	88,  // 54: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
 	87,  // 55: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
 	15,  // 56: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
-	43,  // 57: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
-	88,  // 58: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
-	48,  // 59: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
-	88,  // 60: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
-	53,  // 61: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
-	15,  // 62: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
-	54,  // 63: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
-	36,  // 64: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
-	29,  // 65: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
-	31,  // 66: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
-	57,  // 67: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
-	54,  // 68: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
-	36,  // 69: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
-	29,  // 70: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
-	31,  // 71: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
-	60,  // 72: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
-	15,  // 73: boxbuild.v1.LoadOptions.platform:type_name -> boxbuild.v1.Platform
-	61,  // 74: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
-	29,  // 75: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
-	64,  // 76: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
-	65,  // 77: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
-	15,  // 78: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
-	67,  // 79: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
-	15,  // 80: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
-	88,  // 81: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
-	76,  // 82: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
-	76,  // 83: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
-	77,  // 84: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	88,  // 85: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	88,  // 86: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
-	53,  // 87: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
-	39,  // 88: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
-	6,   // 89: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
-	40,  // 90: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
-	41,  // 91: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
-	44,  // 92: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
-	46,  // 93: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
-	49,  // 94: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
-	51,  // 95: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
-	55,  // 96: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
-	58,  // 97: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
-	62,  // 98: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
-	66,  // 99: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
-	68,  // 100: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	70,  // 101: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
-	72,  // 102: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	74,  // 103: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	78,  // 104: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	80,  // 105: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	16,  // 106: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	40,  // 107: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	42,  // 108: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	45,  // 109: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	47,  // 110: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	50,  // 111: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	52,  // 112: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	56,  // 113: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	59,  // 114: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	63,  // 115: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	40,  // 116: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	69,  // 117: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	71,  // 118: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
-	73,  // 119: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	75,  // 120: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	79,  // 121: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	81,  // 122: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	106, // [106:123] is the sub-list for method output_type
-	89,  // [89:106] is the sub-list for method input_type
-	89,  // [89:89] is the sub-list for extension type_name
-	89,  // [89:89] is the sub-list for extension extendee
-	0,   // [0:89] is the sub-list for field type_name
+	15,  // 57: boxbuild.v1.InspectRequest.platform:type_name -> boxbuild.v1.Platform
+	43,  // 58: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
+	88,  // 59: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
+	15,  // 60: boxbuild.v1.HistoryRequest.platform:type_name -> boxbuild.v1.Platform
+	48,  // 61: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
+	88,  // 62: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
+	15,  // 63: boxbuild.v1.RemoveRequest.platforms:type_name -> boxbuild.v1.Platform
+	53,  // 64: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
+	15,  // 65: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
+	54,  // 66: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
+	36,  // 67: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
+	29,  // 68: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
+	31,  // 69: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
+	57,  // 70: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
+	54,  // 71: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
+	36,  // 72: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
+	29,  // 73: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
+	31,  // 74: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
+	60,  // 75: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
+	15,  // 76: boxbuild.v1.LoadOptions.platforms:type_name -> boxbuild.v1.Platform
+	61,  // 77: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
+	29,  // 78: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
+	64,  // 79: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
+	65,  // 80: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
+	15,  // 81: boxbuild.v1.SaveRequest.platforms:type_name -> boxbuild.v1.Platform
+	15,  // 82: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
+	67,  // 83: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
+	15,  // 84: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
+	88,  // 85: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
+	76,  // 86: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
+	76,  // 87: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
+	77,  // 88: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
+	88,  // 89: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	88,  // 90: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	53,  // 91: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
+	39,  // 92: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
+	6,   // 93: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
+	40,  // 94: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
+	41,  // 95: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
+	44,  // 96: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
+	46,  // 97: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
+	49,  // 98: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
+	51,  // 99: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
+	55,  // 100: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
+	58,  // 101: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
+	62,  // 102: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
+	66,  // 103: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
+	68,  // 104: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
+	70,  // 105: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	72,  // 106: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	74,  // 107: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	78,  // 108: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	80,  // 109: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	16,  // 110: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	40,  // 111: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	42,  // 112: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	45,  // 113: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	47,  // 114: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	50,  // 115: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	52,  // 116: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	56,  // 117: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	59,  // 118: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	63,  // 119: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	40,  // 120: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	69,  // 121: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	71,  // 122: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	73,  // 123: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	75,  // 124: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	79,  // 125: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	81,  // 126: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	110, // [110:127] is the sub-list for method output_type
+	93,  // [93:110] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_boxbuild_v1_boxbuild_proto_init() }
@@ -6654,6 +6792,7 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 		(*PullOutput_Status)(nil),
 		(*PullOutput_Ask)(nil),
 		(*PullOutput_Result)(nil),
+		(*PullOutput_Begins)(nil),
 	}
 	file_boxbuild_v1_boxbuild_proto_msgTypes[56].OneofWrappers = []any{
 		(*PushInput_Start)(nil),

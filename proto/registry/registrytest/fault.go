@@ -18,6 +18,7 @@ const (
 	Mount    Kind = "mount"
 	Upload   Kind = "upload"
 	Token    Kind = "token"
+	Tags     Kind = "tags"
 	Other    Kind = "other"
 )
 

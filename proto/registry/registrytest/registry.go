@@ -5,8 +5,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -18,6 +20,7 @@ type Behaviour struct {
 	NoMount    bool   // mounting always begins an upload
 	NoRange    bool   // blobs always come whole
 	NoLength   bool   // blobs come in chunks of unknown sum
+	TagPage    int    // lists of tags come in pages of so many; 0 for whole
 	MaxRequest int64  // a longer PUT or PATCH answers 413; 0 for no limit
 	RedirectTo string // GET of a blob redirects there, the path appended: "https://storage.example"
 	UploadTo   string // locations of uploads are on this host: "https://upload.example"; empty for relative ones
@@ -147,6 +150,7 @@ func (r *Registry) Uploads() int {
 var (
 	manifestPath = regexp.MustCompile(`^/v2/(.+)/manifests/([^/]+)$`)
 	blobPath     = regexp.MustCompile(`^/v2/(.+)/blobs/([^/]+)$`)
+	tagsPath     = regexp.MustCompile(`^/v2/(.+)/tags/list$`)
 	uploadPath   = regexp.MustCompile(`^/v2/(.+)/blobs/uploads/([^/]*)$`)
 )
 
@@ -169,6 +173,8 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.serveBlob(w, req, name, rest)
 	case Upload, Mount:
 		r.serveUpload(w, req, name, rest)
+	case Tags:
+		r.serveTags(w, req, name)
 	default:
 		fail(w, http.StatusNotFound, "UNSUPPORTED", "no such route")
 	}
@@ -184,6 +190,9 @@ func classify(req *http.Request) (kind Kind, name, rest string) {
 			return Mount, m[1], m[2]
 		}
 		return Upload, m[1], m[2]
+	}
+	if m := tagsPath.FindStringSubmatch(p); m != nil {
+		return Tags, m[1], ""
 	}
 	if m := manifestPath.FindStringSubmatch(p); m != nil {
 		return Manifest, m[1], m[2]
@@ -201,6 +210,29 @@ func fail(w http.ResponseWriter, status int, code, message string) {
 	json.NewEncoder(w).Encode(map[string]any{ //nolint:errcheck // the client has left
 		"errors": []any{map[string]string{"code": code, "message": message}},
 	})
+}
+
+// serveTags answers with the tags of a repository in order, or with a page of them.
+func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, name string) {
+	r.mu.Lock()
+	rp, ok := r.repos[name]
+	tags := []string{}
+	if ok {
+		tags = slices.AppendSeq(tags, maps.Keys(rp.tags))
+	}
+	r.mu.Unlock()
+	if !ok {
+		fail(w, http.StatusNotFound, "NAME_UNKNOWN", "repository name not known to registry")
+		return
+	}
+	slices.Sort(tags)
+	tags = slices.DeleteFunc(tags, func(t string) bool { return t <= req.URL.Query().Get("last") })
+	if n := r.TagPage; n > 0 && len(tags) > n {
+		tags = tags[:n]
+		w.Header().Set("Link", fmt.Sprintf(`</v2/%s/tags/list?last=%s&n=%d>; rel="next"`, name, tags[n-1], n))
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(map[string]any{"name": name, "tags": tags}) //nolint:errcheck // the client has left
 }
 
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, name, ref string) {

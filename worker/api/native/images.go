@@ -24,13 +24,14 @@ func (s *Server) List(ctx context.Context, _ *boxbuildv1.ListRequest) (*boxbuild
 func wireSummary(img *worker.ImageSummary) *boxbuildv1.ImageSummary {
 	return &boxbuildv1.ImageSummary{
 		Id: img.ID.String(), Names: img.Names, RepoDigests: img.RepoDigests, Created: timestamp(img.Created),
-		Size: img.Size, SharedSize: img.SharedSize, Labels: img.Labels, Platform: wirePlatform(img.Platform),
+		Size: img.Size, SharedSize: img.SharedSize, ContentSize: img.ContentSize, Labels: img.Labels,
+		Platform: wirePlatform(img.Platform),
 	}
 }
 
 // Inspect implements the service.
 func (s *Server) Inspect(ctx context.Context, req *boxbuildv1.InspectRequest) (*boxbuildv1.InspectResponse, error) {
-	img, err := s.opt.Images.Inspect(ctx, req.GetRef())
+	img, err := s.opt.Images.Inspect(ctx, req.GetRef(), optionalPlatform(req.GetPlatform()))
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +46,7 @@ func (s *Server) Inspect(ctx context.Context, req *boxbuildv1.InspectRequest) (*
 
 // History implements the service.
 func (s *Server) History(ctx context.Context, req *boxbuildv1.HistoryRequest) (*boxbuildv1.HistoryResponse, error) {
-	entries, err := s.opt.Images.History(ctx, req.GetRef())
+	entries, err := s.opt.Images.History(ctx, req.GetRef(), optionalPlatform(req.GetPlatform()))
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func (s *Server) Remove(ctx context.Context, req *boxbuildv1.RemoveRequest) (*bo
 	}
 	defer end()
 	removed, err := s.opt.Images.Remove(ctx, req.GetRef(), worker.RemoveOptions{
-		Force: req.GetForce(), NoPrune: req.GetNoPrune(),
+		Force: req.GetForce(), NoPrune: req.GetNoPrune(), Platforms: platforms(req.GetPlatforms()),
 	})
 	if err != nil {
 		return nil, err
@@ -94,7 +95,7 @@ func (s *Server) DiskUsage(ctx context.Context, _ *boxbuildv1.DiskUsageRequest) 
 	if err != nil {
 		return nil, err
 	}
-	out := &boxbuildv1.DiskUsageResponse{Images: wireUsage(du.Images), BuildCache: wireUsage(du.BuildCache)}
+	out := &boxbuildv1.DiskUsageResponse{Images: wireUsage(du.Images), BuildCache: wireUsage(du.BuildCache), Total: du.Total}
 	for _, r := range du.Records {
 		out.Records = append(out.Records, &boxbuildv1.UsageRecord{
 			Id: r.ID, Parent: r.Parent, Type: r.Type, Description: r.Description, Size: r.Size,

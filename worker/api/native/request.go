@@ -15,7 +15,14 @@ func buildRequest(in *boxbuildv1.BuildRequest, own op.Platform) (*worker.BuildRe
 	if err != nil {
 		return nil, err
 	}
-	req := &worker.BuildRequest{ID: in.GetId(), Frontend: front, Tags: in.GetTags()}
+	call, ok := map[boxbuildv1.Call]frontend.Call{
+		boxbuildv1.Call_CALL_BUILD: frontend.Build, boxbuildv1.Call_CALL_CHECK: frontend.Check,
+		boxbuildv1.Call_CALL_OUTLINE: frontend.Outline, boxbuildv1.Call_CALL_TARGETS: frontend.Targets,
+	}[in.GetCall()]
+	if !ok {
+		return nil, usage("the daemon does not know call %d; update it", in.GetCall())
+	}
+	req := &worker.BuildRequest{ID: in.GetId(), Frontend: front, Call: call, Tags: in.GetTags()}
 	for _, out := range in.GetOutputs() {
 		kind := worker.OutputType(out.GetType())
 		switch kind {
@@ -52,9 +59,7 @@ func frontendRequest(in *boxbuildv1.Frontend, own op.Platform) (frontend.Request
 		CgroupParent:  in.GetCgroupParent(),
 		Entitlements:  in.GetEntitlements(),
 	}
-	for _, p := range in.GetPlatforms() {
-		req.Platforms = append(req.Platforms, platform(p))
-	}
+	req.Platforms = platforms(in.GetPlatforms())
 	for _, h := range in.GetExtraHosts() {
 		req.ExtraHosts = append(req.ExtraHosts, op.HostIP{Host: h.GetHost(), IP: h.GetIp()})
 	}
@@ -105,6 +110,14 @@ func platform(p *boxbuildv1.Platform) op.Platform {
 		OS: p.GetOs(), Architecture: p.GetArchitecture(), Variant: p.GetVariant(),
 		OSVersion: p.GetOsVersion(), OSFeatures: p.GetOsFeatures(),
 	}
+}
+
+func platforms(in []*boxbuildv1.Platform) []op.Platform {
+	var out []op.Platform
+	for _, p := range in {
+		out = append(out, platform(p))
+	}
+	return out
 }
 
 // optionalPlatform returns nil for none.

@@ -2,7 +2,10 @@ package native
 
 import (
 	"context"
+	"slices"
 	"sync"
+
+	"github.com/distribution/reference"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/solver"
@@ -35,6 +38,13 @@ func (x *exchange) status(st solver.Status) {
 	_ = x.send(wireStatus(&st), nil)
 }
 
+// do sends something else.
+func (x *exchange) do(send func() error) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return send()
+}
+
 // receive takes answers with recv until it fails, which it does when the call ends.
 func (x *exchange) receive(recv func() (*boxbuildv1.Answer, error)) {
 	defer x.asker.close()
@@ -65,6 +75,7 @@ func (s *Server) Pull(stream boxbuildv1.Images_PullServer) error {
 	if err != nil {
 		return err
 	}
+	start := first.GetStart()
 	return s.perform(stream.Context(), "Pull", func(ctx context.Context) error {
 		x := newExchange(func(st *boxbuildv1.Status, ask *boxbuildv1.Ask) error {
 			if ask != nil {
@@ -77,14 +88,50 @@ func (s *Server) Pull(stream boxbuildv1.Images_PullServer) error {
 			in, err := stream.Recv()
 			return in.GetAnswer(), err
 		})
-		res, err := s.opt.Images.Pull(ctx, first.GetStart().GetRef(), x.options(first.GetStart()))
+		opt := x.options(start)
+		pull := func(ref string) error {
+			res, err := s.opt.Images.Pull(ctx, ref, opt)
+			if err != nil {
+				return err
+			}
+			return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Result{Result: &boxbuildv1.Pulled{
+				Name: res.Name, Digest: res.Digest.String(), Id: res.ID.String(), Updated: res.Updated,
+			}}})
+		}
+		if !start.GetAllTags() {
+			return pull(start.GetRef())
+		}
+		repo, err := repository(start.GetRef())
 		if err != nil {
 			return err
 		}
-		return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Result{Result: &boxbuildv1.Pulled{
-			Name: res.Name, Digest: res.Digest.String(), Id: res.ID.String(), Updated: res.Updated,
-		}}})
+		tags, err := s.opt.Images.Tags(ctx, start.GetRef(), opt)
+		if err != nil {
+			return err
+		}
+		for _, tag := range tags {
+			begins := &boxbuildv1.PullOutput_Begins{Begins: repo.Name() + ":" + tag}
+			if err := x.do(func() error { return stream.Send(&boxbuildv1.PullOutput{Output: begins}) }); err != nil {
+				return err
+			}
+			if err := pull(begins.Begins); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// repository reads a reference that has neither tag nor digest.
+func repository(ref string) (reference.Named, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, usage("invalid reference %q: %v", ref, err)
+	}
+	if !reference.IsNameOnly(named) {
+		return nil, usage("tag can't be used with --all-tags/-a")
+	}
+	return named, nil
 }
 
 // Push implements the service.
@@ -93,6 +140,7 @@ func (s *Server) Push(stream boxbuildv1.Images_PushServer) error {
 	if err != nil {
 		return err
 	}
+	start := first.GetStart()
 	return s.perform(stream.Context(), "Push", func(ctx context.Context) error {
 		x := newExchange(func(st *boxbuildv1.Status, ask *boxbuildv1.Ask) error {
 			if ask != nil {
@@ -105,14 +153,52 @@ func (s *Server) Push(stream boxbuildv1.Images_PushServer) error {
 			in, err := stream.Recv()
 			return in.GetAnswer(), err
 		})
-		desc, err := s.opt.Images.Push(ctx, first.GetStart().GetRef(), x.options(first.GetStart()))
-		if err != nil {
-			return err
+		names := []string{start.GetRef()}
+		if start.GetAllTags() {
+			if names, err = s.namesIn(ctx, start.GetRef()); err != nil {
+				return err
+			}
 		}
-		return stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Result{Result: &boxbuildv1.Pushed{
-			MediaType: desc.MediaType, Digest: desc.Digest.String(), Size: desc.Size,
-		}}})
+		for _, name := range names {
+			desc, err := s.opt.Images.Push(ctx, name, x.options(start))
+			if err != nil {
+				return err
+			}
+			err = stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Result{Result: &boxbuildv1.Pushed{
+				MediaType: desc.MediaType, Digest: desc.Digest.String(), Size: desc.Size, Name: name,
+			}}})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// namesIn returns the names that images of the store have in a repository, sorted.
+func (s *Server) namesIn(ctx context.Context, ref string) ([]string, error) {
+	repo, err := repository(ref)
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.opt.Images.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, img := range list {
+		for _, n := range img.Names {
+			if named, err := reference.ParseNormalizedNamed(n); err == nil && named.Name() == repo.Name() {
+				names = append(names, n)
+			}
+		}
+	}
+	if names == nil {
+		return nil, failure(boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND,
+			"An image does not exist locally with the tag: %s", reference.FamiliarName(repo))
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil // a name for several platforms is one
 }
 
 // Load implements the service.
@@ -125,10 +211,8 @@ func (s *Server) Load(stream boxbuildv1.Images_LoadServer) error {
 		x := newExchange(func(st *boxbuildv1.Status, _ *boxbuildv1.Ask) error {
 			return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Status{Status: st}})
 		})
-		opt := worker.TransferOptions{
-			Platform: optionalPlatform(first.GetStart().GetPlatform()), Quiet: first.GetStart().GetQuiet(),
-		}
-		if !opt.Quiet {
+		opt := worker.LoadOptions{Platforms: platforms(first.GetStart().GetPlatforms())}
+		if !first.GetStart().GetQuiet() {
 			opt.Progress = x.status
 		}
 		loaded, err := s.opt.Images.Load(ctx, &dataReader{recv: func() ([]byte, error) {
@@ -149,7 +233,7 @@ func (s *Server) Load(stream boxbuildv1.Images_LoadServer) error {
 // Save implements the service.
 func (s *Server) Save(req *boxbuildv1.SaveRequest, stream boxbuildv1.Images_SaveServer) error {
 	return s.perform(stream.Context(), "Save", func(ctx context.Context) error {
-		if err := s.opt.Images.Save(ctx, req.GetRefs(), chunkWriter{stream.Send}); err != nil {
+		if err := s.opt.Images.Save(ctx, req.GetRefs(), platforms(req.GetPlatforms()), chunkWriter{stream.Send}); err != nil {
 			return err
 		}
 		return stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Eof{Eof: true}})

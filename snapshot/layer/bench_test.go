@@ -45,6 +45,37 @@ func BenchmarkDiff20000(b *testing.B) {
 	b.ReportMetric(float64(n)/float64(b.N)/1e6, "MB")
 }
 
+// BenchmarkDiffMerged has new files in directories that ten others below have as well: each is looked up in all of them.
+func BenchmarkDiffMerged(b *testing.B) {
+	root := manyFiles(b)
+	var below []string
+	for range 10 {
+		d := b.TempDir()
+		for i := range 200 {
+			mkdir(b, filepath.Join(d, fmt.Sprintf("d%03d", i)))
+		}
+		below = append(below, d)
+	}
+	for b.Loop() {
+		if err := Diff(b.Context(), Target{Dir: root, Lower: below, Form: Overlay}, io.Discard, DiffOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkDiffSame has files that are the same below, all of which have to be read.
+func BenchmarkDiffSame(b *testing.B) {
+	root, below := manyFiles(b), b.TempDir()
+	apply(b, Target{Dir: below}, diffOf(b, Target{Dir: root}))
+	again := b.TempDir()
+	apply(b, Target{Dir: again}, diffOf(b, Target{Dir: root}))
+	for b.Loop() {
+		if err := Diff(b.Context(), Target{Dir: again, Lower: []string{below}, Form: Overlay}, io.Discard, DiffOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkDiffEmpty(b *testing.B) {
 	root, below := b.TempDir(), b.TempDir()
 	for b.Loop() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,8 +83,16 @@ func equalXattrs(a, b []xattr) bool {
 	return true
 }
 
+// compareBuffers are what two files are read into.
+var compareBuffers = sync.Pool{New: func() any { return new([2][64 << 10]byte) }}
+
 func sameContent(a, b int) (bool, error) {
-	x, y := make([]byte, 128<<10), make([]byte, 128<<10)
+	buf, ok := compareBuffers.Get().(*[2][64 << 10]byte)
+	if !ok {
+		panic("the pool has only buffers")
+	}
+	defer compareBuffers.Put(buf)
+	x, y := buf[0][:], buf[1][:]
 	for {
 		n, err := io.ReadFull(fdReader(a), x)
 		m, berr := io.ReadFull(fdReader(b), y)

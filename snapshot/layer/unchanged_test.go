@@ -205,3 +205,70 @@ func TestDiffSnapshotBelow(t *testing.T) {
 		t.Errorf("views %v are left", u.views)
 	}
 }
+
+// A file that the kernel copied up, or a step wrote again, and that is as it was is not in the layer. One that differs in
+// anything, or that shares its inode with other names than before, is.
+func TestUnchangedFile(t *testing.T) {
+	needRoot(t)
+	below := []ent{
+		dir("d/"), file("d/f", "text").at(5).xattr("user.k", "v"), file("d/one", "x"), link("d/two", "d/one"), symlinkTo("d/s", "f"),
+	}
+	again := func(d string) { // opened for writing, which copies it up
+		f, err := os.OpenFile(d+"/f", os.O_RDWR|os.O_APPEND, 0)
+		must(t, err, f.Close())
+	}
+	rewrite := func(d, text string) { // in place, with the time that it had
+		must(t, os.WriteFile(d+"/f", []byte(text), 0o644), unix.UtimesNanoAt(unix.AT_FDCWD, d+"/f", []unix.Timespec{{Sec: 5}, {Sec: 5}}, 0))
+	}
+	for name, c := range map[string]struct {
+		change func(d string)
+		want   []string
+	}{
+		"opened":     {again, nil},
+		"same mode":  {func(d string) { must(t, os.Chmod(d+"/f", 0o644)) }, nil},
+		"rewritten":  {func(d string) { rewrite(d, "text") }, nil},
+		"content":    {func(d string) { rewrite(d, "tuxt") }, []string{"5 d/", "0 d/f"}},
+		"size":       {func(d string) { rewrite(d, "longer") }, []string{"5 d/", "0 d/f"}},
+		"time":       {func(d string) { nano(t, d+"/f", 1) }, []string{"5 d/", "0 d/f"}},
+		"mode":       {func(d string) { must(t, os.Chmod(d+"/f", 0o600)) }, []string{"5 d/", "0 d/f"}},
+		"owner":      {func(d string) { must(t, os.Chown(d+"/f", 0, 1)) }, []string{"5 d/", "0 d/f"}},
+		"xattr":      {func(d string) { must(t, unix.Setxattr(d+"/f", "user.k", []byte("w"), 0)) }, []string{"5 d/", "0 d/f"}},
+		"new name":   {func(d string) { must(t, os.Link(d+"/f", d+"/z")); nano(t, d, 0) }, []string{"5 d/", "0 d/f", "1 d/z"}},
+		"a name off": {func(d string) { must(t, os.Chmod(d+"/one", 0o644)) }, []string{"5 d/", "0 d/one"}},
+		"symlink": {func(d string) {
+			must(t, os.Remove(d+"/s"), os.Symlink("f", d+"/s"))
+			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, d+"/s", []unix.Timespec{{Sec: 5}, {Sec: someTime.Unix()}}, unix.AT_SYMLINK_NOFOLLOW))
+			nano(t, d, 0)
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStack(t)
+			s.push(mkTar(t, dir("d/"), file("d/f", "old")))
+			s.push(mkTar(t, below...))
+			to := s.write(func(root string) { nano(t, root+"/d", 0); c.change(root + "/d") })
+			b := diffOf(t, to)
+			if got := listTar(t, b); !slices.Equal(got, c.want) {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+			apply(t, Target{Dir: s.plain}, b)
+			s.agree()
+		})
+	}
+}
+
+// Snapshots share inodes with one another. That an unchanged file is a link to another snapshot's changes no byte.
+func TestUnchangedShared(t *testing.T) {
+	needRoot(t)
+	s := newStack(t)
+	s.push(mkTar(t, dir("d/"), file("d/f", "text"), file("d/g", "text")))
+	to := s.next()
+	apply(t, to, mkTar(t, dir("d/"), file("d/f", "text"), file("d/g", "other"), file("d/h", "new")))
+	want := diffOf(t, to)
+	for _, name := range []string{"f", "g", "h"} {
+		must(t, os.Link(filepath.Join(to.Dir, "d", name), filepath.Join(s.dir, "elsewhere-"+name)))
+	}
+	must(t, os.Link(filepath.Join(to.Lower[0], "d/f"), filepath.Join(s.dir, "elsewhere-below")))
+	if got := listTar(t, diffOf(t, to)); !slices.Equal(got, listTar(t, want)) || !slices.Equal(got, []string{"5 d/", "0 d/g", "0 d/h"}) {
+		t.Errorf("got %q, want %q", got, listTar(t, want))
+	}
+}

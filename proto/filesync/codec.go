@@ -19,7 +19,7 @@ import (
 // A node is its names in the order of listing, its entries in the order of name, its Merkle digest, and the nodes of
 // the directories in it, in order. Lengths and counts are varints, numbers little-endian.
 
-const stateMagic = "boxbuild stat 1\n"
+const stateMagic = "boxbuild stat 2\n"
 
 var errDamaged = errors.New("damaged state file")
 

@@ -36,8 +36,8 @@ func (o Options) withDefaults() Options {
 // nothing below it is followed. What is at the path now is what the source reads until it is closed, whatever is
 // renamed.
 //
-// As for any client's directory, files belong to user and group 0, sockets do not exist, and the root directory itself
-// has no mode, owner or attributes of its own.
+// As for any client's directory, files belong to user and group 0, and the root directory itself has no mode, owner
+// or attributes of its own.
 func Dir(path string, o Options) (Source, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {

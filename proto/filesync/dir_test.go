@@ -318,7 +318,7 @@ func TestOddFiles(t *testing.T) {
 	for _, it := range items[1:] {
 		names = append(names, it.Rel)
 	}
-	want := []string{" ", "-rf", "...", "a\nb", "fifo", strings.Repeat("n", 255), "\xff\xfe"}
+	want := []string{" ", "-rf", "...", "a\nb", "fifo", strings.Repeat("n", 255), "sock", "\xff\xfe"}
 	if !slices.Equal(names, want) {
 		t.Errorf("got %q, want %q", names, want)
 	}

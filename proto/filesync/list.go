@@ -98,7 +98,7 @@ func (l *lister) collect(j *job) error {
 			}
 		}
 		walked := f.verdict == treehash.Walk && f.kind != unix.DT_DIR && f.kind != unix.DT_UNKNOWN
-		if f.verdict == treehash.Skip || walked || f.kind == unix.DT_SOCK {
+		if f.verdict == treehash.Skip || walked {
 			f.verdict = treehash.Skip
 			return nil
 		}
@@ -113,7 +113,7 @@ func (l *lister) collect(j *job) error {
 			}
 			return err
 		}
-		if f.st.Type() == unix.S_IFSOCK || f.verdict == treehash.Walk && f.st.Type() != unix.S_IFDIR {
+		if f.verdict == treehash.Walk && f.st.Type() != unix.S_IFDIR {
 			f.verdict = treehash.Skip
 		}
 		return nil

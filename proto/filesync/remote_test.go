@@ -260,7 +260,7 @@ func TestHostileClient(t *testing.T) {
 			t.Errorf("names %q: %v", names, err)
 		}
 	}
-	for _, mode := range []uint32{0, unix.S_IFSOCK, 0o170000, unix.S_IFREG | 1<<20} {
+	for _, mode := range []uint32{0, 0o170000, unix.S_IFSOCK | 1<<20, unix.S_IFREG | 1<<20} {
 		bad := func(b []byte) []byte { return wireEntry(b, "f", mode, 0, content) }
 		if err := hostile(t, bad, 1, []byte("x")); err == nil {
 			t.Errorf("mode %o was taken", mode)

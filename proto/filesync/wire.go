@@ -242,7 +242,7 @@ func checkEntry(e *treehash.Entry) error {
 		return bad("%q has size %d", name, e.Size)
 	}
 	switch e.Mode & unix.S_IFMT {
-	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFIFO, unix.S_IFCHR, unix.S_IFBLK:
+	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFCHR, unix.S_IFBLK:
 	case unix.S_IFLNK:
 		if e.Link == "" || len(e.Link) > maxLink || strings.Contains(e.Link, "\x00") {
 			return bad("%q is a symlink to %.300q", name, e.Link)

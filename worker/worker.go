@@ -54,6 +54,12 @@ type Sources interface {
 	Directory(ctx context.Context, name string) (filesync.Source, error)
 }
 
+// Uploads is what Sources have of a client that sends files as its build context.
+type Uploads interface {
+	// Upload returns what the client sends under that ID, which can be had once. A read fails unless all has come.
+	Upload(ctx context.Context, id string) (io.ReadCloser, error)
+}
+
 // An OutputType is the kind of an Output.
 type OutputType string
 

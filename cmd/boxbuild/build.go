@@ -40,6 +40,7 @@ type buildOptions struct {
 	shmSize       string
 	cgroupParent  string
 	limits        limitOptions
+	call          callOption
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -93,6 +94,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringArrayVar(&opt.secrets, "secret", nil, `Secret to expose to the build (format: "id=mysecret[,src=/local/secret]")`)
 	f.StringArrayVar(&opt.ssh, "ssh", nil, `SSH agent socket or keys to expose to the build (format: "default|<id>[=<socket>|<key>[,<key>]]")`)
 	opt.limits.register(f)
+	opt.call.register(f)
 	return cmd
 }
 
@@ -123,6 +125,9 @@ func (a *app) build(ctx context.Context, opt *buildOptions) error {
 		return a.buildFailed(err)
 	}
 	s.warnings.print(a.stderr, opt.progress, a.cfg.Debug)
+	if opt.call.call != boxbuildv1.Call_CALL_BUILD {
+		return a.printReport(opt, plan, result.GetReport())
+	}
 	return a.buildDone(opt, result)
 }
 

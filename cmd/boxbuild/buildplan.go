@@ -102,6 +102,9 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 	if plan.ssh, err = a.sshOffers(opt); err != nil {
 		return nil, err
 	}
+	if req.Call = opt.call.call; req.Call != boxbuildv1.Call_CALL_BUILD {
+		return plan, nil // nothing is made
+	}
 	return plan, a.planOutputs(plan, opt)
 }
 

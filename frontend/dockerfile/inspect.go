@@ -40,13 +40,14 @@ func (dockerfile) Check(ctx context.Context, req *frontend.Request, env frontend
 	if err != nil {
 		return nil, err
 	}
-	t.findings, t.all = &[]report.Warning{}, req.Target == ""
+	var found []report.Warning // none are null in JSON, as they are with BuildKit
+	t.findings, t.all = &found, req.Target == ""
 	err = t.src.located(t.analyse(ctx))
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	out := &report.Findings{
-		Warnings: *t.findings,
+		Warnings: found,
 		Sources:  []report.Source{{Filename: t.src.name, Data: t.src.text, Language: "Dockerfile"}},
 	}
 	if err != nil {

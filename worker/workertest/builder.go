@@ -58,6 +58,9 @@ func (b *Builder) Build(
 	ctx context.Context, req *worker.BuildRequest, events func(solver.Event),
 ) (*worker.BuildResult, error) {
 	p := &performance{builder: b, req: req, events: events}
+	if req.Call != frontend.Build {
+		return p.inspect(ctx)
+	}
 	if err := p.read(ctx); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker"
@@ -104,10 +105,15 @@ func (b *build) run(ctx context.Context, stream boxbuildv1.Builds_BuildServer, s
 		Accepted: &boxbuildv1.BuildAccepted{Id: req.ID},
 	}}) // a full outbox is not possible yet, and a client that is gone shows elsewhere
 	finished := &boxbuildv1.BuildFinished{}
-	if res, err := b.perform(ctx, req); err != nil {
+	var wire *boxbuildv1.BuildResult
+	res, err := b.perform(ctx, req)
+	if err == nil {
+		wire, err = wireResult(res)
+	}
+	if err != nil {
 		finished.Outcome = &boxbuildv1.BuildFinished_Error{Error: wireError(err)}
 	} else {
-		finished.Outcome = &boxbuildv1.BuildFinished_Result{Result: wireResult(res)}
+		finished.Outcome = &boxbuildv1.BuildFinished_Result{Result: wire}
 	}
 	for _, w := range writers {
 		w.abort()
@@ -166,12 +172,18 @@ func (b *build) outputs(
 	return writers
 }
 
-func wireResult(res *worker.BuildResult) *boxbuildv1.BuildResult {
+func wireResult(res *worker.BuildResult) (*boxbuildv1.BuildResult, error) {
 	out := &boxbuildv1.BuildResult{Metadata: res.Metadata}
+	if res.Report != nil {
+		var err error
+		if out.Report, err = report.JSON(res.Report); err != nil {
+			return nil, err
+		}
+	}
 	for _, img := range res.Images {
 		out.Images = append(out.Images, &boxbuildv1.BuiltImage{
 			Platform: wirePlatform(img.Platform), Id: img.ID.String(), Names: img.Names,
 		})
 	}
-	return out
+	return out, nil
 }

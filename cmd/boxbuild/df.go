@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"strings"
 
 	"github.com/docker/cli/cli/command/formatter"
-	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
@@ -29,30 +31,8 @@ func (a *app) dfCommand() *cobra.Command {
 	return cmd
 }
 
-// A usageRow is a line of df; its fields are what templates use.
-type usageRow struct {
-	Active, Reclaimable, Size, TotalCount, Type string
-}
-
-// FullHeader implements formatter.SubContext.
-func (usageRow) FullHeader() any {
-	return usageRow{Type: "TYPE", TotalCount: "TOTAL", Active: "ACTIVE", Size: "SIZE", Reclaimable: "RECLAIMABLE"}
-}
-
-// A cacheRow is a record of the build cache.
-type cacheRow struct {
-	CacheType, CreatedAt, CreatedSince, Description, ID, InUse, LastUsedAt, LastUsedSince, Parent, Shared, Size, UsageCount string
-}
-
-// FullHeader implements formatter.SubContext.
-func (cacheRow) FullHeader() any {
-	return cacheRow{
-		ID: "CACHE ID", Parent: "PARENT", CacheType: "CACHE TYPE", Size: "SIZE", CreatedSince: "CREATED",
-		CreatedAt: "CREATED AT", LastUsedSince: "LAST USED", LastUsedAt: "LAST USED AT", UsageCount: "USAGE",
-		Shared: "SHARED", InUse: "IN USE", Description: "DESCRIPTION",
-	}
-}
-
+// diskUsage prints what docker prints, with docker's own formatter: a template of the user's is executed for each line,
+// or, if verbose, once for an object with all Images, Containers, Volumes and BuildCache.
 func (a *app) diskUsage(ctx context.Context, verbose bool, format string) error {
 	system, err := a.system(ctx)
 	if err != nil {
@@ -62,63 +42,68 @@ func (a *app) diskUsage(ctx context.Context, verbose bool, format string) error 
 	if err != nil {
 		return err
 	}
+	if format = withoutVirtualSize(format); format == "" {
+		format = formatter.TableFormatKey
+	}
+	out := &formatter.DiskUsageContext{
+		Context: formatter.Context{Output: a.stdout, Format: formatter.NewDiskUsageFormat(format, verbose)},
+		Verbose: verbose,
+		ImageDiskUsage: client.ImagesDiskUsage{
+			TotalCount: int64(du.GetImages().GetTotal()), ActiveCount: int64(du.GetImages().GetActive()),
+			TotalSize: du.GetImages().GetSize(), Reclaimable: du.GetImages().GetReclaimable(),
+		},
+		BuildCacheDiskUsage: client.BuildCacheDiskUsage{
+			TotalCount: int64(du.GetBuildCache().GetTotal()), ActiveCount: int64(du.GetBuildCache().GetActive()),
+			TotalSize: du.GetBuildCache().GetSize(), Reclaimable: du.GetBuildCache().GetReclaimable(),
+			Items: cacheRecords(du.GetRecords()),
+		},
+	}
 	if verbose {
-		return a.verboseUsage(ctx, du, format)
+		images, err := a.images(ctx)
+		if err != nil {
+			return err
+		}
+		list, err := images.List(ctx, &boxbuildv1.ListRequest{})
+		if err != nil {
+			return err
+		}
+		for _, img := range list.GetImages() {
+			out.ImageDiskUsage.Items = append(out.ImageDiskUsage.Items, image.Summary{
+				ID: img.GetId(), RepoTags: img.GetNames(), RepoDigests: img.GetRepoDigests(),
+				Created: img.GetCreated().AsTime().Unix(), Size: img.GetSize(), SharedSize: img.GetSharedSize(),
+				Labels: img.GetLabels(),
+			})
+		}
 	}
-	if format == "" || format == formatter.TableFormatKey {
-		format = "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}"
+	if err := out.Write(); err != nil {
+		if strings.Contains(err.Error(), "template") {
+			return usagef("%v", err)
+		}
+		return err
 	}
-	return writeRows(a.stdout, format, []usageRow{
-		usage("Images", du.GetImages()), usage("Build Cache", du.GetBuildCache()),
-	})
+	if verbose && format != formatter.TableFormatKey && format != formatter.RawFormatKey {
+		fmt.Fprintln(a.stdout)
+	}
+	return nil
 }
 
-func usage(name string, c *boxbuildv1.UsageClass) usageRow {
-	reclaimable := units.HumanSize(float64(c.GetReclaimable()))
-	if c.GetSize() > 0 {
-		reclaimable = fmt.Sprintf("%s (%d%%)", reclaimable, c.GetReclaimable()*100/c.GetSize())
-	}
-	return usageRow{
-		Type: name, TotalCount: strconv.Itoa(int(c.GetTotal())), Active: strconv.Itoa(int(c.GetActive())),
-		Size: units.HumanSize(float64(c.GetSize())), Reclaimable: reclaimable,
-	}
-}
-
-// verboseUsage prints every image and every record of the build cache. A format is for the latter only.
-func (a *app) verboseUsage(ctx context.Context, du *boxbuildv1.DiskUsageResponse, format string) error {
-	records := make([]cacheRow, len(du.GetRecords()))
-	for i, r := range du.GetRecords() {
-		records[i] = cacheRow{
-			ID: formatter.Ellipsis(r.GetId(), 12), Parent: formatter.Ellipsis(r.GetParent(), 12), CacheType: r.GetType(),
-			Size: units.HumanSize(float64(r.GetSize())), UsageCount: strconv.Itoa(int(r.GetUses())),
-			Shared: strconv.FormatBool(r.GetShared()), InUse: strconv.FormatBool(r.GetInUse()), Description: r.GetDescription(),
+func cacheRecords(in []*boxbuildv1.UsageRecord) []build.CacheRecord {
+	out := make([]build.CacheRecord, len(in))
+	for i, r := range in {
+		out[i] = build.CacheRecord{
+			ID: r.GetId(), Type: r.GetType(), Description: r.GetDescription(), InUse: r.GetInUse(), Shared: r.GetShared(),
+			Size: r.GetSize(), UsageCount: int(r.GetUses()),
+		}
+		if p := r.GetParent(); p != "" {
+			out[i].Parents = []string{p}
 		}
 		if t := r.GetCreated(); t != nil {
-			records[i].CreatedAt, records[i].CreatedSince = t.AsTime().String(), ago(t.AsTime())
+			out[i].CreatedAt = t.AsTime()
 		}
 		if t := r.GetLastUsed(); t != nil {
-			records[i].LastUsedAt, records[i].LastUsedSince = t.AsTime().String(), ago(t.AsTime())
+			at := t.AsTime()
+			out[i].LastUsedAt = &at
 		}
 	}
-	if format != "" && format != formatter.TableFormatKey {
-		return writeRows(a.stdout, format, records)
-	}
-	images, err := a.images(ctx)
-	if err != nil {
-		return err
-	}
-	list, err := images.List(ctx, &boxbuildv1.ListRequest{})
-	if err != nil {
-		return err
-	}
-	fmt.Fprint(a.stdout, "Images space usage:\n\n")
-	if err := formatter.ImageWrite(formatter.ImageContext{Context: formatter.Context{
-		Output: a.stdout, Trunc: true,
-		Format: "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}",
-	}}, rows(list.GetImages())); err != nil {
-		return err
-	}
-	fmt.Fprintf(a.stdout, "\nBuild cache usage: %s\n\n", units.HumanSize(float64(du.GetBuildCache().GetSize())))
-	return writeRows(a.stdout,
-		"table {{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}", records)
+	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ type imagesOptions struct {
 	match              string
 	all, quiet         bool
 	noTrunc, digests   bool
+	tree               bool
 	format             string
 	filters            []string
 	dangling           string // "true", "false" or ""
@@ -55,6 +57,7 @@ func (a *app) imagesCommand() *cobra.Command {
 	f.BoolVar(&opt.noTrunc, "no-trunc", false, "Don't truncate output")
 	f.BoolVar(&opt.digests, "digests", false, "Show digests")
 	f.StringVar(&opt.format, "format", "", formatHelp)
+	f.BoolVar(&opt.tree, "tree", false, "List multi-platform images as a tree (EXPERIMENTAL)")
 	f.StringArrayVarP(&opt.filters, "filter", "f", nil, "Filter output based on conditions provided")
 	return cmd
 }
@@ -62,6 +65,11 @@ func (a *app) imagesCommand() *cobra.Command {
 func (a *app) listImages(ctx context.Context, opt *imagesOptions) error {
 	if err := opt.parseFilters(); err != nil {
 		return err
+	}
+	if opt.tree {
+		if err := opt.checkTree(); err != nil {
+			return err
+		}
 	}
 	images, err := a.images(ctx)
 	if err != nil {
@@ -75,7 +83,11 @@ func (a *app) listImages(ctx context.Context, opt *imagesOptions) error {
 	if err != nil {
 		return err
 	}
-	format := opt.format
+	if opt.tree {
+		a.printTree(list)
+		return nil
+	}
+	format := withoutVirtualSize(opt.format)
 	if format == "" {
 		format = formatter.TableFormatKey
 	}
@@ -88,6 +100,11 @@ func (a *app) listImages(ctx context.Context, opt *imagesOptions) error {
 		Digest: opt.digests,
 	}, rows(list))
 }
+
+// virtualSize is a field that images had up to docker 28; it is the size.
+var virtualSize = regexp.MustCompile(`\.VirtualSize\b`)
+
+func withoutVirtualSize(format string) string { return virtualSize.ReplaceAllString(format, ".Size") }
 
 func (o *imagesOptions) parseFilters() error {
 	if o.match != "" {
@@ -170,7 +187,7 @@ func (o *imagesOptions) named(img *boxbuildv1.ImageSummary) *boxbuildv1.ImageSum
 	}
 	return &boxbuildv1.ImageSummary{
 		Id: img.GetId(), Names: names, RepoDigests: img.GetRepoDigests(), Created: img.GetCreated(), Size: img.GetSize(),
-		SharedSize: img.GetSharedSize(), Labels: img.GetLabels(), Platform: img.GetPlatform(),
+		SharedSize: img.GetSharedSize(), ContentSize: img.GetContentSize(), Labels: img.GetLabels(), Platform: img.GetPlatform(),
 	}
 }
 

@@ -64,7 +64,7 @@ func (i *Images) add(config *frontend.ImageConfig, content []byte) *worker.Image
 	}
 	img := &worker.ImageDetail{
 		ImageSummary: worker.ImageSummary{
-			ID: id, Created: i.now(), Size: 1234567, Labels: c.Config.Labels,
+			ID: id, Created: i.now(), Size: 1234567, ContentSize: 30720, Labels: c.Config.Labels,
 			Platform: op.Platform{OS: "linux", Architecture: "amd64"},
 		},
 		Config: c, Raw: raw, Layers: []digest.Digest{layer},

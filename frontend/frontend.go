@@ -83,6 +83,8 @@ type Request struct {
 // An Output is what a request was translated to.
 type Output struct {
 	Images []Image // one a platform, in the order of the request
+	// Multi says that the result is an index of Images, also if there is one only.
+	Multi bool
 	// File and Text are the user's file that it was translated from, which the vertices' ranges are in.
 	File string
 	Text []byte

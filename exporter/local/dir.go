@@ -45,8 +45,9 @@ func WriteDir(ctx context.Context, dir string, parts []Part, o Options) (skipped
 			return nil, fmt.Errorf("exporting to %s: %w", dir, err)
 		}
 	}
-	for _, p := range parts {
-		if err := w.part(ctx, p); err != nil {
+	w.files = newCensus(parts)
+	for i := range parts {
+		if err := w.write(ctx, &parts[i]); err != nil {
 			return nil, fmt.Errorf("exporting to %s: %w", dir, err)
 		}
 	}
@@ -56,7 +57,8 @@ func WriteDir(ctx context.Context, dir string, parts []Part, o Options) (skipped
 type dirWriter struct {
 	root    int
 	o       *Options
-	tree    treehash.Tree
+	part    *Part
+	files   census
 	prefix  string
 	dirs    []*treehash.Entry // to be given their metadata at the end
 	links   []link
@@ -69,11 +71,11 @@ type dirWriter struct {
 // A link is a further name of an inode, made when the first is there.
 type link struct{ from, to string }
 
-// part writes one tree: directories and special files one after the other, regular files by several goroutines.
-func (w *dirWriter) part(ctx context.Context, p Part) error {
-	w.tree, w.prefix, w.dirs, w.links, w.first = p.Tree, "", nil, nil, map[uint64]string{}
+// write writes one tree: directories and special files one after the other, regular files by several goroutines.
+func (w *dirWriter) write(ctx context.Context, p *Part) error {
+	w.part, w.prefix, w.dirs, w.links, w.first = p, "", nil, nil, map[uint64]string{}
 	if p.Dir != "" {
-		e := synthetic(p.Dir, w.o)
+		e := synthetic(p)
 		if err := w.mkdir(e.Path); err != nil {
 			return err
 		}
@@ -84,6 +86,9 @@ func (w *dirWriter) part(ctx context.Context, p Part) error {
 	prefix := "/" + p.Dir
 	err := walk(gctx, p.Tree, "/", func(e *treehash.Entry) error {
 		to := path.Join(prefix, e.Path)
+		if err := w.files.add(p, e); err != nil {
+			return err
+		}
 		switch e.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
 			if first, ok := w.first[e.Hard]; ok && e.Hard != 0 {
@@ -187,7 +192,7 @@ func (w *dirWriter) replace(p string, make func(dir int, name string) error) err
 }
 
 func (w *dirWriter) regular(ctx context.Context, e *treehash.Entry, to string) error {
-	r, err := w.tree.Open(ctx, e.Path)
+	r, err := w.part.Tree.Open(ctx, e.Path)
 	if err != nil {
 		return err
 	}
@@ -230,7 +235,7 @@ func (w *dirWriter) describe(fd int, e *treehash.Entry) error {
 			return bare(err)
 		}
 	}
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(w.o.mtime(e).UnixNano())}
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(w.part.mtime(e).UnixNano())}
 	return unix.UtimesNanoAt(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), ts, 0)
 }
 
@@ -261,7 +266,7 @@ func (w *dirWriter) special(e *treehash.Entry, to string) error {
 				return err
 			}
 		}
-		ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(w.o.mtime(e).UnixNano())}
+		ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(w.part.mtime(e).UnixNano())}
 		return unix.UtimesNanoAt(dir, name, ts, unix.AT_SYMLINK_NOFOLLOW)
 	})
 }

@@ -26,6 +26,11 @@ type Part struct {
 	// Dir is where in the output it goes: "" for the root, or one name such as "linux_amd64".
 	Dir  string
 	Tree treehash.Tree
+	// Name is what messages call it: a platform. Parts of several names may have the same Dir if they have no file in
+	// common.
+	Name string
+	// Epoch, if set, is the modification time that everything gets, as BuildKit gives it.
+	Epoch *time.Time
 }
 
 // PlatformDir is the name of a platform's directory: "linux/arm/v7" gives "linux_arm_v7".
@@ -36,8 +41,6 @@ type Owner struct{ UID, GID int }
 
 // Options are how the files are written.
 type Options struct {
-	// Epoch, if set, is the latest modification time that anything gets.
-	Epoch *time.Time
 	// Owner, if set, owns everything in a directory export, instead of the user whom this process runs as. In a tar,
 	// owners are those of the image.
 	Owner *Owner
@@ -45,27 +48,56 @@ type Options struct {
 	Progress func(written int64)
 }
 
-func (o *Options) mtime(e *treehash.Entry) time.Time {
-	if o.Epoch != nil && e.MTime.After(*o.Epoch) {
-		return *o.Epoch
+func (p *Part) mtime(e *treehash.Entry) time.Time {
+	if p.Epoch != nil {
+		return *p.Epoch
 	}
 	return e.MTime
 }
 
 // check refuses parts that would lie in each other.
 func check(parts []Part) error {
-	seen := map[string]bool{}
+	seen := map[string]string{}
 	for _, p := range parts {
+		other, used := seen[p.Dir]
 		switch {
-		case p.Dir == "" && len(parts) > 1:
+		case (p.Dir == "") != (parts[0].Dir == ""):
 			return fmt.Errorf("exporting files: one of %d platforms has no directory", len(parts))
 		case p.Dir != "" && (p.Dir != path.Base(p.Dir) || p.Dir == "." || p.Dir == ".." || p.Dir == "/"):
 			return fmt.Errorf("exporting files: %q is no name for a directory", p.Dir)
-		case seen[p.Dir]:
+		case used && (p.Name == "" || p.Name == other):
 			return fmt.Errorf("exporting files: two platforms have the directory %q", p.Dir)
+		}
+		seen[p.Dir] = p.Name
+	}
+	return nil
+}
+
+// A census knows which part each file of the output comes from, where several share a directory.
+type census map[string]string
+
+// newCensus returns nil if each part has a directory of its own: there is nothing to be counted then.
+func newCensus(parts []Part) census {
+	seen := map[string]bool{}
+	for _, p := range parts {
+		if seen[p.Dir] {
+			return census{}
 		}
 		seen[p.Dir] = true
 	}
+	return nil
+}
+
+// add notes a file, and is an error if another part has it too. Directories are merged.
+func (c census) add(p *Part, e *treehash.Entry) error {
+	if c == nil || e.IsDir() {
+		return nil
+	}
+	key := p.Dir + e.Path
+	if other, ok := c[key]; ok && other != p.Name {
+		return fmt.Errorf("cannot overwrite %s from %s with %s when split option is disabled", strings.TrimPrefix(e.Path, "/"), other, p.Name)
+	}
+	c[key] = p.Name
 	return nil
 }
 
@@ -96,10 +128,6 @@ func walk(ctx context.Context, t treehash.Tree, dir string, fn func(*treehash.En
 }
 
 // synthetic is the entry of a directory that belongs to the output and not to a tree.
-func synthetic(name string, o *Options) *treehash.Entry {
-	e := &treehash.Entry{Path: "/" + name, Mode: unix.S_IFDIR | 0o755, MTime: time.Unix(0, 0)}
-	if o.Epoch != nil {
-		e.MTime = *o.Epoch
-	}
-	return e
+func synthetic(p *Part) *treehash.Entry {
+	return &treehash.Entry{Path: "/" + p.Dir, Mode: unix.S_IFDIR | 0o755, MTime: p.mtime(&treehash.Entry{MTime: time.Unix(0, 0)})}
 }

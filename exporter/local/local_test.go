@@ -76,7 +76,7 @@ func names(t *testing.T, b []byte) []string {
 	}
 }
 
-// A tar has everything, in order, and is the same every time; the epoch bounds its times.
+// A tar has everything, in order, and is the same every time; the epoch of a part is the time of all in it.
 func TestTar(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -100,8 +100,10 @@ func TestTar(t *testing.T) {
 	}
 	epoch := time.Unix(1000, 0)
 	a.Reset()
-	parts := []Part{{Dir: PlatformDir("linux/amd64"), Tree: img}, {Dir: PlatformDir("linux/arm/v7"), Tree: img}}
-	if err := WriteTar(t.Context(), &a, parts, Options{Epoch: &epoch}); err != nil {
+	parts := []Part{
+		{Dir: PlatformDir("linux/amd64"), Tree: img, Epoch: &epoch}, {Dir: PlatformDir("linux/arm/v7"), Tree: img, Epoch: &epoch},
+	}
+	if err := WriteTar(t.Context(), &a, parts, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	tr := tar.NewReader(&a)
@@ -119,6 +121,43 @@ func TestTar(t *testing.T) {
 		if h.Name == "linux_arm_v7/etc/conf" && h.PAXRecords["SCHILY.xattr.user.k"] != "v" {
 			t.Errorf("xattrs of %s: %v", h.Name, h.PAXRecords)
 		}
+	}
+}
+
+// Parts may share a directory as long as they have no file in common.
+func TestShared(t *testing.T) {
+	epoch := time.Unix(2e9, 0) // later than the files: it is not a bound
+	part := func(name string, files ...string) Part {
+		dir := t.TempDir()
+		for _, f := range files {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, f)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, f), []byte(name), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return Part{Tree: snapshot(t, dir), Name: name, Epoch: &epoch}
+	}
+	a, b, c := part("linux/amd64", "d/a"), part("linux/arm64", "d/b"), part("linux/arm64", "d/a")
+	out := t.TempDir()
+	if _, err := WriteDir(t.Context(), out, []Part{a, b}, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"d/a": "linux/amd64", "d/b": "linux/arm64"} {
+		if got, err := os.ReadFile(filepath.Join(out, name)); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if fi, err := os.Stat(filepath.Join(out, "d/a")); err != nil || !fi.ModTime().Equal(epoch) {
+		t.Errorf("time %v, %v", fi.ModTime(), err)
+	}
+	const want = "cannot overwrite d/a from linux/amd64 with linux/arm64 when split option is disabled"
+	if _, err := WriteDir(t.Context(), t.TempDir(), []Part{a, c}, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a directory: %v", err)
+	}
+	if err := WriteTar(t.Context(), io.Discard, []Part{a, c}, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a tar: %v", err)
 	}
 }
 

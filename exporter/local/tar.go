@@ -24,15 +24,22 @@ func WriteTar(ctx context.Context, w io.Writer, parts []Part, o Options) error {
 	}
 	tw := tar.NewWriter(w)
 	t := &tarWriter{tw: tw, o: &o, buf: make([]byte, 256<<10)}
-	for _, p := range parts {
-		t.tree, t.prefix, t.links = p.Tree, "", map[uint64]string{}
+	files := newCensus(parts)
+	for i := range parts {
+		p := &parts[i]
+		t.part, t.prefix, t.links = p, "", map[uint64]string{}
 		if p.Dir != "" {
-			if err := t.entry(ctx, synthetic(p.Dir, &o)); err != nil {
+			if err := t.entry(ctx, synthetic(p)); err != nil {
 				return err
 			}
 			t.prefix = p.Dir + "/"
 		}
-		err := walk(ctx, p.Tree, "/", func(e *treehash.Entry) error { return t.entry(ctx, e) })
+		err := walk(ctx, p.Tree, "/", func(e *treehash.Entry) error {
+			if err := files.add(p, e); err != nil {
+				return err
+			}
+			return t.entry(ctx, e)
+		})
 		if err != nil {
 			return err
 		}
@@ -71,7 +78,7 @@ func TarFile(ctx context.Context, file string, parts []Part, o Options) (err err
 type tarWriter struct {
 	tw      *tar.Writer
 	o       *Options
-	tree    treehash.Tree
+	part    *Part
 	prefix  string
 	links   map[uint64]string // the first name of inodes with several
 	written int64
@@ -81,7 +88,7 @@ type tarWriter struct {
 func (t *tarWriter) entry(ctx context.Context, e *treehash.Entry) error {
 	hdr := &tar.Header{
 		Name: t.prefix + strings.TrimPrefix(e.Path, "/"), Mode: int64(e.Mode & 0o7777),
-		Uid: int(e.UID), Gid: int(e.GID), ModTime: t.o.mtime(e).Truncate(1e9),
+		Uid: int(e.UID), Gid: int(e.GID), ModTime: t.part.mtime(e).Truncate(1e9),
 	}
 	for k, v := range e.Xattr {
 		if hdr.PAXRecords == nil {
@@ -119,7 +126,7 @@ func (t *tarWriter) entry(ctx context.Context, e *treehash.Entry) error {
 	if hdr.Typeflag != tar.TypeReg {
 		return nil
 	}
-	r, err := t.tree.Open(ctx, e.Path)
+	r, err := t.part.Tree.Open(ctx, e.Path)
 	if err != nil {
 		return fmt.Errorf("exporting %q: %w", path.Clean(e.Path), err)
 	}

@@ -54,7 +54,7 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 		return nil, err
 	}
 	ts := make([]*translation, len(asked))
-	out := &frontend.Output{File: src.name, Text: src.text, Images: make([]frontend.Image, len(asked))}
+	out := &frontend.Output{File: src.name, Text: src.text, Images: make([]frontend.Image, len(asked)), Multi: multi}
 	common := &shared{}
 	g, ctx := errgroup.WithContext(ctx)
 	for i, p := range asked {

@@ -20,6 +20,8 @@ type built struct {
 	*image.Image
 	top   snapshot.ID // the whole tree
 	epoch *time.Time
+	draft imagedoc.Draft // of the configuration
+	base  int            // how many layers are the base image's
 }
 
 // assemble makes an image of the tree whose top snapshot is given: the layers are the snapshots below it, and their
@@ -36,7 +38,7 @@ func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapsho
 	if len(chain) < len(baseIDs) {
 		return nil, fmt.Errorf("the result has %d layers, and its base image %d", len(chain), len(baseIDs))
 	}
-	out := &built{Image: &image.Image{Platform: img.Platform}, top: top, epoch: img.Epoch}
+	out := &built{Image: &image.Image{Platform: img.Platform}, top: top, epoch: img.Epoch, base: len(baseIDs)}
 	draft := imagedoc.Draft{Epoch: img.Epoch}
 	if img.BaseConfig != nil {
 		draft.Base = img.BaseConfig.History
@@ -59,13 +61,47 @@ func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapsho
 	if draft.JSON, err = json.Marshal(img.Config); err != nil {
 		return nil, fmt.Errorf("writing the image's configuration: %w", err)
 	}
-	if out.Config, err = imagedoc.Config(draft); err != nil {
-		return nil, err
+	out.draft = draft
+	return out, out.finish()
+}
+
+// finish makes the configuration of the draft.
+func (img *built) finish() (err error) {
+	if img.Config, err = imagedoc.Config(img.draft); err != nil {
+		return err
 	}
-	out.ID = digest.FromBytes(out.Config)
+	img.ID = digest.FromBytes(img.Config)
 	var final frontend.ImageConfig
-	if err := json.Unmarshal(out.Config, &final); err == nil && final.Created != nil {
-		out.Created = *final.Created
+	if err := json.Unmarshal(img.Config, &final); err == nil && final.Created != nil {
+		img.Created = *final.Created
+	}
+	return nil
+}
+
+// variants returns the images as an output wants them: with other times than the build's, if it says so.
+func (b *Builder) variants(ctx context.Context, images []*built, p *plan) ([]*built, error) {
+	if !p.clock.set && !p.rewrite {
+		return images, nil
+	}
+	out := make([]*built, len(images))
+	for i, img := range images {
+		v := *img
+		v.Image = &image.Image{Platform: img.Platform, Layers: slices.Clone(img.Layers)}
+		v.epoch = p.clock.of(img.epoch)
+		v.draft.Epoch, v.draft.Layers = v.epoch, slices.Clone(img.draft.Layers)
+		if p.rewrite && v.epoch != nil {
+			var err error
+			if v.Layers, err = b.deps.Layers.Clamp(ctx, img.Layers, img.base, *v.epoch, p.form); err != nil {
+				return nil, err
+			}
+			for n, l := range v.Layers {
+				v.draft.Layers[n].DiffID, v.top = l.DiffID, l.Snapshot
+			}
+		}
+		if err := v.finish(); err != nil {
+			return nil, err
+		}
+		out[i] = &v
 	}
 	return out, nil
 }

@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/transfer"
 )
 
 // Keys of the metadata of a result, as BuildKit's exporters name them.
@@ -21,81 +24,198 @@ const (
 	metaName       = "image.name"
 )
 
+// A result is what a build has made, on its way out.
+type result struct {
+	images []*built
+	multi  bool // an index, also of one
+	em     *emitter
+	out    *worker.BuildResult
+}
+
 // export puts the images where the request wants them.
-func (b *Builder) export(ctx context.Context, images []*built, plans []plan, em *emitter) (*worker.BuildResult, error) {
-	res := &worker.BuildResult{Metadata: make(map[string]string)}
-	for _, img := range images {
-		res.Images = append(res.Images, worker.BuiltImage{Platform: img.Platform, ID: img.ID})
-	}
-	if len(images) == 1 {
-		res.Metadata[metaConfig] = string(images[0].ID)
-	}
-	for _, p := range plans {
-		var err error
-		switch p.Type {
-		case worker.OutputNone:
-		case worker.OutputImage:
-			err = b.exportImage(ctx, images, &p, em, res)
-		case worker.OutputDocker, worker.OutputOCI:
-			err = b.exportArchive(ctx, images, &p, em, res)
-		case worker.OutputLocal, worker.OutputTar:
-			err = b.exportFiles(ctx, images, &p, em)
-		}
-		if err != nil {
+func (b *Builder) export(ctx context.Context, r *result, plans []plan) (*worker.BuildResult, error) {
+	r.out = &worker.BuildResult{Metadata: make(map[string]string)}
+	r.note(r.images)
+	for i := range plans {
+		if err := b.exportOne(ctx, *r, &plans[i]); err != nil {
 			return nil, err
 		}
 	}
-	return res, nil
+	return r.out, nil
+}
+
+// note says which images the build made. The last output that wanted others than those before it counts.
+func (r *result) note(images []*built) {
+	names := r.out.Images
+	r.out.Images = nil
+	for i, img := range images {
+		b := worker.BuiltImage{Platform: img.Platform, ID: img.ID}
+		if i < len(names) {
+			b.Names = names[i].Names
+		}
+		r.out.Images = append(r.out.Images, b)
+	}
+	if !r.multi && len(images) == 1 {
+		r.out.Metadata[metaConfig] = string(images[0].ID)
+	}
+}
+
+func (b *Builder) exportOne(ctx context.Context, r result, p *plan) error {
+	switch p.Type {
+	case worker.OutputNone:
+		return nil
+	case worker.OutputLocal, worker.OutputTar:
+		return b.exportFiles(ctx, &r, p)
+	case worker.OutputDocker:
+		if r.multi {
+			return errors.New("docker exporter does not currently support exporting manifest lists")
+		}
+	case worker.OutputImage, worker.OutputOCI:
+	}
+	var err error
+	if p.rewrite {
+		err = r.em.step(ctx, "rewriting layers with source-date-epoch", func(ctx context.Context, pr *progress) (err error) {
+			if p.clock.of(r.images[0].epoch) == nil {
+				r.em.emit(solver.Event{Kind: solver.Warned, Vertex: pr.v, Warning: solver.Warning{
+					Short: "rewrite-timestamp is specified, but no source-date-epoch was found",
+				}})
+			}
+			r.images, err = b.variants(ctx, r.images, p)
+			return err
+		})
+	} else {
+		r.images, err = b.variants(ctx, r.images, p)
+	}
+	if err != nil {
+		return err
+	}
+	r.note(r.images)
+	if p.Type == worker.OutputImage {
+		return b.exportImage(ctx, &r, p)
+	}
+	return b.exportArchive(ctx, &r, p)
 }
 
 // exportImage puts the images into the store, which moves no bytes, and pushes them if asked.
-func (b *Builder) exportImage(ctx context.Context, images []*built, p *plan, em *emitter, res *worker.BuildResult) error {
-	err := em.step(ctx, "exporting to image", func(ctx context.Context, pr *progress) error {
-		u := image.Update{Names: p.names}
-		for _, img := range images {
-			u.Images = append(u.Images, img.Image)
-			if err := pr.part("writing image "+string(img.ID), func() error { return nil }); err != nil {
+//
+// A single image without wishes as to its manifest gets none before it leaves the store: its ID is enough to know it by.
+// Several get an index, since only that stands for all of them.
+func (b *Builder) exportImage(ctx context.Context, r *result, p *plan) error {
+	u := image.Update{Names: p.names}
+	if p.byDigest {
+		u.Names = nil
+	}
+	for _, img := range r.images {
+		u.Images = append(u.Images, img.Image)
+	}
+	documented := r.multi || p.documented()
+	err := r.em.step(ctx, "exporting to image", func(ctx context.Context, pr *progress) error {
+		if documented && !p.Push {
+			if err := b.document(ctx, r, p, &u, pr); err != nil {
 				return err
 			}
 		}
-		if err := b.storeImages(ctx, &u); err != nil {
-			return err
+		if !p.store {
+			return nil
 		}
-		for _, n := range p.names {
-			_ = pr.part("naming to "+n, func() error { return nil })
-		}
-		return nil
+		return b.name(ctx, &u, pr)
 	})
 	if err != nil {
 		return err
 	}
-	for i := range images {
-		for _, n := range p.names {
-			if !slices.Contains(res.Images[i].Names, n) {
-				res.Images[i].Names = append(res.Images[i].Names, n)
+	if p.Push {
+		if err := b.push(ctx, r, p, &u, documented); err != nil {
+			return err
+		}
+	} else if !documented {
+		r.out.Metadata[metaDigest] = string(r.images[0].ID)
+	}
+	r.named(p)
+	return nil
+}
+
+// name puts the images of u into the store.
+func (b *Builder) name(ctx context.Context, u *image.Update, pr *progress) error {
+	for _, img := range u.Images {
+		if err := pr.part("writing image "+string(img.ID), func() error { return nil }); err != nil {
+			return err
+		}
+	}
+	if err := b.storeImages(ctx, u); err != nil {
+		return err
+	}
+	for _, n := range u.Names {
+		_ = pr.part("naming to "+n, func() error { return nil })
+	}
+	return nil
+}
+
+// document makes the manifests of an image, and its index if it has one, and adds them to u.
+func (b *Builder) document(ctx context.Context, r *result, p *plan, u *image.Update, pr *progress) error {
+	out, err := b.exported(ctx, r, p)
+	if err != nil {
+		return err
+	}
+	var docs *transfer.Documents
+	err = pr.part("exporting layers", func() (err error) {
+		docs, err = b.deps.Transfer.Documents(ctx, out, p.form)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, d := range docs.Manifests {
+		_ = pr.part("exporting manifest "+string(d.Digest), func() error { return nil })
+	}
+	if docs.Index != nil {
+		_ = pr.part("exporting manifest list "+string(docs.Index.Digest), func() error { return nil })
+	}
+	u.Index, u.Documents = docs.Index, docs.Manifests
+	return describe(r.out, docs.Top)
+}
+
+// push pushes the images. What the registry then has is what a later push of the name pushes, too.
+func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update, documented bool) error {
+	return r.em.step(ctx, "pushing "+image.Familiar(p.names[0]), func(ctx context.Context, pr *progress) error {
+		out, err := b.exported(ctx, r, p)
+		if err != nil {
+			return err
+		}
+		desc, err := b.deps.Transfer.Export(ctx, out, transfer.ExportOptions{Form: p.form, ByDigest: p.byDigest, Status: pr.status})
+		if err != nil {
+			return err
+		}
+		if documented && p.store {
+			docs, err := b.deps.Transfer.Documents(ctx, out, p.form)
+			if err != nil {
+				return err
+			}
+			u.Index, u.Documents = docs.Index, docs.Manifests
+			if err := b.storeImages(ctx, u); err != nil {
+				return err
 			}
 		}
-		if len(p.names) > 0 {
-			res.Metadata[metaName] = strings.Join(res.Images[i].Names, ",")
-		}
-	}
-	if !p.Push {
-		if len(images) == 1 {
-			res.Metadata[metaDigest] = string(images[0].ID)
-		}
-		return nil
-	}
-	return em.step(ctx, "pushing "+image.Familiar(p.names[0]), func(ctx context.Context, pr *progress) error {
-		out, err := b.exported(ctx, images, p)
-		if err != nil {
-			return err
-		}
-		desc, err := b.deps.Transfer.Export(ctx, out, p.form, pr.status)
-		if err != nil {
-			return err
-		}
-		return describe(res, desc)
+		return describe(r.out, desc)
 	})
+}
+
+// named notes under which names the images are known.
+func (r *result) named(p *plan) {
+	names := p.names
+	if p.dangling != "" && (len(names) == 0 || !p.danglingEmptyOnly) {
+		names = append(slices.Clone(names), p.dangling+"@"+r.out.Metadata[metaDigest])
+	}
+	for i := range r.out.Images {
+		img := &r.out.Images[i]
+		for _, n := range names {
+			if !slices.Contains(img.Names, n) {
+				img.Names = append(img.Names, n)
+			}
+		}
+		if len(img.Names) > 0 {
+			r.out.Metadata[metaName] = strings.Join(img.Names, ",")
+		}
+	}
 }
 
 // storeImages puts images into the store, unless it has them under these names already.
@@ -124,7 +244,7 @@ func (b *Builder) stored(u *image.Update) bool {
 	}
 	for _, n := range u.Names {
 		name, err := b.deps.Store.Name(n)
-		if err != nil || len(name.Images) != len(u.Images) {
+		if err != nil || len(name.Images) != len(u.Images) || !sameDocuments(name, u) {
 			return false
 		}
 		for i, img := range u.Images {
@@ -136,17 +256,29 @@ func (b *Builder) stored(u *image.Update) bool {
 	return true
 }
 
+func sameDocuments(name *image.Name, u *image.Update) bool {
+	if (name.Index == nil) != (u.Index == nil) || len(name.Documents) != len(u.Documents) {
+		return false
+	}
+	for i := range u.Documents {
+		if name.Documents[i].Digest != u.Documents[i].Digest {
+			return false
+		}
+	}
+	return u.Index == nil || u.Index.Digest == name.Index.Digest
+}
+
 // exported makes the images ready for an exporter.
-func (b *Builder) exported(ctx context.Context, images []*built, p *plan) (*exporter.Image, error) {
-	out := &exporter.Image{Names: p.names}
-	for _, img := range images {
+func (b *Builder) exported(ctx context.Context, r *result, p *plan) (*exporter.Image, error) {
+	out := &exporter.Image{Names: p.names, Multi: r.multi}
+	for _, img := range r.images {
 		m, err := b.deps.Transfer.Manifest(ctx, img.Image)
 		if err != nil {
 			return nil, err
 		}
 		out.Manifests = append(out.Manifests, m)
 	}
-	return out, nil
+	return out, annotate(out, p.annotations)
 }
 
 // describe adds what was exported to the metadata of a result.

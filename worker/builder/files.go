@@ -5,28 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/exporter/archive"
 	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/solver"
-	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/solver/run"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
 // exportArchive writes the images as an archive, or as an OCI layout in a directory.
-func (b *Builder) exportArchive(ctx context.Context, images []*built, p *plan, em *emitter, res *worker.BuildResult) error {
+func (b *Builder) exportArchive(ctx context.Context, r *result, p *plan) error {
 	name := "exporting to oci image format"
 	if p.Type == worker.OutputDocker {
 		name = "exporting to docker image format"
 	}
-	return em.step(ctx, name, func(ctx context.Context, pr *progress) error {
-		img, err := b.exported(ctx, images, p)
+	return r.em.step(ctx, name, func(ctx context.Context, pr *progress) error {
+		img, err := b.exported(ctx, r, p)
 		if err != nil {
 			return err
 		}
-		opt := archive.Options{Docker: p.Type == worker.OutputDocker, Form: p.form}
+		at := time.Now()
+		if e := r.images[0].epoch; e != nil {
+			at = *e
+		}
+		opt := archive.Options{Docker: p.Type == worker.OutputDocker, Form: p.form, Created: &at}
 		var desc exporter.Descriptor
 		err = pr.part("sending tarball", func() error {
 			if p.Dest.Dir != "" {
@@ -39,39 +43,45 @@ func (b *Builder) exportArchive(ctx context.Context, images []*built, p *plan, e
 		if err != nil {
 			return err
 		}
-		return describe(res, desc)
+		r.named(p)
+		return describe(r.out, desc)
 	})
 }
 
-// exportFiles writes the files of the images to a directory or as a tar. Several platforms get a directory each.
-func (b *Builder) exportFiles(ctx context.Context, images []*built, p *plan, em *emitter) error {
-	return em.step(ctx, "exporting to client "+map[worker.OutputType]string{
+// exportFiles writes the files of the images to a directory or as a tar. Several platforms get a directory each, unless
+// the user wants them in one.
+func (b *Builder) exportFiles(ctx context.Context, r *result, p *plan) error {
+	split := r.multi
+	if p.split != nil && p.Type == worker.OutputLocal {
+		split = *p.split
+	}
+	return r.em.step(ctx, "exporting to client "+map[worker.OutputType]string{
 		worker.OutputLocal: "directory", worker.OutputTar: "tarball",
 	}[p.Type], func(ctx context.Context, pr *progress) error {
 		var parts []local.Part
-		for _, img := range images {
+		for _, img := range r.images {
 			tree, done, err := b.deps.Runner.Open(ctx, run.ResultOf(img.top))
 			if err != nil {
 				return fmt.Errorf("opening the result: %w", err)
 			}
 			defer done()
-			part := local.Part{Tree: tree}
-			if len(images) > 1 {
-				part.Dir = local.PlatformDir(op.PlatformString(img.Platform))
+			part := local.Part{Tree: tree, Name: platformID(img.Platform), Epoch: p.clock.of(img.epoch)}
+			if split {
+				part.Dir = local.PlatformDir(platformID(img.Platform))
 			}
 			parts = append(parts, part)
 		}
 		return pr.part("copying files", func() error {
 			if p.Dest.Dir != "" {
-				skipped, err := local.WriteDir(ctx, p.Dest.Dir, parts, local.Options{Epoch: images[0].epoch})
+				skipped, err := local.WriteDir(ctx, p.Dest.Dir, parts, local.Options{})
 				for _, s := range skipped {
-					em.emit(solver.Event{Kind: solver.Warned, Vertex: pr.v, Warning: solver.Warning{
+					r.em.emit(solver.Event{Kind: solver.Warned, Vertex: pr.v, Warning: solver.Warning{
 						Short: fmt.Sprintf("device %s was left out: a directory is no place for devices", s),
 					}})
 				}
 				return err
 			}
-			return finish(p.Dest.Stream, local.WriteTar(ctx, p.Dest.Stream, parts, local.Options{Epoch: images[0].epoch}))
+			return finish(p.Dest.Stream, local.WriteTar(ctx, p.Dest.Stream, parts, local.Options{}))
 		})
 	})
 }

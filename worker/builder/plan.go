@@ -1,10 +1,12 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
-	"strings"
+
+	"github.com/distribution/reference"
 
 	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/frontend"
@@ -15,9 +17,21 @@ import (
 // A plan is an output with its attributes read: everything that can be wrong with a request is found before the build.
 type plan struct {
 	worker.Output
-	names []string // canonical
-	form  exporter.Form
-	tar   bool // of an OCI layout: as one file
+	names  []string // canonical
+	tagged string   // one of the names that was written with a tag or a digest; empty if none was
+	form   exporter.Form
+	tar    bool // of an OCI layout: as one file
+
+	annotations []annotation
+	clock       clock
+	rewrite     bool // files in new layers get no time after the epoch
+	split       *bool
+	ociTypes    bool
+	ociArtifact bool
+
+	store, byDigest   bool
+	dangling          string // the name, but for the digest, that the image gets too
+	danglingEmptyOnly bool
 }
 
 // plan reads the outputs of a request. With none the image goes into the store.
@@ -38,7 +52,10 @@ func (b *Builder) plan(req *worker.BuildRequest) ([]plan, error) {
 	}
 	plans := make([]plan, 0, len(outputs))
 	for _, o := range outputs {
-		p := plan{Output: o, names: tags, tar: true}
+		p := plan{Output: o, names: tags, tar: true, store: true, ociTypes: true}
+		for _, t := range req.Tags {
+			p.noteTag(t)
+		}
 		if err := p.read(); err != nil {
 			return nil, &frontend.UsageError{Message: fmt.Sprintf("output %s: %v", o.Type, err)}
 		}
@@ -47,116 +64,55 @@ func (b *Builder) plan(req *worker.BuildRequest) ([]plan, error) {
 	return plans, nil
 }
 
+// noteTag notes that a name was written with a tag.
+func (p *plan) noteTag(name string) {
+	if ref, err := reference.ParseNormalizedNamed(name); err == nil && !reference.IsNameOnly(ref) {
+		p.tagged = name
+	}
+}
+
 // read checks the output's type and destination, and reads its attributes.
 func (p *plan) read() error {
 	hasDest := p.Dest.Dir != "" || p.Dest.Stream != nil
 	switch p.Type {
 	case worker.OutputImage, worker.OutputNone:
 		if hasDest {
-			return fmt.Errorf("it has no destination")
+			return errors.New("it has no destination")
 		}
 	case worker.OutputDocker, worker.OutputOCI, worker.OutputLocal, worker.OutputTar:
 		if !hasDest {
-			return fmt.Errorf("no destination is given (dest=)")
+			return errors.New("no destination is given (dest=)")
 		}
 	default:
-		return fmt.Errorf("unknown type")
+		return errors.New("unknown type")
 	}
-	for k, v := range p.Attrs {
-		if err := p.attr(k, v); err != nil {
+	for _, k := range slices.Sorted(maps.Keys(p.Attrs)) {
+		if err := p.attr(k, p.Attrs[k]); err != nil {
 			return err
 		}
 	}
-	if p.Push {
-		if p.Type != worker.OutputImage {
-			return fmt.Errorf("only an image can be pushed")
-		}
-		if len(p.names) == 0 {
-			return fmt.Errorf("a tag is needed when pushing to a registry")
-		}
+	p.form.Docker = !p.ociTypes
+	return p.conflicts()
+}
+
+// conflicts finds attributes that contradict each other; the texts are BuildKit's where it has one.
+func (p *plan) conflicts() error {
+	switch {
+	case p.form.Compression == exporter.Zstd && !p.ociTypes:
+		return errors.New(`exporter option "compression=zstd" conflicts with "oci-mediatypes=false"`)
+	case p.ociArtifact && !p.ociTypes:
+		return errors.New(`exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"`)
+	case p.Push && p.Type != worker.OutputImage:
+		return errors.New("only an image can be pushed")
+	case p.Push && len(p.names) == 0:
+		return errors.New("a tag is needed when pushing to a registry")
+	case p.Push && p.byDigest && p.tagged != "":
+		return fmt.Errorf("can't push tagged ref %s by digest", p.tagged)
 	}
 	return nil
 }
 
-func (p *plan) attr(key, value string) error {
-	imageLike := p.Type == worker.OutputImage || p.Type == worker.OutputDocker || p.Type == worker.OutputOCI
-	switch key {
-	case "type", "dest":
-		return nil
-	case "name":
-		if !imageLike {
-			break
-		}
-		for name := range strings.SplitSeq(value, ",") {
-			n, err := image.Normalize(strings.TrimSpace(name))
-			if err != nil {
-				return err
-			}
-			if !slices.Contains(p.names, n) {
-				p.names = append(slices.Clone(p.names), n)
-			}
-		}
-		return nil
-	case "push":
-		if p.Type != worker.OutputImage {
-			break
-		}
-		return boolAttr(key, value, &p.Push)
-	case "tar":
-		if p.Type != worker.OutputOCI && p.Type != worker.OutputDocker {
-			break
-		}
-		return boolAttr(key, value, &p.tar)
-	case "compression":
-		if !imageLike {
-			break
-		}
-		c, ok := map[string]exporter.Compression{
-			"gzip": exporter.Gzip, "uncompressed": exporter.Uncompressed, "zstd": exporter.Zstd,
-		}[value]
-		if !ok {
-			return fmt.Errorf("compression %q is none of gzip, zstd and uncompressed", value)
-		}
-		p.form.Compression = c
-		return nil
-	case "compression-level":
-		if !imageLike {
-			break
-		}
-		n, err := strconv.Atoi(value)
-		if err != nil || n < 0 || n > 22 {
-			return fmt.Errorf("compression-level %q is not a number from 0 to 22", value)
-		}
-		p.form.Level = n
-		return nil
-	case "force-compression":
-		if !imageLike {
-			break
-		}
-		return boolAttr(key, value, &p.form.Force)
-	case "oci-mediatypes":
-		if !imageLike {
-			break
-		}
-		oci := true
-		if err := boolAttr(key, value, &oci); err != nil {
-			return err
-		}
-		p.form.Docker = !oci
-		return nil
-	}
-	return fmt.Errorf("unknown attribute %q", key)
-}
-
-func boolAttr(key, value string, to *bool) error {
-	if value == "" {
-		*to = true
-		return nil
-	}
-	b, err := strconv.ParseBool(value)
-	if err != nil {
-		return fmt.Errorf("%s=%s: neither true nor false", key, value)
-	}
-	*to = b
-	return nil
+// documented says whether the output says something about an image's documents that its record cannot keep.
+func (p *plan) documented() bool {
+	return len(p.annotations) > 0 || p.form != exporter.Form{}
 }

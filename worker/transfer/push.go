@@ -52,6 +52,9 @@ func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOpti
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
+		if raw := s.documentOf(n, img.ID); raw != nil {
+			m.Raw = raw
+		}
 		out.Manifests = append(out.Manifests, m)
 	}
 	if len(out.Manifests) == 0 {
@@ -59,7 +62,10 @@ func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOpti
 			"image with reference %s was found but does not provide the specified platform (%s): %w",
 			image.Familiar(ref), platforms.Format(*opt.Platform), worker.ErrNotFound)
 	}
-	return s.Export(ctx, out, exporter.Form{}, opt.Progress)
+	if n.Index != nil {
+		out.Raw = s.raw(*n.Index)
+	}
+	return s.Export(ctx, out, ExportOptions{Status: opt.Progress})
 }
 
 // Tags returns the tags that the registry has of a repository, sorted.
@@ -90,22 +96,26 @@ func (s *Service) Manifest(ctx context.Context, img *image.Image) (exporter.Mani
 		if image.IsIndex(known.Descriptor.MediaType) {
 			continue
 		}
-		b, err := s.deps.Blobs.ReadAll(known.Descriptor.Digest, registry.MaxManifest)
-		if err != nil {
-			continue // it can be made anew
+		if m.Raw = s.raw(known.Descriptor); m.Raw != nil {
+			break
 		}
-		m.Raw = &exporter.Raw{MediaType: known.Descriptor.MediaType, Bytes: b}
-		break
 	}
 	return m, nil
 }
 
+// ExportOptions are those of Export.
+type ExportOptions struct {
+	Form     exporter.Form
+	ByDigest bool                // no tags are set
+	Status   func(solver.Status) // may be nil
+}
+
 // Export pushes an image and notes what its repositories have then.
-func (s *Service) Export(ctx context.Context, img *exporter.Image, form exporter.Form, status func(solver.Status)) (exporter.Descriptor, error) {
+func (s *Service) Export(ctx context.Context, img *exporter.Image, opt ExportOptions) (exporter.Descriptor, error) {
 	var docs pushedDocs
-	opts := push.Options{Form: form, Pushed: docs.add}
-	if status != nil {
-		p := &pushProgress{status: status, parts: make(map[string]*solver.Status), hows: make(map[string]registry.How)}
+	opts := push.Options{Form: opt.Form, ByDigest: opt.ByDigest, Pushed: docs.add}
+	if opt.Status != nil {
+		p := &pushProgress{status: opt.Status, parts: make(map[string]*solver.Status), hows: make(map[string]registry.How)}
 		opts.Progress, opts.Came = p.report, p.came
 	}
 	desc, err := push.New(s.deps.Client, opts).Export(ctx, img)
@@ -158,12 +168,7 @@ func (s *Service) noteManifests(ctx context.Context, pushed *exporter.Image, doc
 			if !d.leadsTo(id) || slices.ContainsFunc(img.Manifests, d.is) {
 				continue
 			}
-			if held := lease.From(ctx); held != nil {
-				if err := held.Reserve(ctx, lease.Item{Kind: lease.Blob, Name: string(d.doc.Descriptor.Digest)}); err != nil {
-					return err
-				}
-			}
-			desc, err := s.deps.Blobs.Put(d.doc.Descriptor.MediaType, d.doc.Bytes, true)
+			desc, err := s.keep(ctx, d.doc)
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,79 @@
+package transfer
+
+import (
+	"context"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/exporter"
+	imagedoc "github.com/boxbuild/boxbuild/exporter/image"
+	"github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+)
+
+// documentOf returns the manifest of an image that was made for a name, or nil.
+func (s *Service) documentOf(n *image.Name, id digest.Digest) *exporter.Raw {
+	for _, desc := range n.Documents {
+		raw := s.raw(desc)
+		if raw == nil {
+			continue
+		}
+		if d := (pushedDoc{doc: imagedoc.Document{Descriptor: desc, Bytes: raw.Bytes}}); d.leadsTo(id) {
+			return raw
+		}
+	}
+	return nil
+}
+
+// raw reads a manifest or an index; nil if it is gone: it can be made anew.
+func (s *Service) raw(desc ocispec.Descriptor) *exporter.Raw {
+	b, err := s.deps.Blobs.ReadAll(desc.Digest, registry.MaxManifest)
+	if err != nil {
+		return nil
+	}
+	return &exporter.Raw{MediaType: desc.MediaType, Bytes: b}
+}
+
+// Documents are what stands for an image in a registry.
+type Documents struct {
+	Top       ocispec.Descriptor // the index, or the only manifest
+	Index     *ocispec.Descriptor
+	Manifests []ocispec.Descriptor
+}
+
+// Documents makes the documents of an image, with all that they name, and keeps them among the blobs, held by the lease
+// in ctx.
+func (s *Service) Documents(ctx context.Context, img *exporter.Image, form exporter.Form) (*Documents, error) {
+	all, top, err := imagedoc.AssembleAll(ctx, img, form)
+	if err != nil {
+		return nil, err
+	}
+	out := &Documents{Top: top.Descriptor}
+	for _, a := range all {
+		desc, err := s.keep(ctx, a.Manifest)
+		if err != nil {
+			return nil, err
+		}
+		out.Manifests = append(out.Manifests, desc)
+	}
+	if image.IsIndex(top.Descriptor.MediaType) {
+		desc, err := s.keep(ctx, top)
+		if err != nil {
+			return nil, err
+		}
+		out.Index = &desc
+	}
+	return out, nil
+}
+
+// keep puts a document among the blobs.
+func (s *Service) keep(ctx context.Context, doc imagedoc.Document) (ocispec.Descriptor, error) {
+	if held := lease.From(ctx); held != nil {
+		if err := held.Reserve(ctx, lease.Item{Kind: lease.Blob, Name: string(doc.Descriptor.Digest)}); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	}
+	return s.deps.Blobs.Put(doc.Descriptor.MediaType, doc.Bytes, true)
+}

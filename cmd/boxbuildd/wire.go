@@ -25,6 +25,7 @@ import (
 	"github.com/boxbuild/boxbuild/frontend/dockerfile"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/proto/filesync"
+	"github.com/boxbuild/boxbuild/proto/git"
 	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/blob"
@@ -69,6 +70,7 @@ type wiring struct {
 	executor    *shim.Keeper
 	contexts    *filesync.Cache
 	received    *filesync.Store // files of clients that have another file system, or other rights
+	git         *git.Client
 	runner      *runner.Runner
 
 	closers []func() error
@@ -139,6 +141,9 @@ func (w *wiring) store(ctx context.Context) (err error) {
 	w.onClose(func() error { w.layers.Close(); return nil })
 	w.leases = lease.New(append(w.layers.Sources(), builder.Records(w.cache))...)
 	if w.received, err = filesync.NewStore(w.path("received"), 0); err != nil {
+		return err
+	}
+	if w.git, err = git.New(git.Options{Dir: w.path("git")}); err != nil {
 		return err
 	}
 	w.contexts = filesync.NewCache(w.path("contexts"), contextEntries)
@@ -358,7 +363,8 @@ func (w *wiring) worker() *daemon {
 	}
 	w.runner = runner.New(runner.Deps{
 		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
-		CacheDir: w.path("cachemounts"), RecentDir: w.path("copies"), SocketDir: w.path("sockets"),
+		CacheDir: w.path("cachemounts"), RecentDir: w.path("copies"), FetchDir: w.path("fetched"), SocketDir: w.path("sockets"),
+		Git:        w.git,
 		ResolvConf: w.network.ResolvConf, HostResolvConf: hostResolvConf,
 		Hashes: treehash.NewCache(hashEntries, nil), Parallelism: parallelism,
 	})

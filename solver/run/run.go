@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/proto/git"
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/solver"
@@ -52,6 +53,8 @@ type Deps struct {
 	FetchDir  string // what URLs have had, a hint
 	// HTTP fetches files; nil for a client with its defaults.
 	HTTP *httpsource.Client
+	// Git fetches repositories; nil for a daemon that fetches none.
+	Git       *git.Client
 	SocketDir string // sockets that lead to clients' agents; "" for the machine's temporary directory
 	// Hashes remembers the content digests of snapshots.
 	Hashes *treehash.Cache
@@ -129,6 +132,8 @@ func (r *Runner) Run(ctx context.Context, step *solver.Step) ([]solver.Result, e
 		return r.runLocal(o)
 	case *op.HTTP:
 		return r.runHTTP(ctx, o)
+	case *op.Git:
+		return r.runGit(ctx, step, o)
 	case *op.Exec:
 		return r.runExec(ctx, step, o)
 	case *op.File:

@@ -60,12 +60,13 @@ var lattice = []struct {
 	{"solver/treehash", []string{"solver", "solver/treehash/dirfd"}},
 	{"solver/solvertest", []string{"solver"}},
 	{"solver/run/...", []string{
-		"solver", "solver/op", "solver/session", "solver/treehash/...", "solver/run/...", "snapshot/...", "executor", "proto/registry", "proto/filesync",
+		"solver", "solver/op", "solver/session", "solver/treehash/...", "solver/run/...", "snapshot/...", "executor", "proto/registry", "proto/filesync", "proto/git",
 	}},
 
 	{"proto/boxbuild/...", nil},
 	{"proto/registry", nil},
 	{"proto/registry/registrytest", []string{"proto/registry"}},
+	{"proto/git/...", nil},
 	{"proto/filesync/...", []string{"solver", "solver/treehash/...", "proto/filesync"}},
 	{"proto/llb", []string{"solver", "solver/op"}},
 

@@ -1,0 +1,113 @@
+package op
+
+import (
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/boxbuild/boxbuild/solver"
+)
+
+// Names of the secrets that let a build into repositories, as in BuildKit. "<name>.<host>" goes before "<name>".
+const (
+	GitAuthToken  = "GIT_AUTH_TOKEN"
+	GitAuthHeader = "GIT_AUTH_HEADER"
+)
+
+// Git is a tree of a Git repository.
+type Git struct {
+	// Remote is the repository, as the git program takes it, without a fragment or a query. It may have credentials, so
+	// it is never shown: String is.
+	Remote string
+	// Ref is a branch, a tag, a full name or a full hash; empty for the default branch. Pinning makes it a full name,
+	// or empty for a hash.
+	Ref string
+	// Subdir is the directory that is the result's root, relative; empty for the whole tree.
+	Subdir string
+	// Checksum is what the hash of the commit, or of the tag, has to begin with.
+	Checksum string
+	// KeepGitDir keeps a .git directory, unless there is a Subdir.
+	KeepGitDir bool
+	// SkipSubmodules leaves empty directories for submodules.
+	SkipSubmodules bool
+	// CommitTime gives everything the time of the commit, LLB's git.mtime=commit.
+	CommitTime bool
+	// FetchByCommit takes Checksum, a full hash, for the commit without asking the remote what Ref means.
+	FetchByCommit bool
+
+	// AuthTokenSecret and AuthHeaderSecret name secrets of the client: a password, and an Authorization header.
+	AuthTokenSecret, AuthHeaderSecret string
+	// SSH is the ID of the client's agent for an ssh remote; empty for none.
+	SSH string
+	// KnownHosts is the content of a known_hosts file; empty takes any host key.
+	KnownHosts string
+
+	// Commit is the full hash of the commit, set by pinning; of an annotated tag itself with KeepGitDir.
+	Commit string
+}
+
+// Pinned implements Source.
+func (g *Git) Pinned() bool { return g.Commit != "" }
+
+// Keeps says whether the result has a .git directory.
+func (g *Git) Keeps() bool { return g.KeepGitDir && path.Join("/", g.Subdir) == "/" }
+
+// WriteKey implements solver.Op. The hash of a commit names all of its tree, submodules included, so neither the remote
+// nor how it lets us in are part of the key of a pinned source; except that a kept .git directory names both.
+func (g *Git) WriteKey(h *solver.Hasher) {
+	h.Version("git", 1)
+	if g.Commit != "" {
+		h.Str("commit", g.Commit)
+	} else {
+		h.Str("remote", g.Remote)
+		h.Str("checksum", g.Checksum)
+		h.Bool("fetchbycommit", g.FetchByCommit)
+		h.Str("authtoken", g.AuthTokenSecret)
+		h.Str("authheader", g.AuthHeaderSecret)
+		h.Str("ssh", g.SSH)
+		h.Str("knownhosts", g.KnownHosts)
+	}
+	if g.Commit == "" || g.Keeps() {
+		h.Str("ref", g.Ref)
+	}
+	if g.Keeps() {
+		h.Str("keepgitdir", g.address())
+	}
+	if d := path.Join("/", g.Subdir); d != "/" {
+		h.Str("subdir", d)
+	}
+	h.Bool("skipsubmodules", g.SkipSubmodules)
+	h.Bool("committime", g.CommitTime)
+}
+
+// String has neither the scheme nor credentials, as BuildKit's identifiers: "git://host/path#ref:subdir".
+func (g *Git) String() string {
+	s := "git://" + g.address()
+	ref := g.Ref
+	if ref == "" {
+		ref = g.Commit
+	}
+	if ref != "" || g.Subdir != "" {
+		s += "#" + ref
+		if g.Subdir != "" {
+			s += ":" + g.Subdir
+		}
+	}
+	return s
+}
+
+// address is host and path of the remote.
+func (g *Git) address() string {
+	if strings.Contains(g.Remote, "://") {
+		if u, err := url.Parse(g.Remote); err == nil {
+			return u.Host + path.Join("/", u.Path)
+		}
+		return "invalid" // it may have credentials anywhere
+	}
+	_, rest, ok := strings.Cut(g.Remote, "@")
+	if !ok {
+		rest = g.Remote
+	}
+	host, p, _ := strings.Cut(rest, ":")
+	return host + path.Join("/", p)
+}

@@ -1,0 +1,88 @@
+package op
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/boxbuild/boxbuild/solver"
+)
+
+func gitKey(g Git) string {
+	var h solver.Hasher
+	g.WriteKey(&h)
+	return h.Document()
+}
+
+// TestGitKey checks what of a pinned repository names its content: the commit and what is made of it, not where it came
+// from or who was let in; but a kept .git directory has both ref and remote.
+func TestGitKey(t *testing.T) {
+	base := Git{Remote: "https://host/r.git", Ref: "refs/heads/main", Commit: strings.Repeat("a", 40)}
+	for _, tt := range []struct {
+		name   string
+		change func(*Git)
+		same   bool
+	}{
+		{"remote", func(g *Git) { g.Remote = "ssh://other/x" }, true},
+		{"ref", func(g *Git) { g.Ref = "refs/tags/v1" }, true},
+		{"secrets", func(g *Git) { g.AuthTokenSecret, g.AuthHeaderSecret, g.SSH, g.KnownHosts = "a", "b", "c", "d" }, true},
+		{"checksum", func(g *Git) { g.Checksum = "aaaa" }, true},
+		{"by commit", func(g *Git) { g.FetchByCommit = true }, true},
+		{"keep in a subdir", func(g *Git) { g.Subdir = "/"; g.KeepGitDir = true }, false},
+		{"commit", func(g *Git) { g.Commit = strings.Repeat("b", 40) }, false},
+		{"subdir", func(g *Git) { g.Subdir = "x" }, false},
+		{"keep", func(g *Git) { g.KeepGitDir = true }, false},
+		{"submodules", func(g *Git) { g.SkipSubmodules = true }, false},
+		{"time", func(g *Git) { g.CommitTime = true }, false},
+		{"root as subdir", func(g *Git) { g.Subdir = "/" }, true},
+	} {
+		g := base
+		tt.change(&g)
+		if got := gitKey(g) == gitKey(base); got != tt.same {
+			t.Errorf("%s: equal keys: %v, want %v", tt.name, got, tt.same)
+		}
+		if !g.Pinned() {
+			t.Errorf("%s: not pinned", tt.name)
+		}
+	}
+	sub, keep := base, base
+	sub.Subdir, keep.Subdir = "x", "x"
+	keep.KeepGitDir = true
+	if gitKey(sub) != gitKey(keep) {
+		t.Error("keeping the .git directory, which a subdirectory has not, changes the key")
+	}
+	kept, other := base, base
+	kept.KeepGitDir, other.KeepGitDir = true, true
+	other.Ref = "refs/heads/x"
+	if gitKey(kept) == gitKey(other) {
+		t.Error("the ref is in a kept .git directory but not in its key")
+	}
+	if unpinned := (Git{Remote: base.Remote, Ref: "main"}); unpinned.Pinned() ||
+		gitKey(unpinned) == gitKey(Git{Remote: "https://other/r.git", Ref: "main"}) {
+		t.Error("the key of an unpinned repository does not name it")
+	}
+}
+
+// TestGitString checks that a repository is shown without scheme and credentials, and that no key of a pinned one has
+// them: keys are kept as documents.
+func TestGitString(t *testing.T) {
+	hash := strings.Repeat("a", 40)
+	for _, tt := range []struct {
+		g    Git
+		want string
+	}{
+		{Git{Remote: "https://user:pass@host/a/b.git", Ref: "main"}, "git://host/a/b.git#main"},
+		{Git{Remote: "https://host//a/../b.git"}, "git://host/b.git"},
+		{Git{Remote: "git@host:a/b.git", Subdir: "x"}, "git://host/a/b.git#:x"},
+		{Git{Remote: "ssh://git@host:22/a", Ref: "v1", Subdir: "x"}, "git://host:22/a#v1:x"},
+		{Git{Remote: "https://user:pa ss@ho st/%zz"}, "git://invalid"},
+		{Git{Remote: "git://host/a", Commit: hash}, "git://host/a#" + hash},
+	} {
+		if got := tt.g.String(); got != tt.want {
+			t.Errorf("String() = %q, want %q", got, tt.want)
+		}
+		tt.g.Commit, tt.g.KeepGitDir = hash, true
+		if doc := gitKey(tt.g); strings.Contains(doc, "pa") && strings.Contains(doc, "user") {
+			t.Errorf("the key has credentials:\n%s", doc)
+		}
+	}
+}

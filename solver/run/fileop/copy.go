@@ -113,7 +113,9 @@ func (cp *copying) one(ctx context.Context, items []treehash.Item) error {
 	if err := cp.touch(p); err != nil {
 		return err
 	}
-	return newEngine(cp, items).run(ctx, p, name)
+	e := newEngine(cp, items)
+	e.unsayable(items, name)
+	return e.run(ctx, p, name)
 }
 
 // destination finds out where a source goes: the directory, which is made if need be, and the name in it; no name
@@ -153,11 +155,12 @@ func (cp *copying) destination(it *treehash.Item) (*place, string, error) {
 	return p, s.rest[last], err
 }
 
-// dirAttrs are those of directories that are made for something to be in.
+// dirAttrs are those of directories that are made for something to be in. They never have set-ID bits nor the sticky
+// one, whatever the mode of the files is.
 func (cp *copying) dirAttrs() attrs {
 	a := attrs{mode: 0o755, owner: cp.owner, time: cp.c.Time}
 	if cp.c.ModeSet && cp.mode == nil {
-		a.mode = cp.c.Mode & 0o7777
+		a.mode = cp.c.Mode & 0o777
 	}
 	return a
 }

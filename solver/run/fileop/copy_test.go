@@ -376,3 +376,74 @@ func TestPrevious(t *testing.T) {
 	}
 	check(t, e.dump(third), got)
 }
+
+// A directory that files are copied to has the time of what was copied to it last: the source directory's, or now.
+func TestCopyTimes(t *testing.T) {
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		src := e.base(func(dir string) {
+			files(t, "f=F", "d/g=G")(dir)
+			_ = os.Chtimes(dir+"/d", old, old)
+		})
+		copies := func(sources ...string) []op.FileAction {
+			var out []op.FileAction
+			for _, s := range sources {
+				out = append(out, op.FileAction{Copy: with(dockerfile(s, "/to/"), func(c *op.Copy) { c.Time = time.Time{} })})
+			}
+			return out
+		}
+		for _, c := range []struct {
+			sources []string
+			old     bool
+		}{
+			{[]string{"/f", "/d"}, true},
+			{[]string{"/d", "/f"}, false},
+			{[]string{"/d", "/f", "/d"}, true},
+			{[]string{"/d", "/none*"}, true},
+		} {
+			for base, what := range map[solver.Result]string{Empty: "nothing", e.base(files(t, "x=")): "something", e.base(files(t, "to/y=")): "the directory"} {
+				got := e.must(base, src, copies(c.sources...)...)
+				if strings.Contains(got, `"to" 040755 0:0`+at) != c.old {
+					t.Errorf("copying %q to %s, old time %t:\n%s", c.sources, what, c.old, got)
+				}
+			}
+		}
+	})
+}
+
+// Only files get set-ID bits and the sticky one from a numeric mode, not the directories that are made for them.
+func TestCopySpecialBits(t *testing.T) {
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		got := e.must(Empty, e.base(files(t, "d/s/f=F")), op.FileAction{Copy: with(dockerfile("/d", "/p/q"), func(c *op.Copy) {
+			c.ModeSet, c.Mode = true, 0o7751
+		})})
+		check(t, got, lines(
+			`"p" 040751 0:0`+at, `"p/q" 040751 0:0`+at, `"p/q/s" 047751 0:0`+at, `"p/q/s/f" 107751 0:0 "F"`+at,
+		))
+	})
+}
+
+// Names that mean something else in a layer are copied, with a warning that names the first of each source.
+func TestCopyWhiteoutNames(t *testing.T) {
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		src := e.base(files(t, "d/.wh.f=1", "d/f=2", "d/s/.wh..wh..opq=3", "g=4", "wh=5", "d.wh./f=6"))
+		for _, c := range []struct{ src, dst, warning string }{
+			{"/d", "/x/", `"/d/.wh.f"`},
+			{"/d/.wh.f", "/x/plain", ""},
+			{"/g", "/x/.wh.g", `"/g"`},
+			{"/d/s", "/x/", `"/d/s/.wh..wh..opq"`},
+			{"/?h", "/x/", ""},
+			{"/d.wh.", "/x/", ""},
+		} {
+			e.warnings = nil
+			e.must(Empty, src, op.FileAction{Copy: dockerfile(c.src, c.dst)})
+			got := strings.Join(e.warnings, "")
+			if len(e.warnings) > 1 || !strings.Contains(got, c.warning) || (got == "") != (c.warning == "") {
+				t.Errorf("copying %s to %s: got warnings %q, want of %q", c.src, c.dst, e.warnings, c.warning)
+			}
+		}
+		got := brief(e.must(Empty, src, op.FileAction{Copy: dockerfile("/d", "/")}))
+		if got[`".wh.f"`] != `"1"` || got[`"f"`] != `"2"` {
+			t.Errorf("got %q", got)
+		}
+	})
+}

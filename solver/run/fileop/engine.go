@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"path"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 	"github.com/boxbuild/boxbuild/solver/treehash/dirfd"
 )
@@ -96,6 +98,26 @@ func newEngine(cp *copying, items []treehash.Item) *engine {
 
 func inside(rel, dir string) bool {
 	return len(rel) > len(dir) && rel[:len(dir)] == dir && rel[len(dir)] == '/'
+}
+
+// whiteoutPrefix begins the names by which layers say that a file is removed.
+const whiteoutPrefix = ".wh."
+
+// unsayable warns of names that are in the tree from now on and that no layer can have: in one they would remove other
+// files. Layers are written without them.
+func (e *engine) unsayable(items []treehash.Item, name string) {
+	for i := range items {
+		if i > 0 || name == "" {
+			name = path.Base(items[i].Rel)
+		}
+		if strings.HasPrefix(name, whiteoutPrefix) {
+			e.warn(solver.Warning{
+				Short:  fmt.Sprintf("%q is left out of the image: in a layer, a name that begins with %q removes another file", items[i].Entry.Path, whiteoutPrefix),
+				Detail: []string{"Rename the file, or exclude it by .dockerignore or --exclude. Later steps of this build still see it."},
+			})
+			return
+		}
+	}
 }
 
 // run copies the source to the directory p, under name, or its contents if name is empty.

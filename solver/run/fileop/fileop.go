@@ -266,6 +266,7 @@ func (r *run) action(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
+	t.empty = a.Input == op.NoInput || r.values[a.Input].result == Empty
 	err = r.perform(ctx, t, a, src)
 	if cerr := t.close(); err == nil {
 		err = cerr

@@ -2,6 +2,7 @@ package fileop
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ const maxUserFile = 10 << 20
 func (t *target) owner(o *op.Owner) (*ids, error) {
 	if o == nil {
 		return nil, nil
+	}
+	if name := cmp.Or(o.User, o.Group); t.empty && name != "" {
+		return nil, fmt.Errorf("looking up the owner %q: there is no image whose /etc/passwd and /etc/group could have it; give numbers", name)
 	}
 	id := &ids{uid: o.UID, gid: o.GID}
 	if o.User != "" {

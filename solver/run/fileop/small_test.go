@@ -217,5 +217,15 @@ func TestOwner(t *testing.T) {
 		if _, err := e.do(base, "", op.FileAction{Mkdir: &op.Mkdir{Path: "/d", Owner: &op.Owner{UID: -1}}}); err == nil {
 			t.Error("user -1 was taken")
 		}
+		// Where there is no image a name cannot be meant to be looked up, though numbers are as good as anywhere.
+		for _, o := range []op.Owner{{User: "u", GID: op.PrimaryGroup}, {UID: 5, Group: "g"}} {
+			_, err := e.do(Empty, "", op.FileAction{Mkdir: &op.Mkdir{Path: "/d", Owner: &o}})
+			if err == nil || !strings.Contains(err.Error(), "give numbers") {
+				t.Errorf("%+v on nothing: got %v", o, err)
+			}
+		}
+		if got := e.must(Empty, "", op.FileAction{Mkdir: &op.Mkdir{Path: "/d", Mode: 0o755, Owner: &op.Owner{UID: 5, GID: 6}}}); !strings.Contains(got, " 5:6") {
+			t.Errorf("got:\n%s", got)
+		}
 	})
 }

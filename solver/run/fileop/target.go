@@ -27,6 +27,7 @@ type target struct {
 	umask uint32
 	self  struct{ uid, gid uint32 } // of this process: what it creates belongs to them
 	open  []*place                  // to be closed
+	empty bool                      // it began as nothing: no image whose files could say who has a name
 }
 
 // A place is a directory of the target, in its merged view.
@@ -40,7 +41,10 @@ type place struct {
 	// restore says that the directory gets its old modification time back at the end: names were only added to it that
 	// it shows anyway.
 	restore bool
-	fixed   bool // the time that is put back is the one that was asked for, whatever happens in the directory
+	// kids are the directories in it that were entered or made. There is one place for a directory, or else one would put
+	// back the time that another has changed.
+	kids  map[string]*place
+	fixed bool // the time that is put back is the one that was asked for, whatever happens in the directory
 }
 
 func openTarget(d *Draft, warn func(solver.Warning)) (*target, error) {
@@ -133,8 +137,11 @@ func bare(err error) error {
 	return err
 }
 
-// enter opens the directory name in p, which lookup has found.
+// enter opens the directory name in p, which lookup has found, unless it is open already.
 func (t *target) enter(p *place, name string, l *lookup) (*place, error) {
+	if c := p.kids[name]; c != nil && c.is(l) {
+		return c, nil
+	}
 	c := &place{parent: p, name: name, path: path.Join(p.path, name), up: -1, low: -1, kept: l.st}
 	var err error
 	if l.upper {
@@ -143,7 +150,7 @@ func (t *target) enter(p *place, name string, l *lookup) (*place, error) {
 		}
 		c.restore = t.draft.Lower != nil
 	}
-	t.open = append(t.open, c)
+	t.adopt(c)
 	if p.low >= 0 {
 		c.low, err = dirfd.OpenDir(p.low, name)
 		if l.upper && err != nil {
@@ -154,6 +161,24 @@ func (t *target) enter(p *place, name string, l *lookup) (*place, error) {
 		}
 	}
 	return c, nil
+}
+
+// is says whether the directory that l has found is p, and not one that has been put in its place.
+func (p *place) is(l *lookup) bool {
+	if !l.upper || p.up < 0 {
+		return !l.upper && p.up < 0
+	}
+	var st dirfd.Stat
+	return dirfd.Fstat(p.up, &st) == nil && st.Ino == l.st.Ino
+}
+
+// adopt makes c known to its parent, and has it closed at the end.
+func (t *target) adopt(c *place) {
+	t.open = append(t.open, c)
+	if c.parent.kids == nil {
+		c.parent.kids = make(map[string]*place)
+	}
+	c.parent.kids[c.name] = c
 }
 
 // A spot is where a path leads: a directory, and the components below it that are not there. If there is one component
@@ -342,7 +367,7 @@ func (t *target) makeDir(p *place, name string, a attrs) (*place, error) {
 			return bare(err)
 		}
 		c.up = fd
-		t.open = append(t.open, c)
+		t.adopt(c)
 		if a.owner != nil {
 			if err := unix.Fchown(fd, a.owner.uid, a.owner.gid); err != nil {
 				return err

@@ -20,6 +20,7 @@ type buildOptions struct {
 	buildArgs     []string
 	labels        []string
 	platforms     []string
+	annotations   []string
 	outputs       []string
 	addHosts      []string
 	ulimits       []string
@@ -68,6 +69,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&opt.target, "target", "", "Set the target build stage to build")
 	f.StringArrayVar(&opt.buildArgs, "build-arg", nil, "Set build-time variables")
 	f.StringArrayVar(&opt.labels, "label", nil, "Set metadata for an image")
+	f.StringArrayVar(&opt.annotations, "annotation", nil, "Add annotation to the image")
 	f.StringSliceVar(&opt.platforms, "platform", nil, "Set target platform for build")
 	f.StringArrayVarP(&opt.outputs, "output", "o", nil, `Output destination (format: "type=local,dest=path")`)
 	f.BoolVar(&opt.noCache, "no-cache", false, "Do not use cache when building the image")

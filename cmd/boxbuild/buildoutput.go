@@ -42,6 +42,9 @@ func (a *app) planOutputs(plan *buildPlan, opt *buildOptions) error {
 			return usagef("tag is needed when pushing to registry")
 		}
 	}
+	if err := annotate(plan.request.GetOutputs(), opt.annotations); err != nil {
+		return err
+	}
 	stdouts := 0
 	for _, c := range plan.outputs {
 		if c.stdout {

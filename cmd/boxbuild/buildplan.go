@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
@@ -79,7 +81,9 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 		if err != nil {
 			return nil, err
 		}
-		front.Platforms = append(front.Platforms, wire)
+		if !slices.ContainsFunc(front.Platforms, func(o *boxbuildv1.Platform) bool { return proto.Equal(o, wire) }) {
+			front.Platforms = append(front.Platforms, wire)
+		}
 	}
 	if front.ExtraHosts, err = extraHosts(opt.addHosts); err != nil {
 		return nil, err
@@ -244,6 +248,7 @@ func parsePlatform(s string) (*boxbuildv1.Platform, error) {
 	if err != nil {
 		return nil, usagef("invalid platform %q: %v", s, err)
 	}
+	p = platforms.Normalize(p)
 	return &boxbuildv1.Platform{
 		Os: p.OS, Architecture: p.Architecture, Variant: p.Variant,
 		OsVersion: p.OSVersion, OsFeatures: p.OSFeatures,

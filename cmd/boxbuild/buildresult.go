@@ -34,12 +34,19 @@ func (a *app) buildDone(opt *buildOptions, res *boxbuildv1.BuildResult) error {
 	return nil
 }
 
-// imageID is the ID of the image that was built; the first of several; "" if there is none.
+// imageID is what the image that was built is known by: its ID, or the digest of the index of several; "" if there is
+// neither, as for files of several platforms.
 func imageID(res *boxbuildv1.BuildResult) string {
-	if len(res.GetImages()) > 0 {
+	m := res.GetMetadata()
+	for _, id := range []string{m["containerimage.config.digest"], m["containerimage.digest"]} {
+		if id != "" {
+			return id
+		}
+	}
+	if len(res.GetImages()) == 1 {
 		return res.GetImages()[0].GetId()
 	}
-	return res.GetMetadata()["containerimage.config.digest"]
+	return ""
 }
 
 // metadata decodes values that are JSON in base64, as buildx does.

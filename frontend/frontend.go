@@ -47,11 +47,20 @@ type Env interface {
 	Warn(w solver.Warning)
 }
 
+// A HeadReader is an Env that can read the beginning of a file of any size.
+type HeadReader interface {
+	// ReadHead is ReadFile for at most the first n bytes.
+	ReadHead(ctx context.Context, in solver.Input, path string, n int) ([]byte, error)
+}
+
 // A Request is what a user asks a frontend for.
 type Request struct {
 	// Context is the build context, unpinned; nil if there is none. Include, Exclude and Follow of a Local are the
 	// frontend's to set.
 	Context op.Source
+	// ContextSubdir is the directory of a Context that is not a Local which COPY and ADD read from; "" is its root. The
+	// Dockerfile is at the root all the same.
+	ContextSubdir string
 	// Dockerfile is where Filename is read from, unpinned: often a Local of another name with the same directory. It
 	// is nil if Text is set.
 	Dockerfile op.Source

@@ -186,6 +186,8 @@ func flatOp(v *solver.Vertex) []string {
 		}
 		out = append(out, fmt.Sprintf("exec %q env=%q cwd=%s user=%s net=%d sec=%d mounts=[%s]",
 			o.Meta.Args, o.Meta.Env, o.Meta.Cwd, o.Meta.User, o.Network, o.Security, strings.Join(ms, "; ")))
+	case *op.HTTP:
+		out = append(out, fmt.Sprintf("http %s filename=%s checksum=%s", o.URL, o.Filename, o.Checksum))
 	case *op.File:
 		for _, a := range o.Actions {
 			switch {

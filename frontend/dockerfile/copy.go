@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
 	"github.com/boxbuild/boxbuild/solver"
@@ -25,7 +26,9 @@ type copying struct {
 	exclude []string
 	parents bool
 	link    bool
-	unpack  bool
+	unpack  *bool // nil for what ADD does of its own accord: a local archive is extracted, a fetched one is not
+	// checksum is what the content of the only source, a URL, must have.
+	checksum digest.Digest
 }
 
 // copy applies COPY.
@@ -59,27 +62,28 @@ func (st *state) copy(c command, ic *instructions.CopyCommand) error {
 func (st *state) add(c command, ic *instructions.AddCommand) error {
 	cp := &copying{
 		verb: "ADD", params: &ic.SourcesAndDest, from: from{tree: st.t.context}, chown: ic.Chown, chmod: ic.Chmod,
-		exclude: ic.ExcludePatterns, link: ic.Link, unpack: true,
-	}
-	if ic.Unpack != nil {
-		cp.unpack = *ic.Unpack
-	}
-	remote := 0
-	for _, src := range ic.SourcePaths {
-		if classify(src) != fileSource {
-			remote++
-		}
+		exclude: ic.ExcludePatterns, link: ic.Link, unpack: ic.Unpack,
 	}
 	if ic.Checksum != "" {
 		if len(ic.SourcePaths) != 1 {
 			return errors.New("checksum can't be specified for multiple sources")
 		}
-		if remote == 0 {
+		src := ic.SourcePaths[0]
+		kind := classify(src)
+		if kind == fileSource && !isShortGitHub(src) {
 			return errors.New("checksum requires HTTP(S) or Git sources")
 		}
+		if kind == urlSource {
+			var err error
+			if cp.checksum, err = digest.Parse(ic.Checksum); err != nil {
+				return err
+			}
+		}
 	}
-	if remote > 0 {
-		return errors.New("ADD of a URL or a Git repository is not supported; fetch it with RUN, or add a local file")
+	for _, src := range ic.SourcePaths {
+		if classify(src) == gitSource {
+			return errors.New("ADD of a Git repository is not supported; fetch it with RUN, or add a local file")
+		}
 	}
 	return st.copying(c, ic, ic.String(), cp)
 }
@@ -102,12 +106,16 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 		record = cp.verb + " --parents" + strings.TrimPrefix(record, cp.verb)
 	}
 	for _, src := range cp.params.SourcePaths {
-		if cp.from == (from{}) {
-			return errNoContext
-		}
 		record += " " + src
 		if err := st.t.budget.spend(800 + len(src) + len(proto.Dst)); err != nil {
 			return err
+		}
+		if classify(src) == urlSource {
+			s.copies = append(s.copies, cp.url(src, proto, ic.Location()))
+			continue
+		}
+		if cp.from == (from{}) {
+			return errNoContext
 		}
 		if cp.from.tree == st.t.context && st.t.lintsLeft > 0 {
 			st.t.lintsLeft -= len(st.t.src.ignore)
@@ -126,6 +134,7 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 	}
 	record += " " + cp.params.DestPath
 	s.name = st.number(c, st.shown(st.t.doc.lex, text, st.vars))
+	s.nameRemotes()
 	if err := st.record(record+" # buildkit", true); err != nil {
 		return err
 	}
@@ -145,7 +154,11 @@ func (cp *copying) use(src string) {
 // source returns the copy of one source. What it reads is named as exactly as it can be: that is what decides whether
 // it has to run again.
 func (cp *copying) source(src string, a op.Copy) copySource {
-	a.FollowSymlinks, a.DirContents, a.Unpack, a.Exclude = true, true, cp.unpack, cp.exclude
+	a.FollowSymlinks, a.DirContents, a.Exclude = true, true, cp.exclude
+	a.Unpack = cp.verb == "ADD"
+	if cp.unpack != nil {
+		a.Unpack = *cp.unpack
+	}
 	if cp.parents {
 		// What stands before "/./" is where the copied paths begin.
 		root, pattern, ok := strings.Cut(src, "/./")

@@ -46,9 +46,7 @@ type state struct {
 // expand is the fourth pass: it works through the instructions of the stages that are needed. Nothing is asked of the
 // Env; what has to be read is noted in the trees.
 func (t *translation) expand(ctx context.Context, needed map[*stage]bool) error {
-	if t.req.Context != nil {
-		t.context = &tree{src: t.req.Context, ignore: t.src.ignore, label: "[internal] load build context"}
-	}
+	t.context = t.contextTree()
 	var out *ignore.Matcher
 	if len(t.src.ignore) > 0 {
 		var err error

@@ -1,11 +1,13 @@
 package dockerfile
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"path"
@@ -28,6 +30,7 @@ import (
 type fakeEnv struct {
 	dirs   map[string]map[string]string // by the name of the Local
 	images map[string]string            // JSON of the configuration by reference; "*" for any other
+	urls   map[string]string            // what they have; "*" for any other
 
 	mu       sync.Mutex
 	steps    []string
@@ -48,6 +51,20 @@ func (e *fakeEnv) Pin(_ context.Context, src op.Source) (op.Source, error) {
 		pinned := *src
 		if pinned.Digest == "" {
 			pinned.Digest = digest.FromString(src.Ref)
+		}
+		return &pinned, nil
+	case *op.HTTP:
+		pinned := *src
+		pinned.Digest, pinned.Name = src.Checksum, op.SafeName(src.Filename)
+		if src.Checksum == "" {
+			text, ok := e.urls[src.URL]
+			if !ok {
+				text, ok = e.urls["*"]
+			}
+			if !ok {
+				return nil, fmt.Errorf("fetching %s: invalid response status 404", src)
+			}
+			pinned.Digest = digest.FromString(text)
 		}
 		return &pinned, nil
 	case *op.Local:
@@ -108,6 +125,12 @@ func (e *fakeEnv) ImageConfig(_ context.Context, img *op.Image) (*frontend.Image
 }
 
 func (e *fakeEnv) ReadFile(_ context.Context, in solver.Input, name string) ([]byte, error) {
+	if get, ok := in.Vertex.Op().(*op.HTTP); ok && name == get.Name && get.Pinned() {
+		return []byte(e.urls[get.URL]), nil
+	}
+	if f, ok := in.Vertex.Op().(*op.File); ok && f.Actions[0].Copy.Unpack {
+		return e.readUnpacked(in.Vertex.Inputs()[0], name)
+	}
 	l, ok := in.Vertex.Op().(*op.Local)
 	if !ok || l.Root == "" {
 		return nil, fmt.Errorf("%s is not a pinned directory", in.Vertex.Name())
@@ -118,6 +141,20 @@ func (e *fakeEnv) ReadFile(_ context.Context, in solver.Input, name string) ([]b
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
 	return []byte(text), nil
+}
+
+// readUnpacked reads a file of an archive that was fetched.
+func (e *fakeEnv) readUnpacked(in solver.Input, name string) ([]byte, error) {
+	r := tar.NewReader(strings.NewReader(e.urls[in.Vertex.Op().(*op.HTTP).URL]))
+	for {
+		h, err := r.Next()
+		if err != nil {
+			return nil, fs.ErrNotExist
+		}
+		if h.Name == name {
+			return io.ReadAll(r)
+		}
+	}
 }
 
 func (e *fakeEnv) Step(ctx context.Context, name string, fn func(context.Context) error) error {
@@ -137,9 +174,10 @@ func (e *fakeEnv) Warn(w solver.Warning) {
 //
 //	target: name         arg: NAME=value     label: name=value    platform: amd64 (repeatable)
 //	context: name=value  no-cache: [stage]   pull: yes            grant: network.host
+//	main: URL            subdir: path
 //
 // "Dockerfile" is the Dockerfile, "image REF" an image's configuration, "local NAME/path" a file of another directory
-// of the client's; what begins in small letters otherwise is not part of the case, and all else is in the context.
+// of the client's, "url URL" what is at a URL, "tar URL NAME" a file of an archive there; what begins in small letters otherwise is not part of the case, and all else is in the context.
 type testcase struct {
 	req *frontend.Request
 	env *fakeEnv
@@ -159,8 +197,10 @@ func newCase(t testing.TB, ar *txtar.Archive) *testcase {
 	t.Helper()
 	ctx := map[string]string{}
 	c := &testcase{
-		ar:  ar,
-		env: &fakeEnv{dirs: map[string]map[string]string{"context": ctx, "dockerfile": ctx}, images: map[string]string{}},
+		ar: ar,
+		env: &fakeEnv{
+			dirs: map[string]map[string]string{"context": ctx, "dockerfile": ctx}, images: map[string]string{}, urls: map[string]string{},
+		},
 		req: &frontend.Request{
 			Context: &op.Local{Name: "context"}, Dockerfile: &op.Local{Name: "dockerfile"},
 			BuildArgs: map[string]string{}, Labels: map[string]string{}, Contexts: map[string]string{},
@@ -172,6 +212,11 @@ func newCase(t testing.TB, ar *txtar.Archive) *testcase {
 		switch kind {
 		case "image":
 			c.env.images[rest] = string(f.Data)
+		case "url":
+			c.env.urls[rest] = string(f.Data)
+		case "tar":
+			url, name, _ := strings.Cut(rest, " ")
+			c.env.urls[url] += tarOf(t, name, f.Data)
 		case "local":
 			dir, name, _ := strings.Cut(rest, "/")
 			if c.env.dirs[dir] == nil {
@@ -187,6 +232,21 @@ func newCase(t testing.TB, ar *txtar.Archive) *testcase {
 		c.option(t, strings.TrimSpace(line))
 	}
 	return c
+}
+
+// tarOf returns a tar with one file and no end.
+func tarOf(t testing.TB, name string, data []byte) string {
+	t.Helper()
+	var b strings.Builder
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(data))}); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = w.Write(data) // to memory
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
 }
 
 func (c *testcase) option(t testing.TB, line string) {
@@ -219,6 +279,10 @@ func (c *testcase) option(t testing.TB, line string) {
 		c.req.Entitlements = append(c.req.Entitlements, val)
 	case "file":
 		c.req.Filename = val
+	case "main":
+		c.req.Context, c.req.Dockerfile = &op.HTTP{URL: val}, nil
+	case "subdir":
+		c.req.ContextSubdir = val
 	}
 }
 
@@ -226,11 +290,15 @@ func (c *testcase) translate() (*frontend.Output, error) {
 	return New().Translate(context.Background(), c.req, c.env)
 }
 
+// anyImage is the configuration of an image with one layer.
+const anyImage = `{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":[` +
+	`"sha256:1111111111111111111111111111111111111111111111111111111111111111"]},"history":[{"created_by":"base"}]}`
+
 // dockerfileCase is a case with nothing but a Dockerfile and a base image for every name.
 func dockerfileCase(t testing.TB, text string) *testcase {
 	t.Helper()
 	return newCase(t, &txtar.Archive{Files: []txtar.File{
 		{Name: "Dockerfile", Data: []byte(text)},
-		{Name: "image *", Data: []byte(`{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:` + strings.Repeat("1", 64) + `"]},"history":[{"created_by":"base"}]}`)},
+		{Name: "image *", Data: []byte(anyImage)},
 	}})
 }

@@ -213,11 +213,13 @@ func (c *collection) stage(s *stage) {
 	}
 }
 
-// arg adds an argument: as the stage defines it, else as a global one, with what its default reads.
+// arg adds an argument: as the stage or one below it defines it, else as a global one, with what its default reads.
 func (c *collection) arg(s *stage, name string) {
 	var d *definition
-	if s.st != nil {
-		d = s.st.defs[name]
+	for p := s; p != nil && d == nil; p = p.parent {
+		if p.st != nil {
+			d = p.st.defs[name]
+		}
 	}
 	if d == nil {
 		d = c.t.defs[name]

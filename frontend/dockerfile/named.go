@@ -81,6 +81,11 @@ func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Plat
 			o.label = "[context " + nc.name + "] " + rest
 		}
 		return o, err
+	case "http", "https":
+		if classify(nc.value) == urlSource {
+			get := &op.HTTP{URL: nc.value, Filename: contextFile}
+			return &origin{tree: &tree{src: get, label: "[context " + nc.name + "] " + nc.value}}, nil
+		}
 	case "local":
 		return t.loadNamedLocal(ctx, nc, rest)
 	}

@@ -2,8 +2,14 @@ package dockerfile
 
 import (
 	"net/url"
+	"path"
 	"regexp"
 	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
 )
 
 // A sourceKind is what a source of COPY or ADD, or a context, is by the form of its name. Nothing is asked of the network
@@ -79,4 +85,35 @@ func isGit(ref string) bool {
 		return strings.HasSuffix(u.Path, ".git")
 	}
 	return false
+}
+
+// url returns the copy of one file that is fetched. It is not extracted unless that is asked for.
+func (cp *copying) url(src string, a op.Copy, where []parser.Range) copySource {
+	get := &op.HTTP{URL: src, Checksum: cp.checksum, Filename: urlFileName(src)}
+	tr := &tree{src: get, where: where}
+	a.Src, a.Exclude = "/"+get.Filename, cp.exclude
+	a.Unpack = cp.unpack != nil && *cp.unpack
+	tr.use(a.Src)
+	return copySource{from: from{tree: tr}, action: a, sel: solver.Selector{Paths: []string{a.Src}, Exclude: a.Exclude}}
+}
+
+// urlFileName returns what a file that is fetched is called where the destination is a directory: the last component of
+// the URL's path, without its query.
+func urlFileName(src string) string {
+	name := "__unnamed__"
+	if u, err := url.Parse(src); err == nil {
+		if base := path.Base(u.Path); base != "." && base != "/" {
+			name = base
+		}
+	}
+	return op.SafeName(name)
+}
+
+// nameRemotes gives the fetching of each source the name of the step, as it is the step to people.
+func (s *copyStep) nameRemotes() {
+	for i := range s.copies {
+		if tr := s.copies[i].from.tree; tr != nil && tr.label == "" {
+			tr.label = s.name
+		}
+	}
 }

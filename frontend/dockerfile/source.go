@@ -28,6 +28,8 @@ type source struct {
 	name   string
 	text   []byte
 	ignore []string
+	// fetched is the build context if it was fetched as one file, which was needed to find the Dockerfile.
+	fetched *fetchedContext
 }
 
 // load reads the Dockerfile and .dockerignore. Both places where the latter may be are read at once with the
@@ -36,6 +38,12 @@ func load(ctx context.Context, req *frontend.Request, env frontend.Env) (*source
 	src := &source{name: req.Filename, text: req.Text}
 	if src.name == "" {
 		src.name = defaultName
+	}
+	if get, ok := req.Context.(*op.HTTP); ok {
+		var err error
+		if src.fetched, err = fetchContext(ctx, env, get); err != nil {
+			return nil, err
+		}
 	}
 	var own, shared []byte
 	var ownName string
@@ -79,6 +87,13 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	if from == nil {
 		return nil, "", &frontend.UsageError{Message: "there is neither a Dockerfile nor a build context to read one from"}
 	}
+	fetched := s.fetched
+	if from != req.Context {
+		fetched = nil
+	}
+	if fetched != nil && !fetched.archive {
+		s.name = contextFile
+	}
 	names := []string{s.name}
 	if dir, base := path.Split(s.name); base == defaultName {
 		names = append(names, dir+strings.ToLower(defaultName))
@@ -92,8 +107,10 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	}
 	step := "[internal] load build definition from " + s.name
 	err = env.Step(ctx, step, func(ctx context.Context) error {
-		in, err := pinInput(ctx, env, from, step)
-		if err != nil {
+		var in solver.Input
+		if fetched != nil {
+			in = fetched.input
+		} else if in, err = pinInput(ctx, env, from, step); err != nil {
 			return fmt.Errorf("failed to read dockerfile: %w", err)
 		}
 		var missing error
@@ -114,7 +131,9 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 		if missing != nil {
 			return &frontend.UsageError{Message: "failed to read dockerfile: open " + s.name + ": no such file or directory"}
 		}
-		own, err = readOptional(ctx, env, in, name)
+		if fetched == nil { // what was fetched as it is to be built has no .dockerignore that counts
+			own, err = readOptional(ctx, env, in, name)
+		}
 		return err
 	})
 	return own, name, err

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/solver"
@@ -16,11 +17,13 @@ import (
 // A tree is a source of files that is not an image: the build context or a named one. It is pinned after the steps are
 // known, since of a directory of the client's only what they read is asked for.
 type tree struct {
-	src    op.Source // unpinned
-	ignore []string  // patterns of .dockerignore; for a directory only
-	label  string    // the name of its vertex
+	src    op.Source      // unpinned
+	ignore []string       // patterns of .dockerignore; for a directory only
+	label  string         // the name of its vertex
+	where  []parser.Range // the instruction that names it; nil for a context
+	subdir string         // only this directory of it; of no directory of the client's
 	paths  map[string]bool
-	input  *solver.Input // once pinned
+	input  *solver.Input // once pinned, which what has been fetched already is from the start
 }
 
 // use notes that p, absolute in the tree, is read.
@@ -45,6 +48,9 @@ func (tr *tree) follow() []string {
 
 // pin fixes the content.
 func (tr *tree) pin(ctx context.Context, t *translation) error {
+	if tr.input != nil {
+		return nil
+	}
 	src, key := tr.src, tr.label
 	if l, ok := src.(*op.Local); ok {
 		only := *l
@@ -52,7 +58,18 @@ func (tr *tree) pin(ctx context.Context, t *translation) error {
 		src = &only
 		key = fmt.Sprintf("%s %q", key, only.Follow)
 	}
+	if get, ok := src.(*op.HTTP); ok {
+		key = fmt.Sprintf("%s %s %s", key, get.URL, get.Checksum)
+	}
 	in, err := t.shared.tree(key, func() (in solver.Input, err error) {
+		if get, ok := src.(*op.HTTP); ok && get.Checksum != "" {
+			// It is pinned as it stands, and fetched if need be when the graph is solved.
+			pinned, err := t.env.Pin(ctx, src)
+			if err != nil {
+				return in, err
+			}
+			return solver.Input{Vertex: solver.NewVertex(pinned, nil, solver.Meta{Name: tr.label})}, nil
+		}
 		err = t.env.Step(ctx, tr.label, func(ctx context.Context) error {
 			in, err = pinInput(ctx, t.env, src, tr.label)
 			return err
@@ -60,6 +77,9 @@ func (tr *tree) pin(ctx context.Context, t *translation) error {
 		return in, err
 	})()
 	tr.input = &in
+	if err != nil && tr.where != nil {
+		return at(err, tr.where)
+	}
 	return err
 }
 
@@ -70,6 +90,7 @@ func (t *translation) pinTrees(ctx context.Context) error {
 		if s.origin != nil {
 			all = append(all, s.origin.tree)
 		}
+		all = append(all, s.remotes()...)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, tr := range all {
@@ -77,5 +98,30 @@ func (t *translation) pinTrees(ctx context.Context) error {
 			g.Go(func() error { return tr.pin(ctx, t) })
 		}
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if tr := t.context; tr != nil && tr.input != nil && tr.subdir != "" {
+		in := below(*tr.input, tr.subdir)
+		tr.input = &in
+	}
+	return nil
+}
+
+// remotes returns the trees that only one step of the stage reads: what ADD fetches.
+func (s *stage) remotes() []*tree {
+	if s.st == nil {
+		return nil
+	}
+	var out []*tree
+	for _, step := range s.st.steps {
+		if cp, ok := step.(*copyStep); ok {
+			for i := range cp.copies {
+				if tr := cp.copies[i].from.tree; tr != nil && tr.where != nil {
+					out = append(out, tr)
+				}
+			}
+		}
+	}
+	return out
 }

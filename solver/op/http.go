@@ -1,9 +1,13 @@
 package op
 
 import (
+	_ "crypto/sha512" // for checksums of that kind
 	"fmt"
 	"net/url"
+	"path"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/opencontainers/go-digest"
 
@@ -91,4 +95,20 @@ func RedactURL(raw string) string {
 		return raw
 	}
 	return u.Redacted()
+}
+
+// maxName is how long the name of a file may be on Linux, in bytes.
+const maxName = 255
+
+// SafeName returns the last component of s, or "download" where that is no name for a file.
+func SafeName(s string) string {
+	const unsafe = "download"
+	name := path.Base(strings.TrimSpace(s))
+	if name == "." || name == ".." || name == "/" || len(name) > maxName {
+		return unsafe
+	}
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return unsafe
+	}
+	return name
 }

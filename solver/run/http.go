@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	_ "crypto/sha512" // for checksums of that kind
 	"errors"
 	"fmt"
 	"hash"
@@ -103,7 +102,7 @@ func (r *Runner) PinHTTP(ctx context.Context, src *op.HTTP, body io.ReadCloser) 
 		k := req.Known[a.Match]
 		out.Digest, out.Modified, out.Name = k.Digest, k.Modified, k.Name
 		if src.Filename != "" {
-			out.Name = httpsource.SafeName(src.Filename)
+			out.Name = op.SafeName(src.Filename)
 		}
 		return &out, func() {}, nil
 	}

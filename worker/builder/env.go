@@ -96,6 +96,8 @@ func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
 		return e.pinLocal(ctx, s)
 	case *op.Image:
 		return e.b.deps.Images.Resolve(ctx, s)
+	case *op.HTTP:
+		return e.pinHTTP(ctx, s)
 	}
 	return nil, fmt.Errorf("%s: this kind of source is not supported", src)
 }
@@ -120,6 +122,28 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	e.cleanup = append(e.cleanup, remove)
 	e.mu.Unlock()
 	return &pinned, nil
+}
+
+func (e *env) pinHTTP(ctx context.Context, s *op.HTTP) (op.Source, error) {
+	var body io.ReadCloser
+	if id, ok := s.Upload(); ok {
+		up, ok := e.req.Sources.(worker.Uploads)
+		if !ok {
+			return nil, &frontend.UsageError{Message: "the client sends no build context"}
+		}
+		var err error
+		if body, err = up.Upload(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	pinned, release, err := e.b.deps.Runner.PinHTTP(ctx, s, body)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	e.cleanup = append(e.cleanup, release)
+	e.mu.Unlock()
+	return pinned, nil
 }
 
 // directory opens the client's directory of that name, once.
@@ -165,35 +189,53 @@ func (e *env) ImageConfig(ctx context.Context, img *op.Image) (*frontend.ImageCo
 
 // ReadFile implements frontend.Env.
 func (e *env) ReadFile(ctx context.Context, in solver.Input, name string) ([]byte, error) {
+	var data []byte
+	err := e.open(ctx, in, name, func(f io.Reader, size int64) (err error) {
+		if size > maxFile {
+			return fmt.Errorf("%d bytes are more than the %d allowed", size, maxFile)
+		}
+		if data, err = io.ReadAll(io.LimitReader(f, maxFile+1)); err == nil && len(data) > maxFile {
+			err = fmt.Errorf("more than the %d bytes allowed", maxFile)
+		}
+		return err
+	})
+	return data, err
+}
+
+// ReadHead implements frontend.HeadReader.
+func (e *env) ReadHead(ctx context.Context, in solver.Input, name string, n int) ([]byte, error) {
+	var data []byte
+	err := e.open(ctx, in, name, func(f io.Reader, _ int64) (err error) {
+		data, err = io.ReadAll(io.LimitReader(f, int64(n)))
+		return err
+	})
+	return data, err
+}
+
+// open has read read a file of a result.
+func (e *env) open(ctx context.Context, in solver.Input, name string, read func(f io.Reader, size int64) error) error {
 	tree, done, err := e.tree(ctx, in)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer done()
 	name = path.Join("/", name)
 	entry, err := treehash.Resolve(ctx, tree, name, true)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !entry.IsRegular() {
-		return nil, fmt.Errorf("reading %s: not a regular file", name)
-	}
-	if entry.Size > maxFile {
-		return nil, fmt.Errorf("reading %s: %d bytes are more than the %d allowed", name, entry.Size, maxFile)
+		return fmt.Errorf("reading %s: not a regular file", name)
 	}
 	f, err := tree.Open(ctx, entry.Path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
+	if err := read(f, entry.Size); err != nil {
+		return fmt.Errorf("reading %s: %w", name, err)
 	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("reading %s: more than the %d bytes allowed", name, maxFile)
-	}
-	return data, nil
+	return nil
 }
 
 // tree solves in and opens its result. A client's directory needs no solving.
@@ -225,7 +267,10 @@ func (e *env) Warn(w solver.Warning) {
 	e.em.emit(solver.Event{Kind: solver.Warned, Time: time.Now(), Vertex: e.em.definition(), Warning: w})
 }
 
-var _ frontend.Env = (*env)(nil)
+var (
+	_ frontend.Env        = (*env)(nil)
+	_ frontend.HeadReader = (*env)(nil)
+)
 
 // isCanceled says whether err is the end of a context.
 func isCanceled(err error) bool {

@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/boxbuild/boxbuild/solver/op"
 )
 
 // A Memory remembers what URLs have had. It is a hint on disk, a file for each URL, written anew each time and never
@@ -51,7 +53,7 @@ func (m *Memory) Get(id string) []Known {
 		return nil
 	}
 	return slices.DeleteFunc(all, func(k Known) bool {
-		return k.Digest.Validate() != nil || k.Digest.Algorithm() != digest.SHA256 || k.Name != SafeName(k.Name) || (k.ETag == "" && k.LastModified == "")
+		return k.Digest.Validate() != nil || k.Digest.Algorithm() != digest.SHA256 || k.Name != op.SafeName(k.Name) || (k.ETag == "" && k.LastModified == "")
 	})
 }
 

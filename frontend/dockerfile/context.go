@@ -1,0 +1,101 @@
+package dockerfile
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+)
+
+// contextFile is the name of what was fetched as the build context, in the tree that holds nothing else.
+const contextFile = "context"
+
+// A fetchedContext is a build context that came as one file: an archive, of which input is the content, or else a
+// Dockerfile, which is called "context" and which the context consists of.
+type fetchedContext struct {
+	input   solver.Input
+	archive bool
+}
+
+// fetchContext fetches the build context, and looks what it is. What is not an archive is a Dockerfile, however it looks.
+func fetchContext(ctx context.Context, env frontend.Env, get *op.HTTP) (*fetchedContext, error) {
+	const step = "[internal] load remote build context"
+	named := *get
+	named.Filename = contextFile
+	out := &fetchedContext{}
+	err := env.Step(ctx, step, func(ctx context.Context) (err error) {
+		out.input, err = pinInput(ctx, env, &named, step)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("failed to read downloaded context: %w", err)
+	}
+	head, err := readHead(ctx, env, out.input, contextFile)
+	if err != nil {
+		return nil, fmt.Errorf("failed to read downloaded context: %w", err)
+	}
+	if !isArchive(head) {
+		return out, nil
+	}
+	out.archive = true
+	unpack := &op.File{Actions: []op.FileAction{{
+		Input: op.NoInput, Second: 0, Copy: &op.Copy{Src: "/" + contextFile, Dst: "/", Unpack: true},
+	}}}
+	out.input.Select = &solver.Selector{Paths: []string{"/" + contextFile}}
+	meta := solver.Meta{Name: "copy /" + contextFile + " /"} // as BuildKit calls it
+	out.input = solver.Input{Vertex: solver.NewVertex(unpack, []solver.Input{out.input}, meta)}
+	return out, nil
+}
+
+// headSize is how much of a file is looked at, in bytes: a header of a tar, with the two blocks that may stand before it.
+const headSize = 64 << 10
+
+func readHead(ctx context.Context, env frontend.Env, in solver.Input, name string) ([]byte, error) {
+	if r, ok := env.(frontend.HeadReader); ok {
+		return r.ReadHead(ctx, in, name, headSize)
+	}
+	return env.ReadFile(ctx, in, name)
+}
+
+// isArchive says whether a file begins as one of the compressions does that archives have, or as a tar.
+func isArchive(head []byte) bool {
+	for _, magic := range []string{"BZh", "\x1f\x8b\x08", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return true
+		}
+	}
+	_, err := tar.NewReader(bytes.NewReader(head)).Next()
+	return err == nil || errors.Is(err, tar.ErrInsecurePath)
+}
+
+// below returns the tree of a directory of in as an input.
+func below(in solver.Input, dir string) solver.Input {
+	dir = path.Join("/", dir)
+	scope := &op.File{Actions: []op.FileAction{{
+		Input: op.NoInput, Second: 0, Copy: &op.Copy{Src: dir, Dst: "/", DirContents: true},
+	}}}
+	in.Select = &solver.Selector{Paths: []string{dir}}
+	return solver.Input{Vertex: solver.NewVertex(scope, []solver.Input{in}, solver.Meta{Name: "copy " + dir + " /"})}
+}
+
+// contextTree returns the build context as a tree; nil if there is none.
+func (t *translation) contextTree() *tree {
+	if t.req.Context == nil {
+		return nil
+	}
+	tr := &tree{src: t.req.Context, ignore: t.src.ignore, label: "[internal] load build context"}
+	if fc := t.src.fetched; fc != nil {
+		in := fc.input
+		tr.input = &in
+	}
+	if _, local := tr.src.(*op.Local); !local {
+		tr.subdir = t.req.ContextSubdir
+	}
+	return tr
+}

@@ -616,6 +616,7 @@ type Frontend struct {
 	//
 	//	*Frontend_ContextDirectory
 	//	*Frontend_ContextUrl
+	//	*Frontend_ContextUpload
 	Context isFrontend_Context `protobuf_oneof:"context"`
 	// Types that are valid to be assigned to Dockerfile:
 	//
@@ -693,6 +694,15 @@ func (x *Frontend) GetContextUrl() string {
 	if x != nil {
 		if x, ok := x.Context.(*Frontend_ContextUrl); ok {
 			return x.ContextUrl
+		}
+	}
+	return ""
+}
+
+func (x *Frontend) GetContextUpload() string {
+	if x != nil {
+		if x, ok := x.Context.(*Frontend_ContextUpload); ok {
+			return x.ContextUpload
 		}
 	}
 	return ""
@@ -854,9 +864,15 @@ type Frontend_ContextUrl struct {
 	ContextUrl string `protobuf:"bytes,2,opt,name=context_url,json=contextUrl,proto3,oneof"` // a git or an HTTP URL
 }
 
+type Frontend_ContextUpload struct {
+	ContextUpload string `protobuf:"bytes,22,opt,name=context_upload,json=contextUpload,proto3,oneof"` // the name of an archive that the daemon asks the client for
+}
+
 func (*Frontend_ContextDirectory) isFrontend_Context() {}
 
 func (*Frontend_ContextUrl) isFrontend_Context() {}
+
+func (*Frontend_ContextUpload) isFrontend_Context() {}
 
 type isFrontend_Dockerfile interface {
 	isFrontend_Dockerfile()
@@ -2629,6 +2645,7 @@ type ChannelQuestion struct {
 	//	*ChannelQuestion_Directory
 	//	*ChannelQuestion_Output
 	//	*ChannelQuestion_Ssh
+	//	*ChannelQuestion_Upload
 	What          isChannelQuestion_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2705,6 +2722,15 @@ func (x *ChannelQuestion) GetSsh() string {
 	return ""
 }
 
+func (x *ChannelQuestion) GetUpload() string {
+	if x != nil {
+		if x, ok := x.What.(*ChannelQuestion_Upload); ok {
+			return x.Upload
+		}
+	}
+	return ""
+}
+
 type isChannelQuestion_What interface {
 	isChannelQuestion_What()
 }
@@ -2721,11 +2747,17 @@ type ChannelQuestion_Ssh struct {
 	Ssh string `protobuf:"bytes,4,opt,name=ssh,proto3,oneof"` // a connection to the agent, or other socket, of that id; eof closes one direction of it
 }
 
+type ChannelQuestion_Upload struct {
+	Upload string `protobuf:"bytes,5,opt,name=upload,proto3,oneof"` // the bytes of the file of that name
+}
+
 func (*ChannelQuestion_Directory) isChannelQuestion_What() {}
 
 func (*ChannelQuestion_Output) isChannelQuestion_What() {}
 
 func (*ChannelQuestion_Ssh) isChannelQuestion_What() {}
+
+func (*ChannelQuestion_Upload) isChannelQuestion_What() {}
 
 // SecretQuestion asks for one secret of the user's. Its answer is a SecretAnswer.
 type SecretQuestion struct {
@@ -6037,11 +6069,12 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\vdirectories\x18\x03 \x03(\v2\x16.boxbuild.v1.DirectoryR\vdirectories\x12\x12\n" +
 	"\x04tags\x18\x04 \x03(\tR\x04tags\x12-\n" +
 	"\aoutputs\x18\x05 \x03(\v2\x13.boxbuild.v1.OutputR\aoutputs\x12%\n" +
-	"\x04call\x18\x06 \x01(\x0e2\x11.boxbuild.v1.CallR\x04call\"\xa3\b\n" +
+	"\x04call\x18\x06 \x01(\x0e2\x11.boxbuild.v1.CallR\x04call\"\xcc\b\n" +
 	"\bFrontend\x12-\n" +
 	"\x11context_directory\x18\x01 \x01(\tH\x00R\x10contextDirectory\x12!\n" +
 	"\vcontext_url\x18\x02 \x01(\tH\x00R\n" +
-	"contextUrl\x123\n" +
+	"contextUrl\x12'\n" +
+	"\x0econtext_upload\x18\x16 \x01(\tH\x00R\rcontextUpload\x123\n" +
 	"\x14dockerfile_directory\x18\x03 \x01(\tH\x01R\x13dockerfileDirectory\x12\x14\n" +
 	"\x04text\x18\x04 \x01(\fH\x01R\x04text\x12\x1a\n" +
 	"\bfilename\x18\x05 \x01(\tR\bfilename\x12?\n" +
@@ -6208,12 +6241,13 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\bregistry\x18\x01 \x01(\tR\bregistry\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x02 \x01(\tR\n" +
-	"repository\"}\n" +
+	"repository\"\x97\x01\n" +
 	"\x0fChannelQuestion\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1e\n" +
 	"\tdirectory\x18\x02 \x01(\tH\x00R\tdirectory\x12\x18\n" +
 	"\x06output\x18\x03 \x01(\rH\x00R\x06output\x12\x12\n" +
-	"\x03ssh\x18\x04 \x01(\tH\x00R\x03sshB\x06\n" +
+	"\x03ssh\x18\x04 \x01(\tH\x00R\x03ssh\x12\x18\n" +
+	"\x06upload\x18\x05 \x01(\tH\x00R\x06uploadB\x06\n" +
 	"\x04what\" \n" +
 	"\x0eSecretQuestion\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x1d\n" +
@@ -6732,6 +6766,7 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 	file_boxbuild_v1_boxbuild_proto_msgTypes[7].OneofWrappers = []any{
 		(*Frontend_ContextDirectory)(nil),
 		(*Frontend_ContextUrl)(nil),
+		(*Frontend_ContextUpload)(nil),
 		(*Frontend_DockerfileDirectory)(nil),
 		(*Frontend_Text)(nil),
 	}
@@ -6770,6 +6805,7 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 		(*ChannelQuestion_Directory)(nil),
 		(*ChannelQuestion_Output)(nil),
 		(*ChannelQuestion_Ssh)(nil),
+		(*ChannelQuestion_Upload)(nil),
 	}
 	file_boxbuild_v1_boxbuild_proto_msgTypes[34].OneofWrappers = []any{
 		(*Answer_Credentials)(nil),

@@ -19,7 +19,9 @@ type transferLines struct {
 	terminal bool
 	quiet    bool
 	active   string         // what happens to a part: "Downloading"
-	done     string         // what has happened: "Pull complete"
+	between  string         // when that is over, and the next thing has not begun: "Download complete"; may be empty
+	done     string         // when all is over: "Pull complete"
+	exists   string         // when it was there before: "Already exists"
 	rows     map[string]int // of each part, from the top
 	last     map[string]string
 }
@@ -39,7 +41,7 @@ func (l *transferLines) status(st *boxbuildv1.Status) {
 	}
 	id := shortID(st.GetId())
 	text := l.text(st)
-	if l.last[id] == text || (!l.terminal && st.GetEnded() == nil) {
+	if l.last[id] == text || !l.terminal && (st.GetEnded() == nil || text == l.between) {
 		return
 	}
 	l.last[id] = text
@@ -64,8 +66,14 @@ func (l *transferLines) text(st *boxbuildv1.Status) string {
 		action = strings.ToUpper(a[:1]) + a[1:]
 	}
 	switch {
-	case st.GetEnded() != nil && (st.GetAction() == "" || action == l.active || action == "Extracting"):
+	case st.GetEnded() != nil && action == l.active && l.between != "":
+		return l.between
+	case st.GetEnded() != nil && (action == l.active || action == "Extracting"):
 		return l.done
+	case st.GetEnded() != nil && action == "Exists":
+		return l.exists
+	case st.GetEnded() != nil && action == "Mounted":
+		return "Mounted from another repository"
 	case st.GetEnded() != nil:
 		return action + " done"
 	case st.GetTotal() > 0:
@@ -89,7 +97,7 @@ func bar(current, total int64) string {
 
 // shortID shortens a digest as docker does, which calls a layer by that alone.
 func shortID(id string) string {
-	id = strings.TrimPrefix(id, "layer ")
+	id = strings.TrimPrefix(strings.TrimPrefix(id, "layer "), "config ")
 	if hex, ok := strings.CutPrefix(id, "sha256:"); ok && len(hex) > 12 {
 		return hex[:12]
 	}

@@ -93,7 +93,7 @@ func (a *app) pull(ctx context.Context, opt *transferOptions) error {
 	if err := stream.Send(&boxbuildv1.PullInput{Input: &boxbuildv1.PullInput_Start{Start: start}}); err != nil {
 		return streamError(err, stream)
 	}
-	lines := a.transferLines(opt.quiet, "Downloading", "Pull complete")
+	lines := a.pullLines(opt.quiet)
 	begin := func(name reference.Named) {
 		if !opt.quiet {
 			fmt.Fprintf(a.stdout, "%s: Pulling from %s\n", suffix(name), reference.Path(name))
@@ -122,7 +122,7 @@ func (a *app) pull(ctx context.Context, opt *transferOptions) error {
 			}
 		case *boxbuildv1.PullOutput_Begins:
 			if next, err := reference.ParseNormalizedNamed(o.Begins); err == nil {
-				lines = a.transferLines(opt.quiet, "Downloading", "Pull complete")
+				lines = a.pullLines(opt.quiet)
 				begin(next)
 			}
 		case *boxbuildv1.PullOutput_Result:
@@ -136,6 +136,13 @@ func (a *app) pull(ctx context.Context, opt *transferOptions) error {
 			}
 		}
 	}
+}
+
+// pullLines are those of a pull: a part is downloaded, then extracted.
+func (a *app) pullLines(quiet bool) *transferLines {
+	lines := a.transferLines(quiet, "Downloading", "Pull complete")
+	lines.between, lines.exists = "Download complete", "Already exists"
+	return lines
 }
 
 // pulled says how a pull ended.

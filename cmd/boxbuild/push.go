@@ -49,6 +49,7 @@ func (a *app) push(ctx context.Context, opt *transferOptions) error {
 		return streamError(err, stream)
 	}
 	lines := a.transferLines(opt.quiet, "Pushing", "Pushed")
+	lines.exists = "Layer already exists"
 	if !opt.quiet {
 		fmt.Fprintf(a.stdout, "The push refers to repository [%s]\n", named.Name())
 	}

@@ -62,6 +62,7 @@ func setUp(env *testscript.Env) error {
 	images := &workertest.Images{
 		Registry: map[string]string{
 			"docker.io/library/busybox:latest": "busybox", "private.example/app:1": "private",
+			"docker.io/team/tool:1": "one", "docker.io/team/tool:2": "two", "docker.io/team/tool:latest": "two",
 		},
 		Now: func() time.Time { return time.Now().Add(-3 * time.Hour) },
 	}

@@ -46,7 +46,7 @@ func (s *Service) Pull(ctx context.Context, name string, opt worker.TransferOpti
 		return nil, err
 	}
 	status := opt.Progress
-	if status == nil {
+	if status == nil || before != nil && before.ID == digest.FromBytes(r.config) { // there is nothing to tell of
 		status = func(solver.Status) {}
 	}
 	img, err := s.store(ctx, r, ref, true, status)
@@ -184,11 +184,18 @@ func (s *Service) unpack(ctx context.Context, r *remote, status func(solver.Stat
 			l.start()
 		}
 	}
+	there := make(map[string]bool) // layers whose tree the store has
+	for _, desc := range r.layers[:len(have)] {
+		there[string(desc.Digest)] = true
+	}
 	extracting := make(map[string]solver.Status)
 	return s.deps.Layers.Unpack(ctx, packed, func(id string, read, total int64, done bool) {
 		st, ok := extracting[id]
 		if !ok {
 			st = solver.Status{ID: id, Action: "extracting", Total: total, Started: time.Now()}
+			if there[id] {
+				st.Action = "exists"
+			}
 		}
 		if st.Current = read; done {
 			st.Current, st.Ended = total, time.Now()

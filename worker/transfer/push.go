@@ -65,7 +65,7 @@ func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOpti
 	if n.Index != nil {
 		out.Raw = s.raw(*n.Index)
 	}
-	return s.Export(ctx, out, ExportOptions{Status: opt.Progress})
+	return s.Export(ctx, out, ExportOptions{Status: opt.Progress, Ways: true})
 }
 
 // Tags returns the tags that the registry has of a repository, sorted.
@@ -108,6 +108,8 @@ type ExportOptions struct {
 	Form     exporter.Form
 	ByDigest bool                // no tags are set
 	Status   func(solver.Status) // may be nil
+	// Ways has the last status of a part that was not uploaded say how else it came there: "exists" or "mounted".
+	Ways bool
 }
 
 // Export pushes an image and notes what its repositories have then.
@@ -116,7 +118,9 @@ func (s *Service) Export(ctx context.Context, img *exporter.Image, opt ExportOpt
 	opts := push.Options{Form: opt.Form, ByDigest: opt.ByDigest, Pushed: docs.add}
 	if opt.Status != nil {
 		p := &pushProgress{status: opt.Status, parts: make(map[string]*solver.Status), hows: make(map[string]registry.How)}
-		opts.Progress, opts.Came = p.report, p.came
+		if opts.Progress = p.report; opt.Ways {
+			opts.Came = p.came
+		}
 	}
 	desc, err := push.New(s.deps.Client, opts).Export(ctx, img)
 	if err != nil {

@@ -287,6 +287,8 @@ func (i *Images) Pull(ctx context.Context, ref string, opt worker.TransferOption
 			opt.Progress(solver.Status{ID: digest.FromString(content).String(), Action: "downloading", Current: n * 512, Total: 1024, Started: begin})
 		}
 		opt.Progress(solver.Status{ID: digest.FromString(content).String(), Action: "downloading", Current: 1024, Total: 1024, Started: begin, Ended: i.now()})
+		opt.Progress(solver.Status{ID: digest.FromString(content).String(), Action: "extracting", Current: 512, Total: 1024, Started: begin})
+		opt.Progress(solver.Status{ID: digest.FromString(content).String(), Action: "extracting", Current: 1024, Total: 1024, Started: begin, Ended: i.now()})
 	}
 	before, _ := i.find(name)
 	img := i.add(&frontend.ImageConfig{}, []byte(content))

@@ -33,7 +33,12 @@ const (
 	maxGroups = 65536
 )
 
-var errNoEntry = errors.New("no such entry")
+// A noEntryError is a name that /etc/passwd or /etc/group does not have. It says so as runc does.
+type noEntryError struct{ kind, name, file string }
+
+func (e *noEntryError) Error() string {
+	return fmt.Sprintf("unable to find %s %s: no matching entries in %s file", e.kind, e.name, e.file)
+}
 
 // Resolve returns the identity of a process with p.User and p.AddGroups, by the rules of USER in a Dockerfile:
 //
@@ -49,11 +54,17 @@ func (u Users) Resolve(p *executor.Process) (Identity, error) {
 	userPart, rest, _ := strings.Cut(p.User, ":")
 	groupPart, _, _ := strings.Cut(rest, ":")
 	id, name, err := u.user(userPart)
+	var none *noEntryError
+	if errors.As(err, &none) {
+		return Identity{}, err
+	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("user %q: %w", p.User, err)
 	}
 	if groupPart != "" {
-		if id.GID, err = u.group(groupPart); err != nil {
+		if id.GID, err = u.group(groupPart); errors.As(err, &none) {
+			return Identity{}, err
+		} else if err != nil {
 			return Identity{}, fmt.Errorf("user %q: group %q: %w", p.User, groupPart, err)
 		}
 	} else if name != "" {
@@ -117,7 +128,7 @@ func (u Users) user(s string) (Identity, string, error) {
 		return Identity{}, "", err
 	}
 	if name == "" && !isNumber {
-		return Identity{}, "", fmt.Errorf("%w in /etc/passwd", errNoEntry)
+		return Identity{}, "", &noEntryError{"user", s, "passwd"}
 	}
 	return found, name, nil
 }
@@ -144,7 +155,7 @@ func (u Users) group(s string) (uint32, error) {
 		return 0, err
 	}
 	if !found {
-		return 0, fmt.Errorf("%w in /etc/group", errNoEntry)
+		return 0, &noEntryError{"group", s, "group"}
 	}
 	return number, nil
 }

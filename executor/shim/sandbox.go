@@ -38,11 +38,7 @@ func (e *Executor) Start(ctx context.Context, spec *executor.Spec, rw executor.I
 	b, err := e.start(ctx, c, claim, spec, rw)
 	if err != nil {
 		e.settle(spec.ID, claim, true, true)
-		var se *executor.StartError
-		if errors.As(err, &se) || ctx.Err() != nil {
-			return nil, err
-		}
-		return nil, fmt.Errorf("starting sandbox %s: %w", spec.ID, err)
+		return nil, err // it ends up before a user, to whom the sandbox's name says nothing
 	}
 	return b, nil
 }

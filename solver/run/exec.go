@@ -44,7 +44,10 @@ func (r *Runner) process(ctx context.Context, step *solver.Step, e *op.Exec, spe
 			step.Log(solver.Stderr, []byte(start.Error()+"\n"))
 			return executor.Exit{Code: start.Code}.Err(e.Meta.Args, 0)
 		}
-		return fmt.Errorf("starting the sandbox: %w", err)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(e.Meta.Args, " "), err)
 	}
 	defer func() { err = errors.Join(err, sb.Close()) }()
 	exit, err := sb.Wait(ctx)

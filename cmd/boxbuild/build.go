@@ -47,7 +47,7 @@ type buildOptions struct {
 func (a *app) buildCommand() *cobra.Command {
 	var opt buildOptions
 	cmd := &cobra.Command{
-		Use:                   "build [OPTIONS] PATH | -",
+		Use:                   "build [OPTIONS] PATH | URL | -",
 		Short:                 "Build an image from a Dockerfile",
 		Aliases:               []string{"b"},
 		Args:                  exactArgs(1),

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +28,7 @@ type buildPlan struct {
 	outputs []clientOutput // parallel to request.Outputs
 	secrets secretStore
 	ssh     sshOffers
+	upload  io.Reader // the context, if it is an archive from standard input
 }
 
 // checkTags refuses what cannot be the name of an image, before anything is read or built for it.
@@ -96,10 +96,10 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 	if front.Ulimits, err = ulimits(opt.ulimits); err != nil {
 		return nil, err
 	}
-	if err := a.planContexts(req, opt); err != nil {
+	plan := &buildPlan{request: req}
+	if err := a.planContexts(plan, opt); err != nil {
 		return nil, err
 	}
-	plan := &buildPlan{request: req}
 	if plan.secrets, err = a.secrets(opt.secrets); err != nil {
 		return nil, err
 	}
@@ -113,20 +113,18 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 }
 
 // planContexts sets where the context, the Dockerfile and the named contexts come from.
-func (a *app) planContexts(req *boxbuildv1.BuildRequest, opt *buildOptions) error {
+func (a *app) planContexts(plan *buildPlan, opt *buildOptions) error {
+	req := plan.request
 	front := req.Frontend
 	switch {
 	case opt.context == "-":
-		if opt.file != "" {
-			return usagef("a Dockerfile cannot be named when standard input is the Dockerfile")
-		}
-		text, err := a.stdinDockerfile()
-		if err != nil {
+		if err := a.planStdin(plan, opt); err != nil {
 			return err
 		}
-		front.Dockerfile = &boxbuildv1.Frontend_Text{Text: text}
-	case strings.Contains(opt.context, "://") || strings.HasPrefix(opt.context, "git@"):
-		front.Context = &boxbuildv1.Frontend_ContextUrl{ContextUrl: opt.context}
+	case isRemote(opt.context):
+		if err := a.planRemote(req, opt); err != nil {
+			return err
+		}
 	default:
 		dir, err := directory("context", opt.context)
 		if err != nil {
@@ -195,30 +193,6 @@ func (a *app) planDockerfile(req *boxbuildv1.BuildRequest, opt *buildOptions) er
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// stdinDockerfile reads a Dockerfile from standard input.
-func (a *app) stdinDockerfile() ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(a.stdin, maxDockerfile+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("reading the Dockerfile from standard input: %w", err)
-	case len(text) > maxDockerfile:
-		return nil, usagef("the Dockerfile from standard input is larger than %s", units.BytesSize(maxDockerfile))
-	case isArchive(text):
-		return nil, usagef("standard input is an archive: a context from standard input is not supported")
-	}
-	return text, nil
-}
-
-// isArchive says whether b begins as a tar does, or one of the usual compressions.
-func isArchive(b []byte) bool {
-	for _, magic := range []string{"\x1f\x8b", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
-		if bytes.HasPrefix(b, []byte(magic)) {
-			return true
-		}
-	}
-	return len(b) > 262 && string(b[257:262]) == "ustar"
 }
 
 // directory describes a directory so that the daemon knows it again.

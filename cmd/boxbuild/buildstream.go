@@ -142,6 +142,11 @@ func (s *buildStream) channel(ctx context.Context, q *boxbuildv1.ChannelQuestion
 		serve = func(stream boxbuildv1.Builds_ChannelClient) error {
 			return offer.serve(stream.Context(), newChannelConn(stream, hangUp))
 		}
+	case *boxbuildv1.ChannelQuestion_Upload:
+		if what.Upload != contextUpload || s.plan.upload == nil {
+			return fmt.Errorf("there is no file %q to send", what.Upload)
+		}
+		serve = func(stream boxbuildv1.Builds_ChannelClient) error { return s.upload(stream, s.plan.upload) }
 	default:
 		return errors.New("the daemon asks for what this client does not have; update it")
 	}

@@ -7,7 +7,7 @@ func (a *app) imageCommand() *cobra.Command {
 	ls := renamed(a.imagesCommand(), "ls [OPTIONS] [REPOSITORY[:TAG]]", "list")
 	rm := renamed(a.rmiCommand(), "rm [OPTIONS] IMAGE [IMAGE...]", "rmi", "remove")
 	return group("image COMMAND", "Manage images",
-		renamed(a.buildCommand(), "build [OPTIONS] PATH | -"),
+		renamed(a.buildCommand(), "build [OPTIONS] PATH | URL | -"),
 		a.historyCommand(), a.importCommand(), a.inspectCommand(), a.loadCommand(), ls,
 		a.pruneCommand("Remove unused images", true, false), a.pullCommand(), a.pushCommand(), rm, a.saveCommand(),
 		a.tagCommand())
@@ -16,7 +16,7 @@ func (a *app) imageCommand() *cobra.Command {
 // builderCommand has what docker has below "builder".
 func (a *app) builderCommand() *cobra.Command {
 	return group("builder COMMAND", "Manage builds",
-		renamed(a.buildCommand(), "build [OPTIONS] PATH | -"), a.pruneCommand("Remove build cache", false, true))
+		renamed(a.buildCommand(), "build [OPTIONS] PATH | URL | -"), a.pruneCommand("Remove build cache", false, true))
 }
 
 func renamed(cmd *cobra.Command, use string, aliases ...string) *cobra.Command {

@@ -99,3 +99,20 @@ func (t *translation) contextTree() *tree {
 	}
 	return tr
 }
+
+// ContextSource returns the source, unpinned, that a user means who names ref as the build context and has no directory
+// of that name: a Git repository, or else what is fetched by HTTP.
+func ContextSource(ref string) (op.Source, error) {
+	switch classifyContext(ref) {
+	case gitSource:
+		g, err := parseGitRef(ref)
+		if err != nil {
+			return nil, err
+		}
+		return g.op(), nil
+	case urlSource:
+		return &op.HTTP{URL: ref, Filename: contextFile}, nil
+	case fileSource:
+	}
+	return nil, errors.New("it is neither an http or https URL nor a Git repository")
+}

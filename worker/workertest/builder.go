@@ -94,6 +94,11 @@ func (p *performance) read(ctx context.Context) error {
 		p.text = f.Text
 		return nil
 	}
+	if get, ok := f.Context.(*op.HTTP); ok && f.Dockerfile == f.Context {
+		text, err := p.fetched(ctx, get, cmpOr(f.Filename, "Dockerfile"))
+		p.text = text
+		return err
+	}
 	local, ok := f.Dockerfile.(*op.Local)
 	if !ok {
 		return &frontend.UsageError{Message: "the Dockerfile is not in a directory"}

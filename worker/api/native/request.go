@@ -4,6 +4,7 @@ import (
 	"maps"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
@@ -88,7 +89,13 @@ func frontendRequest(in *boxbuildv1.Frontend, own op.Platform) (frontend.Request
 // setSources sets where context and Dockerfile come from.
 func setSources(req *frontend.Request, in *boxbuildv1.Frontend) error {
 	if url := in.GetContextUrl(); url != "" {
-		return usage("building from %s: a context is a local directory", url)
+		var err error
+		if req.Context, err = dockerfile.ContextSource(url); err != nil {
+			return usage("building from %s: %v", op.RedactURL(url), err)
+		}
+	}
+	if id := in.GetContextUpload(); id != "" {
+		req.Context = &op.HTTP{URL: "http://" + op.SessionHost + "/" + id}
 	}
 	if name := in.GetContextDirectory(); name != "" {
 		req.Context = &op.Local{Name: name}

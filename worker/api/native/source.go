@@ -58,13 +58,9 @@ func (s *sources) openDirectory(ctx context.Context, d *boxbuildv1.Directory) (f
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.hungUp {
-		_ = ch.Close() // it only ends the call
-		return nil, context.Canceled
+	if err := s.adopt(ch); err != nil {
+		return nil, err
 	}
-	s.channels = append(s.channels, ch)
 	return s.server.opt.ReceiveDirectory(ctx, messages{ch})
 }
 

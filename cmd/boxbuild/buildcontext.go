@@ -1,0 +1,126 @@
+package main
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/docker/go-units"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+// remoteRegexp are the forms of a context that is not a directory: a URL, a Git remote without a scheme, and GitHub's name.
+// What such a one is exactly, the daemon decides.
+var remoteRegexp = regexp.MustCompile(`^([a-zA-Z0-9+]+://|[a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:|github\.com/)`)
+
+// isRemote says whether a context is fetched by the daemon. A directory of that name goes first.
+func isRemote(ctx string) bool {
+	if st, err := os.Stat(ctx); err == nil && st.IsDir() {
+		return false
+	}
+	return remoteRegexp.MatchString(ctx)
+}
+
+// planRemote sets a context that the daemon fetches. The Dockerfile is in it, unless it is standard input or has an absolute
+// path.
+func (a *app) planRemote(req *boxbuildv1.BuildRequest, opt *buildOptions) error {
+	front := req.Frontend
+	front.Context = &boxbuildv1.Frontend_ContextUrl{ContextUrl: opt.context}
+	if opt.file == "-" || filepath.IsAbs(opt.file) {
+		return a.planDockerfile(req, opt)
+	}
+	front.Filename = opt.file
+	return nil
+}
+
+// contextUpload is how the daemon calls standard input.
+const contextUpload = "context"
+
+// planStdin sets a context that is standard input: an archive, or else the Dockerfile of a build without files.
+func (a *app) planStdin(plan *buildPlan, opt *buildOptions) error {
+	if opt.file == "-" {
+		return usagef("invalid argument: can't use stdin for both build context and dockerfile")
+	}
+	front := plan.request.Frontend
+	in := bufio.NewReaderSize(a.stdin, archiveHead)
+	head, err := in.Peek(archiveHead)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("reading standard input: %w", err)
+	}
+	if isArchive(head) {
+		front.Context = &boxbuildv1.Frontend_ContextUpload{ContextUpload: contextUpload}
+		front.Filename = opt.file
+		plan.upload = in
+		return nil
+	}
+	if opt.file != "" {
+		return usagef("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
+	}
+	text, err := readDockerfile(in)
+	if err != nil {
+		return err
+	}
+	front.Dockerfile = &boxbuildv1.Frontend_Text{Text: text}
+	return nil
+}
+
+// stdinDockerfile reads a Dockerfile from standard input.
+func (a *app) stdinDockerfile() ([]byte, error) {
+	text, err := readDockerfile(a.stdin)
+	if err == nil && isArchive(text) {
+		return nil, usagef("standard input is an archive, and not a Dockerfile")
+	}
+	return text, err
+}
+
+func readDockerfile(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxDockerfile+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the Dockerfile from standard input: %w", err)
+	case len(text) > maxDockerfile:
+		return nil, usagef("the Dockerfile from standard input is larger than %s", units.BytesSize(maxDockerfile))
+	}
+	return text, nil
+}
+
+// archiveHead is how much of an archive is looked at, in bytes. The header of a tar may come after blocks about it.
+const archiveHead = 16 << 10
+
+// isArchive says whether b begins as a tar does, or one of the usual compressions. The daemon, which gets it, has the same
+// rule.
+func isArchive(b []byte) bool {
+	for _, magic := range []string{"\x1f\x8b\x08", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(b, []byte(magic)) {
+			return true
+		}
+	}
+	_, err := tar.NewReader(bytes.NewReader(b)).Next()
+	return err == nil || errors.Is(err, tar.ErrInsecurePath)
+}
+
+// upload sends standard input to the daemon.
+func (s *buildStream) upload(stream boxbuildv1.Builds_ChannelClient, r io.Reader) error {
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := io.ReadFull(r, buf)
+		if n > 0 {
+			if err := stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Data{Data: buf[:n]}}); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Eof{Eof: true}})
+		case err != nil:
+			return fmt.Errorf("reading standard input: %w", err)
+		}
+	}
+}

@@ -29,6 +29,9 @@ type copying struct {
 	unpack  *bool // nil for what ADD does of its own accord: a local archive is extracted, a fetched one is not
 	// checksum is what the content of the only source, a URL, must have.
 	checksum digest.Digest
+	// commit is what the hash of the only source, a repository, must begin with.
+	commit     string
+	keepGitDir *bool
 }
 
 // copy applies COPY.
@@ -62,7 +65,7 @@ func (st *state) copy(c command, ic *instructions.CopyCommand) error {
 func (st *state) add(c command, ic *instructions.AddCommand) error {
 	cp := &copying{
 		verb: "ADD", params: &ic.SourcesAndDest, from: from{tree: st.t.context}, chown: ic.Chown, chmod: ic.Chmod,
-		exclude: ic.ExcludePatterns, link: ic.Link, unpack: ic.Unpack,
+		exclude: ic.ExcludePatterns, link: ic.Link, unpack: ic.Unpack, keepGitDir: ic.KeepGitDir,
 	}
 	if ic.Checksum != "" {
 		if len(ic.SourcePaths) != 1 {
@@ -73,16 +76,15 @@ func (st *state) add(c command, ic *instructions.AddCommand) error {
 		if kind == fileSource && !isShortGitHub(src) {
 			return errors.New("checksum requires HTTP(S) or Git sources")
 		}
-		if kind == urlSource {
+		switch kind {
+		case urlSource:
 			var err error
 			if cp.checksum, err = digest.Parse(ic.Checksum); err != nil {
 				return err
 			}
-		}
-	}
-	for _, src := range ic.SourcePaths {
-		if classify(src) == gitSource {
-			return errors.New("ADD of a Git repository is not supported; fetch it with RUN, or add a local file")
+		case gitSource:
+			cp.commit = ic.Checksum
+		case fileSource:
 		}
 	}
 	return st.copying(c, ic, ic.String(), cp)
@@ -110,9 +112,18 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 		if err := st.t.budget.spend(800 + len(src) + len(proto.Dst)); err != nil {
 			return err
 		}
-		if classify(src) == urlSource {
+		switch classify(src) {
+		case urlSource:
 			s.copies = append(s.copies, cp.url(src, proto, ic.Location()))
 			continue
+		case gitSource:
+			c, err := cp.git(src, proto, ic.Location())
+			if err != nil {
+				return err
+			}
+			s.copies = append(s.copies, c)
+			continue
+		case fileSource:
 		}
 		if cp.from == (from{}) {
 			return errNoContext

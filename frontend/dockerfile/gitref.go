@@ -17,6 +17,7 @@ import (
 // isGit knows. Where the same is said twice, in the query and in the fragment, it has to be the same.
 type gitRef struct {
 	remote string // without query and fragment
+	shown  string // all of it, without credentials
 	ssh    bool
 	ref    string
 	subdir string // relative
@@ -31,7 +32,7 @@ type gitRef struct {
 // parseGitRef takes a reference apart for which isGit, or isShortGitHub, holds. Errors are about what is asked of the
 // repository, and have BuildKit's words.
 func parseGitRef(text string) (*gitRef, error) {
-	g := &gitRef{}
+	g := &gitRef{shown: op.RedactGit(text)}
 	var query url.Values
 	var fragment string
 	switch scp := scpRegexp.FindStringSubmatch(text); {
@@ -171,7 +172,7 @@ func (g *gitRef) op() *op.Git {
 	o := &op.Git{
 		Remote: g.remote, Ref: g.ref, Subdir: strings.TrimPrefix(path.Join("/", g.subdir), "/"), Checksum: g.checksum,
 		KeepGitDir: g.keepGitDir != nil && *g.keepGitDir, SkipSubmodules: g.submodules != nil && !*g.submodules,
-		CommitTime: g.commitTime, FetchByCommit: g.fetchByCommit,
+		CommitTime: g.commitTime, FetchByCommit: g.fetchByCommit, Written: g.shown,
 		AuthTokenSecret: op.GitAuthToken, AuthHeaderSecret: op.GitAuthHeader,
 	}
 	if g.ssh {

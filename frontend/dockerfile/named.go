@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/platforms"
@@ -32,6 +33,17 @@ func namedContexts(in map[string]string) map[string]string {
 		out[name] = v
 	}
 	return out
+}
+
+// contextNames returns the names of the named contexts, for suggestions.
+func (t *translation) contextNames() []string {
+	var names []string
+	for key := range t.contexts {
+		name, _, _ := strings.Cut(key, "::")
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func familiar(ref reference.Named) string {
@@ -67,6 +79,9 @@ func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Plat
 		return nil, fmt.Errorf("invalid context specifier %s for %s", nc.value, nc.name)
 	}
 	rest = strings.TrimPrefix(rest, "//")
+	if strings.HasPrefix(kind, "git@") {
+		kind = "git"
+	}
 	switch kind {
 	case "docker-image":
 		if rest == scratch {
@@ -86,6 +101,9 @@ func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Plat
 			get := &op.HTTP{URL: nc.value, Filename: contextFile}
 			return &origin{tree: &tree{src: get, label: "[context " + nc.name + "] " + nc.value}}, nil
 		}
+		return nc.loadGit()
+	case "git":
+		return nc.loadGit()
 	case "local":
 		return t.loadNamedLocal(ctx, nc, rest)
 	}

@@ -39,11 +39,15 @@ func load(ctx context.Context, req *frontend.Request, env frontend.Env) (*source
 	if src.name == "" {
 		src.name = defaultName
 	}
-	if get, ok := req.Context.(*op.HTTP); ok {
-		var err error
-		if src.fetched, err = fetchContext(ctx, env, get); err != nil {
-			return nil, err
-		}
+	var err error
+	switch c := req.Context.(type) {
+	case *op.HTTP:
+		src.fetched, err = fetchContext(ctx, env, c)
+	case *op.Git:
+		src.fetched, err = gitContext(ctx, env, c, req.BuildArgs)
+	}
+	if err != nil {
+		return nil, err
 	}
 	var own, shared []byte
 	var ownName string
@@ -71,7 +75,6 @@ func load(ctx context.Context, req *frontend.Request, env frontend.Env) (*source
 	if own != nil {
 		text, name = own, ownName
 	}
-	var err error
 	if src.ignore, err = ignore.Parse(text); err != nil {
 		return nil, &frontend.SourceError{File: name, Text: text, Err: fmt.Errorf("failed parsing %s: %w", name, err)}
 	}

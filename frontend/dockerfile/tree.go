@@ -61,7 +61,16 @@ func (tr *tree) pin(ctx context.Context, t *translation) error {
 	if get, ok := src.(*op.HTTP); ok {
 		key = fmt.Sprintf("%s %s %s", key, get.URL, get.Checksum)
 	}
+	repo, isRepo := src.(*op.Git)
+	if isRepo {
+		var h solver.Hasher
+		repo.WriteKey(&h)
+		key += " " + h.Document()
+	}
 	in, err := t.shared.tree(key, func() (in solver.Input, err error) {
+		if isRepo {
+			return pinGit(ctx, t.env, repo, tr.label)
+		}
 		if get, ok := src.(*op.HTTP); ok && get.Checksum != "" {
 			// It is pinned as it stands, and fetched if need be when the graph is solved.
 			pinned, err := t.env.Pin(ctx, src)

@@ -42,6 +42,8 @@ type Git struct {
 	// KnownHosts is the content of a known_hosts file; empty takes any host key.
 	KnownHosts string
 
+	// Written is the reference as the user wrote it, as RedactGit shows it: for names of steps, not for keys.
+	Written string
 	// Commit is the full hash of the commit, set by pinning; of an annotated tag itself with KeepGitDir.
 	Commit string
 }
@@ -110,4 +112,30 @@ func (g *Git) address() string {
 	}
 	host, p, _ := strings.Cut(rest, ":")
 	return host + path.Join("/", p)
+}
+
+// RedactGit returns a reference to a repository as it may be shown: for http and https without user and password, since
+// a user may be a token, and for others without a password.
+func RedactGit(raw string) string {
+	const mask = "xxxxx"
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return raw
+	}
+	authority, tail := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, tail = rest[:i], rest[i:]
+	}
+	i := strings.LastIndexByte(authority, '@')
+	if i < 0 {
+		return raw
+	}
+	user, _, has := strings.Cut(authority[:i], ":")
+	if scheme = strings.ToLower(scheme); scheme != "ssh" && user != "" {
+		user = mask
+	}
+	if has {
+		user += ":" + mask
+	}
+	return scheme + "://" + user + authority[i:] + tail
 }

@@ -86,3 +86,24 @@ func TestGitString(t *testing.T) {
 		}
 	}
 }
+
+// TestRedactGit checks that nothing is left of credentials.
+func TestRedactGit(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://user:pass@host/a.git?ref=x#y:z": "https://xxxxx:xxxxx@host/a.git?ref=x#y:z",
+		"https://token@host/a.git":               "https://xxxxx@host/a.git",
+		"https://:pass@host/a.git":               "https://:xxxxx@host/a.git",
+		"https://a@b:c@host/a.git":               "https://xxxxx:xxxxx@host/a.git",
+		"https://u:p a s s@host/%zz":             "https://xxxxx:xxxxx@host/%zz",
+		"https://u:p@host":                       "https://xxxxx:xxxxx@host",
+		"https://host/a@b.git":                   "https://host/a@b.git",
+		"ssh://git@host/a":                       "ssh://git@host/a",
+		"SSH://git:pw@host/a":                    "ssh://git:xxxxx@host/a",
+		"git@host:a":                             "git@host:a",
+		"":                                       "",
+	} {
+		if got := RedactGit(in); got != want {
+			t.Errorf("RedactGit(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

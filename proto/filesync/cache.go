@@ -46,8 +46,8 @@ type remembered struct {
 	root *node
 }
 
-// NewCache returns a cache that keeps at most max entries in memory, DefaultEntries if max is 0, and its state files in
-// dir, which is made when it is first written to. With an empty dir nothing is kept on disk. What is found there but
+// NewCache returns a cache that keeps at most max entries in memory, DefaultEntries if max is 0 (one directory that has
+// more is kept too, if dir is empty), and its state files in dir, which is made when it is first written to. With an empty dir nothing is kept on disk. What is found there but
 // damaged is ignored.
 func NewCache(dir string, max int) *Cache {
 	if max <= 0 {
@@ -127,6 +127,10 @@ func (c *Cache) remember(k cacheKey, root *node) {
 	defer c.mu.Unlock()
 	if el, ok := c.byKey[k]; ok {
 		c.dropLocked(el)
+	}
+	// A directory that is too big by itself stays on disk alone, if there is a place for it there.
+	if root.size > c.max && c.dir != "" {
+		return
 	}
 	c.byKey[k] = c.order.PushFront(&remembered{key: k, root: root})
 	c.total += root.size

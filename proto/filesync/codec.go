@@ -1,9 +1,11 @@
 package filesync
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -23,14 +25,50 @@ const stateMagic = "boxbuild stat 2\n"
 
 var errDamaged = errors.New("damaged state file")
 
-func encode(root *node, path string) []byte {
-	b := make([]byte, 0, 128*root.size+256)
-	b = append(b, stateMagic...)
-	b = append(b, 0, 0, 0, 0)
-	b = appendStr(b, path)
-	b = root.encode(b)
-	binary.LittleEndian.PutUint32(b[len(stateMagic):], crc32.Checksum(b[len(stateMagic)+4:], castagnoli))
-	return b
+// encode writes a state file. It is not put together in memory: that of a million files has 100 MB.
+func encode(f io.WriteSeeker, root *node, path string) error {
+	head := append([]byte(stateMagic), 0, 0, 0, 0)
+	if _, err := f.Write(head); err != nil {
+		return err
+	}
+	sum := crc32.New(castagnoli)
+	w := &encoder{w: bufio.NewWriterSize(io.MultiWriter(f, sum), 256<<10)}
+	w.write(appendStr(nil, path))
+	w.node(root)
+	if w.err == nil {
+		w.err = w.w.Flush()
+	}
+	if w.err != nil {
+		return w.err
+	}
+	if _, err := f.Seek(int64(len(stateMagic)), io.SeekStart); err != nil {
+		return err
+	}
+	_, err := f.Write(binary.LittleEndian.AppendUint32(nil, sum.Sum32()))
+	return err
+}
+
+// An encoder writes nodes. After the first error nothing is written.
+type encoder struct {
+	w   *bufio.Writer
+	b   []byte // of one directory
+	err error
+}
+
+func (w *encoder) write(b []byte) {
+	if w.err == nil {
+		_, w.err = w.w.Write(b)
+	}
+}
+
+func (w *encoder) node(n *node) {
+	w.b = n.encode(w.b[:0])
+	w.write(w.b)
+	for _, s := range n.sub {
+		if s != nil && w.err == nil {
+			w.node(s)
+		}
+	}
 }
 
 func appendStr(b []byte, s string) []byte {
@@ -38,6 +76,7 @@ func appendStr(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
+// encode appends the node without those below it.
 func (n *node) encode(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(n.names)))
 	b = binary.AppendUvarint(b, uint64(len(n.entries)))
@@ -82,13 +121,7 @@ func (n *node) encode(b []byte) []byte {
 			}
 		}
 	}
-	b = append(b, n.sum[:]...)
-	for _, s := range n.sub {
-		if s != nil {
-			b = s.encode(b)
-		}
-	}
-	return b
+	return append(b, n.sum[:]...)
 }
 
 // decode reads a state file of the directory at path. What it returns is as a walk left it, or an error.

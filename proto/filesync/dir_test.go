@@ -387,20 +387,83 @@ func TestDamagedState(t *testing.T) {
 	_ = c.Close()
 }
 
+// encoded is a state file's content.
+func encoded(t testing.TB, root *node, path string) []byte {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := encode(f, root, path); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// A directory with more entries than a cache has room for is remembered on disk and not in memory, unless there is no
+// disk to remember it on.
+func TestCacheTooBig(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a/1=1", "a/2=2", "b/3=3", "4=4")
+	for _, state := range []string{"", t.TempDir()} {
+		c := NewCache(state, 3)
+		c.window = -time.Hour // every file is old enough to be remembered
+		first := tree(t, source(t, dir, c), Selection{})
+		_ = c.Close()
+		files := stateFiles(t, state)
+		if kept := c.order.Len() > 0; kept != (state == "") {
+			t.Errorf("state in %q: kept in memory: %t", state, kept)
+		}
+		// A walk that finds what is remembered writes nothing.
+		second := tree(t, source(t, dir, c), Selection{})
+		_ = c.Close()
+		if first.(*clientTree).root.sum != second.(*clientTree).root.sum {
+			t.Errorf("state in %q: the second walk found something else", state)
+		}
+		if state == "" && first.(*clientTree).root != second.(*clientTree).root || !slices.EqualFunc(files, stateFiles(t, state), os.SameFile) {
+			t.Errorf("state in %q: the second walk did not know the first", state)
+		}
+	}
+}
+
+func stateFiles(t testing.TB, dir string) (out []fs.FileInfo) {
+	t.Helper()
+	if dir == "" {
+		return nil
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil || len(list) == 0 {
+		t.Fatalf("state files: %v, %v", list, err)
+	}
+	for _, e := range list {
+		fi, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, fi)
+	}
+	return out
+}
+
 // Whatever decode accepts, encode writes again as it was.
 func FuzzDecode(f *testing.F) {
 	dir := f.TempDir()
 	write(f, dir, "a/b=1", "l -> a", "d=3")
 	c := NewCache("", 0)
 	tr := tree(f, source(f, dir, c), Selection{}).(*clientTree)
-	f.Add(encode(tr.root, dir))
+	f.Add(encoded(f, tr.root, dir))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = fixSum(b)
 		root, err := decode(b, dir)
 		if err != nil {
 			return
 		}
-		if _, err := decode(encode(root, dir), dir); err != nil {
+		if _, err := decode(encoded(t, root, dir), dir); err != nil {
 			t.Errorf("what was read cannot be read again: %v", err)
 		}
 	})

@@ -95,7 +95,7 @@ func (c *Cache) write(k cacheKey, root *node) {
 	if err != nil {
 		return
 	}
-	_, err = f.Write(encode(root, k.path))
+	err = encode(f, root, k.path)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

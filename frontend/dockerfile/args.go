@@ -45,7 +45,8 @@ func (st *state) arg(c *instructions.ArgCommand) error {
 	where := ranges(c.Location()) // once: it may be as long as the list
 	for _, a := range c.Args {
 		lint.SecretName("ARG", a.Key, c.Location(), st.lint)
-		inherited := false
+		own := &definition{name: a.Key, description: a.DocComment, source: where}
+		def := own
 		if v, ok := st.t.req.BuildArgs[a.Key]; ok {
 			a.Value = &v
 		} else if a.Value != nil {
@@ -55,14 +56,15 @@ func (st *state) arg(c *instructions.ArgCommand) error {
 			}
 			a.Value = &v
 		} else if v, ok := st.t.globals.Get(a.Key); ok {
-			a.Value, inherited = &v, true
+			a.Value, def = &v, st.t.defs[a.Key]
 		}
-		if !inherited {
-			if st.defs == nil {
-				st.defs = map[string]*definition{}
-			}
-			st.defs[a.Key] = &definition{name: a.Key, value: a.ValueString(), description: a.DocComment, source: where}
+		if def == own {
+			own.value = a.ValueString()
 		}
+		if st.defs == nil {
+			st.defs = map[string]*definition{}
+		}
+		st.defs[a.Key] = def
 		text.WriteString(" " + a.Key)
 		if a.Value != nil {
 			text.WriteString("=" + *a.Value)

@@ -151,11 +151,11 @@ func (t *translation) analyse(ctx context.Context) error {
 	if err := t.bind(); err != nil {
 		return t.src.inText(err)
 	}
-	t.warnMisspelt()
 	needed, err := t.resolve(ctx)
 	if err != nil {
 		return err
 	}
+	t.warnUnused()
 	if err := t.expand(ctx, needed); err != nil {
 		if ctx.Err() != nil {
 			return err

@@ -15,7 +15,6 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/boxbuild/boxbuild/frontend"
-	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -168,40 +167,6 @@ func (t *translation) expandWith(lex *shell.Lex, word string, scope *vars) (shel
 		err = t.budget.spend(len(res.Result))
 	}
 	return res, err
-}
-
-// warnMisspelt points out build arguments that no ARG declares and that are spelt almost like one that is declared.
-func (t *translation) warnMisspelt() {
-	if t.quiet || t.findings != nil || len(t.req.BuildArgs) == 0 {
-		return
-	}
-	declared := slices.Clone(t.globals.Keys())
-	add := func(c *instructions.ArgCommand) {
-		for _, kv := range c.Args {
-			declared = append(declared, kv.Key)
-		}
-	}
-	for i := range t.doc.globals {
-		add(&t.doc.globals[i])
-	}
-	for i := range t.doc.stages {
-		for _, c := range t.doc.stages[i].Commands {
-			if c, ok := c.(*instructions.ArgCommand); ok {
-				add(c)
-			}
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(t.req.BuildArgs)) {
-		if strings.HasPrefix(name, "BUILDKIT_") || strings.HasSuffix(strings.ToLower(name), "_proxy") {
-			continue
-		}
-		if s := t.suggest(name, declared); s != "" {
-			t.env.Warn(solver.Warning{
-				Short: fmt.Sprintf("Build argument %s is not declared by any ARG (did you mean %s?)", name, s),
-				File:  t.src.name,
-			})
-		}
-	}
 }
 
 // proxy returns the proxy settings among the build arguments, which reach every process but no key; nil without any.

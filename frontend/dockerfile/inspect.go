@@ -216,12 +216,13 @@ func (c *collection) stage(s *stage) {
 // arg adds an argument: as the stage or one below it defines it, else as a global one, with what its default reads.
 func (c *collection) arg(s *stage, name string) {
 	var d *definition
-	for p := s; p != nil && d == nil; p = p.parent {
+	own := false
+	for p := s; p != nil && !own; p = p.parent {
 		if p.st != nil {
-			d = p.st.defs[name]
+			d, own = p.st.defs[name]
 		}
 	}
-	if d == nil {
+	if !own {
 		d = c.t.defs[name]
 	}
 	if d == nil || !c.once("arg "+name) {

@@ -61,7 +61,7 @@ func (t *translation) trigger(s *stage, text string) (command, error) {
 	}
 	ic, err := instructions.ParseCommand(node)
 	if err != nil {
-		return command{}, err
+		return command{}, unknownInstruction(err)
 	}
 	c, err := t.bindCommand(ic)
 	c.onBuild = true

@@ -50,7 +50,7 @@ func parse(src *source, config func(directive string) (*linter.Config, error)) (
 		}
 	}
 	if d.stages, d.globals, err = instructions.Parse(tree.AST, d.lint); err != nil {
-		return nil, err
+		return nil, unknownInstruction(err)
 	}
 	if len(d.stages) == 0 {
 		return nil, errors.New("dockerfile contains no stages to build")

@@ -158,7 +158,7 @@ func (t *translation) originOf(ctx context.Context, s *stage) (func() (*origin, 
 		}
 		o, err := t.pinImage(ctx, ref, p, prefix)
 		if err != nil && !errors.Is(err, context.Canceled) {
-			names := append(t.plan.titles(), commonImages()...)
+			names := slices.Concat(t.plan.titles(), t.contextNames(), commonImages())
 			err = didYouMean(fmt.Errorf("%s: %w", s.src.BaseName, err), s.src.BaseName, names)
 		}
 		return o, err

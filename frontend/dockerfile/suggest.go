@@ -1,10 +1,17 @@
 package dockerfile
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/agext/levenshtein"
+	words "github.com/moby/buildkit/frontend/dockerfile/command"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
 // maxDistance is how many edits a suggestion is away at most.
@@ -18,11 +25,20 @@ func suggest(word string, options []string) string {
 		if o == word {
 			return ""
 		}
-		if d := levenshtein.Distance(word, o, nil); d < dist {
+		d := levenshtein.Distance(word, o, nil)
+		if d < dist || d == dist && sameLetters(word, o) && !sameLetters(word, best) {
 			best, dist = o, d
 		}
 	}
 	return best
+}
+
+// sameLetters says whether a is b in another order: letters that were swapped are the likeliest mistake.
+func sameLetters(a, b string) bool {
+	x, y := []byte(a), []byte(b)
+	slices.Sort(x)
+	slices.Sort(y)
+	return bytes.Equal(x, y)
 }
 
 // suggest is the function for warnings, which must not take long however many there are.
@@ -39,6 +55,30 @@ func didYouMean(err error, word string, options []string) error {
 		return fmt.Errorf("%w (did you mean %s?)", err, s)
 	}
 	return err
+}
+
+// unknownInstruction gives an error about an unknown instruction the suggestion that suggest makes: BuildKit's is any one
+// of those that are equally far away, another one each time.
+func unknownInstruction(err error) error {
+	var u *instructions.UnknownInstructionError
+	if !errors.As(err, &u) {
+		return err
+	}
+	before, _, _ := strings.Cut(err.Error(), u.Error())
+	plain := errors.New(before + u.Error())
+	word := strings.ToLower(u.Instruction)
+	s := suggest(word, slices.Sorted(maps.Keys(words.Commands)))
+	if s != "" && word != u.Instruction && strings.ToUpper(word) == u.Instruction {
+		s = strings.ToUpper(s)
+	}
+	if s != "" {
+		plain = fmt.Errorf("%w (did you mean %s?)", plain, s)
+	}
+	var le *parser.LocationError
+	if errors.As(err, &le) && len(le.Locations) > 0 {
+		return parser.WithLocation(plain, le.Locations[0])
+	}
+	return plain
 }
 
 // commonImages are names that are often misspelt.

@@ -24,8 +24,8 @@ func (e *emitter) emit(ev solver.Event) {
 	if e.sink == nil {
 		return
 	}
-	if _, ok := ev.Vertex.Op().(*op.Local); ok {
-		return // reading the directory was a step of the translation
+	if shown(ev.Vertex) {
+		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -50,6 +50,18 @@ func (e *emitter) emit(ev solver.Event) {
 	e.sink(ev)
 }
 
+// shown says whether the work of a vertex was shown as a step of the translation: reading a directory of the client's, and
+// fetching a file to know what it is.
+func shown(v *solver.Vertex) bool {
+	switch v.Op().(type) {
+	case *op.Local:
+		return true
+	case *op.HTTP:
+		return v.Meta().Internal
+	}
+	return false
+}
+
 // A vertexState is what the user has been told of a vertex.
 type vertexState int
 
@@ -71,7 +83,7 @@ func (e *emitter) impliedLocked(hit solver.Event) {
 		v := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		for _, in := range v.Inputs() {
-			if _, local := in.Vertex.Op().(*op.Local); local || met[in.Vertex] || e.state[in.Vertex] >= implied {
+			if shown(in.Vertex) || met[in.Vertex] || e.state[in.Vertex] >= implied {
 				continue
 			}
 			met[in.Vertex] = true

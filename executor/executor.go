@@ -151,10 +151,16 @@ type Seccomp struct {
 	Profile    []byte // JSON in Docker's format; nil means the default profile
 }
 
-// A Device is a device node of the host's that a sandbox may use.
+// A Device is a device node that a sandbox may use: one of the host's, or all of a directory of the host's, or, where Type
+// is set, the one of these numbers.
 type Device struct {
 	HostPath, Path string
 	Access         string // of "rwm"
+
+	Type         string // "c" or "b"
+	Major, Minor int64
+	Mode         uint32 // permission bits
+	UID, GID     uint32
 }
 
 // A Ulimit is a resource limit, by the name that setrlimit(2) gives it, in lower case without RLIMIT_.

@@ -86,7 +86,7 @@ type Request struct {
 	Ulimits       []op.Ulimit
 	Limits        op.ExecLimits
 	CgroupParent  string
-	Entitlements  []string // "network.host", "security.insecure": what daemon and user both grant
+	Entitlements  []string // see ParseGrants; what is here the daemon allows
 }
 
 // An Output is what a request was translated to.
@@ -142,6 +142,17 @@ func (e *SourceError) Quote() string {
 		ranges[i] = report.Range{Start: report.Position{Line: r.Start}, End: report.Position{Line: r.End}}
 	}
 	return report.Quote(e.File, e.Text, ranges)
+}
+
+// Targets are the root file systems of the images; an image that is empty has none.
+func (o *Output) Targets() []solver.Input {
+	var targets []solver.Input
+	for i := range o.Images {
+		if root := o.Images[i].Root; root != nil {
+			targets = append(targets, *root)
+		}
+	}
+	return targets
 }
 
 // A UsageError is a request that cannot be met whatever the files say.

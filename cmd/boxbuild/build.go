@@ -92,7 +92,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringVar(&opt.shmSize, "shm-size", "", `Shared memory size for build containers`)
 	f.StringArrayVar(&opt.ulimits, "ulimit", nil, "Ulimit options")
 	f.StringVar(&opt.cgroupParent, "cgroup-parent", "", `Set the parent cgroup for the "RUN" instructions during build`)
-	f.StringArrayVar(&opt.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure")`)
+	f.StringArrayVar(&opt.allow, "allow", nil, `Allow extra privileged entitlement (e.g., "network.host", "security.insecure", "device", "buildx.local.delete")`)
 	f.StringArrayVar(&opt.secrets, "secret", nil, `Secret to expose to the build (format: "id=mysecret[,src=/local/secret]")`)
 	f.StringArrayVar(&opt.ssh, "ssh", nil, `SSH agent socket or keys to expose to the build (format: "default|<id>[=<socket>|<key>[,<key>]]")`)
 	opt.limits.register(f)

@@ -56,7 +56,7 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 		NoCacheStages: opt.noCacheFilter,
 		Pull:          opt.pull,
 		CgroupParent:  opt.cgroupParent,
-		Entitlements:  opt.allow,
+		Entitlements:  entitlements(opt.allow),
 		Limits:        opt.limits.wire(),
 	}}
 	front := req.Frontend
@@ -66,7 +66,7 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 	default:
 		return nil, usagef("unsupported network mode %q: default, none or host", opt.network)
 	}
-	if front.Network == "host" {
+	if front.Network == "host" { // as buildx does
 		front.Entitlements = append(front.Entitlements, "network.host")
 	}
 	var err error
@@ -110,6 +110,14 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 		return plan, nil // nothing is made
 	}
 	return plan, a.planOutputs(plan, opt)
+}
+
+// localDelete is buildx's leave to delete files of an output directory, which is the client's own to give.
+const localDelete = "buildx.local.delete"
+
+// entitlements are what --allow asks the daemon for.
+func entitlements(flags []string) []string {
+	return slices.DeleteFunc(slices.Clone(flags), func(f string) bool { return f == "" || f == localDelete })
 }
 
 // planContexts sets where the context, the Dockerfile and the named contexts come from.

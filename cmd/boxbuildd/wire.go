@@ -20,6 +20,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
+	"github.com/boxbuild/boxbuild/executor/cdi"
 	"github.com/boxbuild/boxbuild/executor/netns"
 	"github.com/boxbuild/boxbuild/executor/shim"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile"
@@ -361,17 +362,19 @@ func (w *wiring) worker() *daemon {
 	if parallelism == 0 {
 		parallelism = max(16, 4*runtime.NumCPU())
 	}
+	devices := cdi.New(cdi.Options{Disabled: w.cfg.CDI.Disabled, Dirs: w.cfg.CDI.SpecDirs, AutoAllowed: w.cfg.CDI.AutoAllowed})
 	w.runner = runner.New(runner.Deps{
 		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
 		CacheDir: w.path("cachemounts"), RecentDir: w.path("copies"), FetchDir: w.path("fetched"), SocketDir: w.path("sockets"),
 		Git:        w.git,
 		ResolvConf: w.network.ResolvConf, HostResolvConf: hostResolvConf,
 		Hashes: treehash.NewCache(hashEntries, nil), Parallelism: parallelism,
+		Devices: devices,
 	})
 	b := builder.New(builder.Deps{
 		Solver: solver.New(w.runner, w.cache, solver.Options{}), Runner: w.runner, Frontend: dockerfile.New(),
 		Images: move, Store: w.images, Snapshots: w.snapshots, Layers: w.layers, Leases: w.leases, Transfer: move,
-		Platform: host, Entitlements: w.cfg.Entitlements,
+		Platform: host, Entitlements: w.cfg.Entitlements, Devices: devices,
 	})
 	svc := images.New(images.Deps{Layers: w.layers, Leases: w.leases, Transfer: move, Platform: host})
 	return &daemon{

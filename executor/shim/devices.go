@@ -44,6 +44,9 @@ func lookUp(d executor.Device) ([]wire.Node, error) {
 	if strings.Trim(d.Access, "rwm") != "" {
 		return nil, fmt.Errorf("device %s: access %q: want some of r, w and m", d.HostPath, d.Access)
 	}
+	if d.Type != "" {
+		return numbered(d)
+	}
 	path, err := filepath.EvalSymlinks(d.HostPath)
 	if err != nil {
 		return nil, fmt.Errorf("looking up device %s: %w", d.HostPath, err)
@@ -79,6 +82,16 @@ func lookUp(d executor.Device) ([]wire.Node, error) {
 		return nil, fmt.Errorf("looking up device %s: %w", d.HostPath, err)
 	}
 	return out, nil
+}
+
+// numbered returns a node that is described in full.
+func numbered(d executor.Device) ([]wire.Node, error) {
+	if (d.Type != "c" && d.Type != "b") || !filepath.IsAbs(d.Path) || d.Mode&^0o777 != 0 {
+		return nil, fmt.Errorf("device %s: type %q, mode %#o: want an absolute path, c or b, and permission bits", d.Path, d.Type, d.Mode)
+	}
+	return []wire.Node{{
+		Path: d.Path, Type: d.Type, Access: d.Access, Mode: d.Mode, Major: d.Major, Minor: d.Minor, UID: d.UID, GID: d.GID,
+	}}, nil
 }
 
 func isDir(path string) bool {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -104,11 +103,9 @@ func (st *state) runArgs(ic *instructions.RunCommand, r *runStep) (args []string
 
 // privileges applies --network, --security and --device. What goes beyond a sandbox has to be granted.
 func (st *state) privileges(ic *instructions.RunCommand, r *runStep) error {
-	granted := func(name string) error {
-		if slices.Contains(st.t.req.Entitlements, name) {
-			return nil
-		}
-		return fmt.Errorf("%s is not allowed: both the daemon and the request have to grant it", name)
+	grants, err := frontend.ParseGrants(st.t.req.Entitlements)
+	if err != nil {
+		return err
 	}
 	switch n := instructions.GetNetwork(ic); n {
 	case instructions.NetworkDefault:
@@ -119,17 +116,15 @@ func (st *state) privileges(ic *instructions.RunCommand, r *runStep) error {
 	default:
 		return fmt.Errorf("unsupported network mode %q", n)
 	}
-	if r.network == op.NetworkHost {
-		if err := granted("network.host"); err != nil {
-			return err
-		}
+	if r.network == op.NetworkHost && !grants.NetworkHost {
+		return frontend.NotAllowed(frontend.EntitlementNetworkHost)
 	}
 	switch s := instructions.GetSecurity(ic); s {
 	case instructions.SecuritySandbox:
 	case instructions.SecurityInsecure:
 		r.security = op.SecurityInsecure
-		if err := granted("security.insecure"); err != nil {
-			return err
+		if !grants.Insecure {
+			return frontend.NotAllowed(frontend.EntitlementInsecure)
 		}
 	default:
 		return fmt.Errorf("security %q is not valid", s)
@@ -138,7 +133,11 @@ func (st *state) privileges(ic *instructions.RunCommand, r *runStep) error {
 		if d.Name == "" {
 			return errors.New("device name is missing")
 		}
-		r.devices = append(r.devices, op.ExecDevice{Name: d.Name, Optional: !d.Required})
+		name := d.Name
+		if real := grants.Devices[name]; real != "" {
+			name = real // the user's own word for it
+		}
+		r.devices = append(r.devices, op.ExecDevice{Name: name, Optional: !d.Required})
 	}
 	return nil
 }

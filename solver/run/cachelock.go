@@ -20,6 +20,7 @@ type cacheLock struct {
 	sole    bool           // a locked or private user is in it
 	private bool           // that one is a private one
 	waiting []*cacheWaiter // in the order in which they came; nobody who comes later overtakes them
+	gone    []string       // directories that were taken from under the users; to be removed when nobody is in any more
 }
 
 // A cacheWaiter is a locked or shared user at the door.
@@ -52,41 +53,64 @@ func (c *cacheLocks) acquire(ctx context.Context, name string, sharing op.CacheS
 	}
 	w := &cacheWaiter{sharing, make(chan struct{})}
 	l.waiting = append(l.waiting, w)
-	c.admitLocked(name, l)
+	c.admitLocked(name, l) // with somebody in or waiting nothing is removed
 	c.mu.Unlock()
 	select {
 	case <-w.in:
 		return true, nil
 	case <-ctx.Done():
 	}
+	var gone []string
+	defer func() { discardAll(gone) }() // when the lock is no longer held
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if i := slices.Index(l.waiting, w); i >= 0 {
 		l.waiting = slices.Delete(l.waiting, i, i+1)
-		c.admitLocked(name, l) // those behind may have waited for it only
+		gone = c.admitLocked(name, l) // those behind may have waited for it only
 	} else {
-		c.leaveLocked(name, l, sharing)
+		gone = c.leaveLocked(name, l, sharing)
 	}
 	return false, context.Cause(ctx)
 }
 
-func (c *cacheLocks) release(name string, sharing op.CacheSharing) {
+// retire has the directory gone, which was called name, removed when nobody is in any more. It reports false if nobody is.
+func (c *cacheLocks) retire(name, gone string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.leaveLocked(name, c.m[name], sharing)
+	l := c.m[name]
+	if l == nil {
+		return false
+	}
+	l.gone = append(l.gone, gone)
+	return true
 }
 
-func (c *cacheLocks) leaveLocked(name string, l *cacheLock, sharing op.CacheSharing) {
+func (c *cacheLocks) release(name string, sharing op.CacheSharing) {
+	c.mu.Lock()
+	gone := c.leaveLocked(name, c.m[name], sharing)
+	c.mu.Unlock()
+	discardAll(gone)
+}
+
+func discardAll(dirs []string) {
+	for _, dir := range dirs {
+		discardCache(dir)
+	}
+}
+
+// leaveLocked returns the directories that are to be removed, as admitLocked does.
+func (c *cacheLocks) leaveLocked(name string, l *cacheLock, sharing op.CacheSharing) (gone []string) {
 	if sharing == op.SharingShared {
 		l.shared--
 	} else {
 		l.sole, l.private = false, false
 	}
-	c.admitLocked(name, l)
+	return c.admitLocked(name, l)
 }
 
-// admitLocked lets in who may come in now, and forgets a directory that nobody is in or wants.
-func (c *cacheLocks) admitLocked(name string, l *cacheLock) {
+// admitLocked lets in who may come in now, and forgets a directory that nobody is in or wants. It returns the directories
+// that are to be removed for that.
+func (c *cacheLocks) admitLocked(name string, l *cacheLock) (gone []string) {
 	for len(l.waiting) > 0 && !l.sole {
 		w := l.waiting[0]
 		if w.sharing == op.SharingShared {
@@ -101,5 +125,7 @@ func (c *cacheLocks) admitLocked(name string, l *cacheLock) {
 	}
 	if l.shared == 0 && !l.sole && len(l.waiting) == 0 {
 		delete(c.m, name)
+		return l.gone
 	}
+	return nil
 }

@@ -12,9 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/boxbuild/boxbuild/snapshot/mount"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/solver/run/fileop"
@@ -27,10 +29,21 @@ type cacheUse struct {
 	sharing op.CacheSharing
 }
 
-// cacheName names the directory of a cache mount by the hash of its ID and of what it starts from, so no ID, however
-// odd, can name anything outside of CacheDir.
+// cacheName names the directory of a cache mount by the hashes of its ID and of what it starts from, so no ID, however
+// odd, can name anything outside of CacheDir. The selector is no part of it: it is a path inside the directory.
 func cacheName(step *solver.Step, x *op.ExecMount) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", x.Cache.ID, cacheBase(step, x), x.Selector))
+	name := hashName(x.Cache.ID)
+	if base := cacheBase(step, x); base != scratch {
+		name += basedMark + hashName(string(base))
+	}
+	return name
+}
+
+// basedMark is between the two hashes in the name of a directory that starts from something.
+const basedMark = "."
+
+func hashName(s string) string {
+	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:16])
 }
 
@@ -78,21 +91,35 @@ func (r *Runner) enterCaches(ctx context.Context, step *solver.Step, e *op.Exec)
 	return uses, leave, nil
 }
 
-// cacheMount opens the directory of a cache mount, which the step has entered.
+// cacheMount opens what a cache mount shows of its directory, which the step has entered. The path is resolved inside the
+// directory, and what is found is mounted by its descriptor: another step that swaps it for a link to elsewhere, at
+// whatever moment, gains nothing (CVE-2024-23651).
 func (r *Runner) cacheMount(ctx context.Context, step *solver.Step, x *op.ExecMount, use cacheUse) (*os.File, error) {
 	dir := filepath.Join(r.deps.CacheDir, use.name)
-	if err := r.fillCache(ctx, dir, cacheBase(step, x), x); err != nil {
+	if err := r.fillCache(ctx, dir, cacheBase(step, x)); err != nil {
 		return nil, lost(err, x.Input)
 	}
-	return openDir(dir)
+	f, err := openDir(dir)
+	if err != nil || path.Clean("/"+x.Selector) == "/" {
+		return f, err
+	}
+	defer f.Close()
+	sub, err := mount.Sub(f, x.Selector)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &os.PathError{Op: "open", Path: path.Clean("/" + x.Selector), Err: unix.ENOENT} // the user's path
+	}
+	return sub, err
 }
 
-// freshCache begins the names of directories that are being filled.
-const freshCache = "new-"
+// freshCache begins the names of directories that are being filled, goneCache of those that are being removed.
+const (
+	freshCache = "new-"
+	goneCache  = "gone-"
+)
 
 // fillCache makes dir, with the content that the cache mount starts from, if it does not exist. Several steps may do
 // so at once: the first rename wins.
-func (r *Runner) fillCache(ctx context.Context, dir string, base solver.Result, x *op.ExecMount) error {
+func (r *Runner) fillCache(ctx context.Context, dir string, base solver.Result) error {
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
@@ -108,7 +135,7 @@ func (r *Runner) fillCache(ctx context.Context, dir string, base solver.Result, 
 		return err
 	}
 	if base != scratch {
-		if err := r.copyOut(ctx, base, x.Selector, tmp); err != nil {
+		if err := r.copyOut(ctx, base, "/", tmp); err != nil {
 			return fmt.Errorf("filling it from its base: %w", err)
 		}
 	}
@@ -125,15 +152,68 @@ func install(tmp, dir string) error {
 	return nil
 }
 
-// sweepCaches removes what a daemon that was killed has left half filled.
+// sweepCaches removes what a daemon that was killed has left half filled or half removed.
 func (r *Runner) sweepCaches() {
-	left, err := filepath.Glob(filepath.Join(r.deps.CacheDir, freshCache+"*"))
-	if err != nil || r.deps.CacheDir == "" {
+	if r.deps.CacheDir == "" {
 		return
 	}
-	for _, dir := range left {
-		_ = os.RemoveAll(dir) // what stays takes space, and nothing else
+	for _, prefix := range []string{freshCache, goneCache} {
+		left, err := filepath.Glob(filepath.Join(r.deps.CacheDir, prefix+"*"))
+		if err != nil {
+			return
+		}
+		for _, dir := range left {
+			discardCache(dir)
+		}
 	}
+}
+
+// discardCache removes a directory that has no name any more.
+func discardCache(dir string) {
+	_ = os.RemoveAll(dir) // what stays takes space, and is swept at the next start
+}
+
+// PruneCaches empties the cache mounts of steps that are to run without the cache: who enters one from now on finds a new
+// directory, which later builds use too. Whoever is in an old one keeps it until leaving. As in BuildKit, a mount that
+// starts from something stands for all of its ID that do, and another one for those that do not. It is called once for a
+// build, before it runs: its steps are to find what earlier ones have left.
+func (r *Runner) PruneCaches(steps []*op.Exec) error {
+	type class struct {
+		id    string
+		based bool
+	}
+	pruned := make(map[class]bool)
+	for _, e := range steps {
+		for i := range e.Mounts {
+			if x := &e.Mounts[i]; x.Type == op.MountCache {
+				pruned[class{hashName(x.Cache.ID), x.Input != op.NoInput}] = true
+			}
+		}
+	}
+	if len(pruned) == 0 {
+		return nil
+	}
+	entries, err := os.ReadDir(r.deps.CacheDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("looking for cache mounts: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		private, _, _ := strings.Cut(name, "-") // the name without the number of a private one
+		id, _, based := strings.Cut(private, basedMark)
+		if !pruned[class{id, based}] {
+			continue
+		}
+		gone := filepath.Join(r.deps.CacheDir, goneCache+newName())
+		switch err := os.Rename(filepath.Join(r.deps.CacheDir, name), gone); {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return fmt.Errorf("emptying a cache mount: %w", err)
+		case !r.caches.retire(name, gone):
+			discardCache(gone)
+		}
+	}
+	return nil
 }
 
 // copyOut copies the directory dir of a result, with its mode and owner, into an empty directory of the machine.

@@ -26,6 +26,11 @@ func (r *Runner) runExec(ctx context.Context, step *solver.Step, e *op.Exec) ([]
 	if err != nil {
 		return nil, err
 	}
+	done, err := r.addDevices(step, e, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if err := r.process(ctx, step, e, spec); err != nil {
 		return nil, err
 	}
@@ -141,11 +146,6 @@ func (r *Runner) spec(ctx context.Context, e *op.Exec, m *execMounts) (*executor
 	}
 	s.Ulimits = noCore(e, s.Ulimits)
 	s.Hosts = hostsFile(s.Hostname, e.Meta.ExtraHosts)
-	for _, d := range e.Devices {
-		if !d.Optional {
-			return nil, fmt.Errorf("device %q: no such CDI device", d.Name)
-		}
-	}
 	return s, nil
 }
 

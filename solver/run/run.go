@@ -58,6 +58,8 @@ type Deps struct {
 	SocketDir string // sockets that lead to clients' agents; "" for the machine's temporary directory
 	// Hashes remembers the content digests of snapshots.
 	Hashes *treehash.Cache
+	// Devices are those that steps can be given by name; nil for none.
+	Devices executor.Devices
 	// Parallelism bounds the processes that run at once, over all builds.
 	Parallelism int
 	// CgroupPath is the parent of the cgroups of steps that name none.

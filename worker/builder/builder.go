@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/snapshot"
@@ -50,8 +51,10 @@ type Deps struct {
 	Leases    *lease.Manager
 	Transfer  *transfer.Service
 	Platform  op.Platform
-	// Entitlements are what builds may be granted: "network.host", "security.insecure".
+	// Entitlements are what builds may be granted: see frontend.ParseGrants.
 	Entitlements []string
+	// Devices are those that builds can name; nil for none.
+	Devices executor.Devices
 }
 
 // A Builder performs builds. It is safe for concurrent use.
@@ -86,7 +89,11 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	defer env.close()
 
 	fr := req.Frontend
-	fr.Entitlements = granted(fr.Entitlements, b.deps.Entitlements)
+	grants, err := b.grants(fr.Entitlements)
+	if err != nil {
+		return nil, err
+	}
+	env.grants = grants
 	if fr.Default.OS == "" {
 		fr.Default = b.deps.Platform
 	}
@@ -101,6 +108,9 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if err != nil {
 		return nil, err
 	}
+	if err := b.admit(out.Targets(), grants); err != nil {
+		return nil, located(err, out)
+	}
 	stores := slices.ContainsFunc(outputs, func(p plan) bool { return p.Type == worker.OutputImage })
 	made, err := b.solve(ctx, id, out, em, stores)
 	if err != nil {
@@ -112,13 +122,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 // solve finds the root file systems of the images and assembles these. If they are to be stored, what was made is written
 // to the disk meanwhile: both need a third of a second for a layer of 100 MB.
 func (b *Builder) solve(ctx context.Context, id string, out *frontend.Output, em *emitter, stores bool) ([]*built, error) {
-	var targets []solver.Input
-	for i := range out.Images {
-		if root := out.Images[i].Root; root != nil {
-			targets = append(targets, *root)
-		}
-	}
-	results, err := b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: targets, Events: em.emit})
+	results, err := b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: out.Targets(), Events: em.emit})
 	if err != nil {
 		return nil, err
 	}
@@ -157,17 +161,6 @@ func (b *Builder) syncAhead(ctx context.Context, top snapshot.ID) error {
 		return nil
 	}
 	return b.deps.Layers.Sync(ctx)
-}
-
-// granted is what a build may do: what it asks for and the daemon allows.
-func granted(asked, allowed []string) []string {
-	var out []string
-	for _, a := range asked {
-		if slices.Contains(allowed, a) {
-			out = append(out, a)
-		}
-	}
-	return out
 }
 
 // located says of a failed step where in the user's file it comes from.

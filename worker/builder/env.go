@@ -27,6 +27,8 @@ type env struct {
 	id  string
 	req *worker.BuildRequest
 	em  *emitter
+	// grants are what steps may have that run while the graph is being made.
+	grants *frontend.Grants
 
 	mu      sync.Mutex // guards what follows
 	dirs    map[string]filesync.Source
@@ -250,7 +252,11 @@ func (e *env) tree(ctx context.Context, in solver.Input) (treehash.Tree, func(),
 		e.reads++
 		id := fmt.Sprintf("%s-read%d", e.id, e.reads)
 		e.mu.Unlock()
-		out, err := e.b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: []solver.Input{in}, Events: e.em.emit})
+		targets := []solver.Input{in}
+		if err := e.b.admit(targets, e.grants); err != nil {
+			return nil, nil, err
+		}
+		out, err := e.b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: targets, Events: e.em.emit})
 		if err != nil {
 			return nil, nil, err
 		}

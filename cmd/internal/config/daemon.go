@@ -34,11 +34,13 @@ type Daemon struct {
 	Shim string `toml:"shim"`
 	// MemoryLimit is when the garbage collector works harder, in bytes; 0 for no limit. GOMEMLIMIT goes before it.
 	MemoryLimit Bytes `toml:"memory-limit"`
-	// Entitlements are what builds may be granted besides the usual: "network.host", "security.insecure".
+	// Entitlements are what builds may be granted besides the usual: "network.host", "security.insecure", "device".
 	// --allow-insecure-entitlement. The network of the host is granted by default.
 	Entitlements []string `toml:"insecure-entitlements"`
 	// CgroupParent is the cgroup below which sandboxes are; empty for one derived from the root.
 	CgroupParent string `toml:"cgroup-parent"`
+	// CDI says which devices builds can name.
+	CDI CDI `toml:"cdi"`
 	// Log says what is logged where.
 	Log Log `toml:"log"`
 	// DNS is what sandboxes ask for names instead of the machine's own resolvers.
@@ -53,6 +55,17 @@ type Daemon struct {
 	rootFlag, addrFlag string
 	file               string
 	env                Env
+}
+
+// CDI configures the devices that RUN --device can name, as in buildkitd.toml.
+type CDI struct {
+	// Disabled leaves builds without any. --cdi-disabled.
+	Disabled bool `toml:"disabled"`
+	// SpecDirs are the directories with descriptions of devices. --cdi-spec-dir; /etc/cdi and /var/run/cdi if empty.
+	SpecDirs []string `toml:"specDirs"`
+	// AutoAllowed are devices ("vendor.com/class=name") and kinds of them ("vendor.com/class") that builds may have without
+	// an entitlement.
+	AutoAllowed []string `toml:"autoAllowed"`
 }
 
 // Log configures what is logged.
@@ -128,7 +141,9 @@ func NewDaemon(fs *pflag.FlagSet, env Env) *Daemon {
 	fs.String("log-format", "text", `"text" or "json"`)
 	fs.String("log-file", "", "Log to this file instead of standard error")
 	fs.Bool("debug", false, "Log everything")
-	fs.StringSlice("allow-insecure-entitlement", nil, `What builds may be granted: "network.host", "security.insecure"`)
+	fs.StringSlice("allow-insecure-entitlement", nil, `What builds may be granted: "network.host", "security.insecure", "device"`)
+	fs.Bool("cdi-disabled", false, "Give builds no devices")
+	fs.StringSlice("cdi-spec-dir", nil, "Directories with descriptions of devices (default /etc/cdi,/var/run/cdi)")
 	return d
 }
 
@@ -192,6 +207,8 @@ func (d *Daemon) setFlags(fs *pflag.FlagSet) {
 		"debug":           func(string) { d.Log.Level = "debug" },
 		"idle-timeout":    func(string) { t, _ := fs.GetDuration("idle-timeout"); d.IdleTimeout = Duration(t) },
 		"max-parallelism": func(string) { d.MaxParallelism, _ = fs.GetInt("max-parallelism") },
+		"cdi-disabled":    func(string) { d.CDI.Disabled, _ = fs.GetBool("cdi-disabled") },
+		"cdi-spec-dir":    func(string) { d.CDI.SpecDirs, _ = fs.GetStringSlice("cdi-spec-dir") },
 		"allow-insecure-entitlement": func(string) {
 			more, _ := fs.GetStringSlice("allow-insecure-entitlement")
 			d.Entitlements = append(d.Entitlements, more...)
@@ -223,7 +240,7 @@ func (d *Daemon) Validate() error {
 		oneOf("log.format", d.Log.Format, "text", "json"),
 		d.validateNetwork())
 	for _, e := range d.Entitlements {
-		errs = append(errs, oneOf("insecure-entitlements", e, "network.host", "security.insecure"))
+		errs = append(errs, oneOf("insecure-entitlements", e, "network.host", "security.insecure", "device"))
 	}
 	if _, err := d.Log.SlogLevel(); err != nil {
 		errs = append(errs, err)

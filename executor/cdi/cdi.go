@@ -1,0 +1,207 @@
+// Package cdi gives sandboxes the devices that specifications of the Container Device Interface describe: files that the
+// vendor of a device, or the administrator, puts into directories such as /etc/cdi and /var/run/cdi
+// (https://github.com/cncf-tags/container-device-interface, version 1.1).
+//
+// The files are read when a build names a device, and no sooner: a machine without such devices pays nothing, and what is
+// installed while the daemon runs is found.
+package cdi
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+	"tags.cncf.io/container-device-interface/pkg/parser"
+
+	"github.com/boxbuild/boxbuild/executor"
+)
+
+// Annotations of a device, or of all of a file, as BuildKit has them.
+const (
+	classAnnotation     = "org.mobyproject.buildkit.device.class"     // another name for it
+	autoAllowAnnotation = "org.mobyproject.buildkit.device.autoallow" // whether builds need no entitlement for it
+)
+
+// Options say where devices are described and who may have them.
+type Options struct {
+	Disabled    bool     // there are no devices
+	Dirs        []string // empty for /etc/cdi and /var/run/cdi
+	AutoAllowed []string // names and kinds ("vendor.com/class") of devices that need no entitlement
+}
+
+// Devices are the devices of this machine. It is safe for concurrent use.
+type Devices struct{ opt Options }
+
+// New returns the devices that opt says.
+func New(opt Options) *Devices {
+	if len(opt.Dirs) == 0 {
+		opt.Dirs = cdi.DefaultSpecDirs
+	}
+	if opt.Disabled {
+		opt.Dirs = []string{}
+	}
+	return &Devices{opt}
+}
+
+// load reads the files. One that makes no sense is as if it were not there, as in other users of the interface.
+func (d *Devices) load() (*cdi.Cache, error) {
+	return cdi.NewCache(cdi.WithSpecDirs(d.opt.Dirs...), cdi.WithAutoRefresh(false))
+}
+
+var _ executor.Devices = (*Devices)(nil)
+
+// Find implements executor.Devices. A name is "vendor/class=name" for one, "vendor/class=*" for all of that kind,
+// "vendor/class" for the first of them, and another name for all that have it as their class.
+func (d *Devices) Find(name string) ([]executor.NamedDevice, error) {
+	cache, err := d.load()
+	if err != nil {
+		return nil, fmt.Errorf("reading what devices there are: %w", err)
+	}
+	var out []executor.NamedDevice
+	for _, n := range find(cache, name) {
+		out = append(out, executor.NamedDevice{Name: n, AutoAllowed: d.autoAllowed(cache, n)})
+	}
+	return out, nil
+}
+
+func find(cache *cdi.Cache, name string) []string {
+	all := cache.ListDevices() // sorted
+	kind, one, _ := strings.Cut(name, "=")
+	if vendor, _ := parser.ParseQualifier(kind); vendor != "" {
+		ofKind := slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !strings.HasPrefix(n, kind+"=") })
+		switch {
+		case one == "":
+			ofKind = ofKind[:min(1, len(ofKind))]
+		case one != "*":
+			ofKind = slices.DeleteFunc(ofKind, func(n string) bool { return n != name })
+		}
+		if len(ofKind) > 0 {
+			return ofKind
+		}
+	}
+	return slices.DeleteFunc(all, func(n string) bool { return annotations(cache.GetDevice(n))[classAnnotation] != name })
+}
+
+// annotations are those of the file, and over them those of the device.
+func annotations(dev *cdi.Device) map[string]string {
+	out := make(map[string]string)
+	if dev != nil {
+		maps.Copy(out, dev.GetSpec().Annotations)
+		maps.Copy(out, dev.Annotations)
+	}
+	return out
+}
+
+func (d *Devices) autoAllowed(cache *cdi.Cache, name string) bool {
+	kind, _, _ := strings.Cut(name, "=")
+	if slices.Contains(d.opt.AutoAllowed, name) || slices.Contains(d.opt.AutoAllowed, kind) {
+		return true
+	}
+	yes, err := strconv.ParseBool(annotations(cache.GetDevice(name))[autoAllowAnnotation])
+	return err == nil && yes
+}
+
+// Inject implements executor.Devices: it adds nodes, mounts, variables and groups.
+//
+// A device that wants a program of the host's run at the start of its container is refused: such programs look for
+// the container's files where another runtime keeps them.
+func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err error) {
+	cache, err := d.load()
+	if err != nil {
+		return nil, fmt.Errorf("reading what devices there are: %w", err)
+	}
+	var edits specs.Spec
+	if missing, err := cache.InjectDevices(&edits, names...); err != nil {
+		return nil, fmt.Errorf("adding devices %s: %w", strings.Join(append(names[:0:0], names...), ", "), orMissing(err, missing))
+	}
+	if edits.Hooks != nil {
+		return nil, fmt.Errorf("adding devices %s: their description has hooks, which builds do not run", strings.Join(names, ", "))
+	}
+	if edits.Process != nil {
+		spec.Process.Env = slices.Concat(spec.Process.Env, edits.Process.Env)
+		for _, g := range edits.Process.User.AdditionalGids {
+			spec.Process.AddGroups = append(spec.Process.AddGroups, strconv.FormatUint(uint64(g), 10))
+		}
+	}
+	addNodes(spec, edits.Linux)
+	return addMounts(spec, edits.Mounts)
+}
+
+func orMissing(err error, missing []string) error {
+	if len(missing) > 0 {
+		return fmt.Errorf("%s is not registered", strings.Join(missing, ", "))
+	}
+	return err
+}
+
+// addNodes adds the device nodes of l.
+func addNodes(spec *executor.Spec, l *specs.Linux) {
+	if l == nil {
+		return
+	}
+	for _, n := range l.Devices {
+		dev := executor.Device{Path: n.Path, Type: n.Type, Major: n.Major, Minor: n.Minor, Mode: 0o666, Access: access(l, &n)}
+		if n.FileMode != nil {
+			dev.Mode = uint32(n.FileMode.Perm())
+		}
+		if n.UID != nil {
+			dev.UID = *n.UID
+		}
+		if n.GID != nil {
+			dev.GID = *n.GID
+		}
+		spec.Devices = append(spec.Devices, dev)
+	}
+}
+
+// access is what the rules of l say of a node.
+func access(l *specs.Linux, n *specs.LinuxDevice) string {
+	if l.Resources != nil {
+		for _, r := range l.Resources.Devices {
+			same := r.Allow && r.Type == n.Type && r.Major != nil && r.Minor != nil && *r.Major == n.Major && *r.Minor == n.Minor
+			if same && r.Access != "" {
+				return r.Access
+			}
+		}
+	}
+	return "rwm"
+}
+
+// addMounts adds mounts of files and directories of this machine.
+func addMounts(spec *executor.Spec, list []specs.Mount) (done func(), err error) {
+	var files []*os.File
+	done = func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	for _, m := range list {
+		to := executor.Mount{
+			Target: m.Destination, ReadOnly: slices.Contains(m.Options, "ro"), NoSuid: slices.Contains(m.Options, "nosuid"),
+			NoDev: slices.Contains(m.Options, "nodev"), NoExec: slices.Contains(m.Options, "noexec"),
+		}
+		switch m.Type {
+		case "tmpfs":
+			to.Type = executor.Tmpfs
+		case "", "bind", "none":
+			fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+			if err != nil {
+				done()
+				return nil, fmt.Errorf("mounting a device's files: %w", &os.PathError{Op: "open", Path: m.Source, Err: err})
+			}
+			to.Source = os.NewFile(uintptr(fd), m.Source)
+			files = append(files, to.Source)
+		default:
+			done()
+			return nil, fmt.Errorf("mounting a device's files at %s: unsupported type %q", m.Destination, m.Type)
+		}
+		spec.Mounts = append(spec.Mounts, to)
+	}
+	return done, nil
+}

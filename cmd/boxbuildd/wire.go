@@ -20,6 +20,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
+	"github.com/boxbuild/boxbuild/executor/binfmt"
 	"github.com/boxbuild/boxbuild/executor/cdi"
 	"github.com/boxbuild/boxbuild/executor/netns"
 	"github.com/boxbuild/boxbuild/executor/shim"
@@ -365,7 +366,8 @@ func (w *wiring) worker() *daemon {
 	devices := cdi.New(cdi.Options{Disabled: w.cfg.CDI.Disabled, Dirs: w.cfg.CDI.SpecDirs, AutoAllowed: w.cfg.CDI.AutoAllowed})
 	w.runner = runner.New(runner.Deps{
 		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
-		CacheDir: w.path("cachemounts"), RecentDir: w.path("copies"), FetchDir: w.path("fetched"), SocketDir: w.path("sockets"),
+		Emulators: binfmt.New(binfmt.Options{Dir: w.cfg.Root, Host: host}),
+		CacheDir:  w.path("cachemounts"), RecentDir: w.path("copies"), FetchDir: w.path("fetched"), SocketDir: w.path("sockets"),
 		Git:        w.git,
 		ResolvConf: w.network.ResolvConf, HostResolvConf: hostResolvConf,
 		Hashes: treehash.NewCache(hashEntries, nil), Parallelism: parallelism,

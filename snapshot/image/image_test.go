@@ -238,7 +238,7 @@ func TestChainsAndBlobs(t *testing.T) {
 	check([]digest.Digest{one, two}, "onetwo")
 	check([]digest.Digest{two}, "")
 	check(nil, "")
-	if l, ok := s.Layer("onetwo"); !ok || l.DiffID != two || l.Size != 3 {
+	if l, ok := s.Layer("onetwo"); !ok || l.DiffID != two || l.Size != 3 || l.Files != 2 {
 		t.Errorf("Layer: %+v, %v", l, ok)
 	}
 	zs := Descriptor{MediaType: "zstd", Digest: digest.FromString("zs"), Size: 2}

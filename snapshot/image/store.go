@@ -76,7 +76,7 @@ func (s *Store) index(old, img *Image) {
 	for n, chain := range chainIDs(img) {
 		l := img.Layers[n]
 		add(s.chains, chain, img.ID, l.Snapshot)
-		add(s.layers, l.Snapshot, img.ID, Layer{DiffID: l.DiffID, Snapshot: l.Snapshot, Size: l.Size})
+		add(s.layers, l.Snapshot, img.ID, Layer{DiffID: l.DiffID, Snapshot: l.Snapshot, Size: l.Size, Files: l.Files})
 	}
 }
 

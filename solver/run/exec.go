@@ -26,6 +26,11 @@ func (r *Runner) runExec(ctx context.Context, step *solver.Step, e *op.Exec) ([]
 	if err != nil {
 		return nil, err
 	}
+	release, err := r.emulate(ctx, e, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	done, err := r.addDevices(step, e, spec)
 	if err != nil {
 		return nil, err
@@ -39,15 +44,12 @@ func (r *Runner) runExec(ctx context.Context, step *solver.Step, e *op.Exec) ([]
 
 // process runs the sandbox to its end. When it returns nothing of it is left.
 func (r *Runner) process(ctx context.Context, step *solver.Step, e *op.Exec, spec *executor.Spec) (err error) {
-	sb, err := r.deps.Executor.Start(ctx, spec, executor.IO{
-		Stdout: logWriter{step, solver.Stdout},
-		Stderr: logWriter{step, solver.Stderr},
-	})
+	said := &firstWords{w: logWriter{step, solver.Stderr}}
+	sb, err := r.deps.Executor.Start(ctx, spec, executor.IO{Stdout: logWriter{step, solver.Stdout}, Stderr: said})
 	if err != nil {
 		var start *executor.StartError
 		if errors.As(err, &start) {
-			step.Log(solver.Stderr, []byte(start.Error()+"\n"))
-			return executor.Exit{Code: start.Code}.Err(e.Meta.Args, 0)
+			return r.startFailure(ctx, step, e, start)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -71,6 +73,11 @@ func (r *Runner) process(ctx context.Context, step *solver.Step, e *op.Exec, spe
 	}
 	if exit.Code == 0 {
 		return fmt.Errorf("process %q did not complete successfully: exit code 0 is not valid here", strings.Join(e.Meta.Args, " "))
+	}
+	if exit.Code == execFailed {
+		if err := r.foreign(ctx, e, said.text); err != nil {
+			return err
+		}
 	}
 	return exit.Err(e.Meta.Args, e.Limits.Memory)
 }

@@ -46,6 +46,8 @@ type DiffIDs interface {
 type Deps struct {
 	Snapshots snapshot.Snapshotter
 	Executor  executor.Executor
+	// Emulators say how programs for other platforms run; nil if nothing is known of that.
+	Emulators executor.Emulators
 	Images    Images
 	DiffIDs   DiffIDs
 	CacheDir  string // cache mounts live below

@@ -4,14 +4,18 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
+	"strings"
 
 	"github.com/docker/go-units"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
@@ -38,6 +42,50 @@ func (a *app) planRemote(req *boxbuildv1.BuildRequest, opt *buildOptions) error 
 	}
 	front.Filename = opt.file
 	return nil
+}
+
+// planLayout sets a named context that is an image of an OCI layout, "path[:tag][@digest]". What a tag means is decided
+// here; the daemon checks every digest.
+func (a *app) planLayout(req *boxbuildv1.BuildRequest, name, spec string) (string, error) {
+	rest, dgst, hasDigest := strings.Cut(spec, "@")
+	path, tag, hasTag := strings.Cut(rest, ":")
+	dir, err := directory("oci-layout-"+strconv.Itoa(len(req.Directories)), path)
+	if err != nil {
+		return "", fmt.Errorf("ERROR: failed to build: unable to prepare context %s: %w", name, err)
+	}
+	if !hasDigest {
+		if dgst, err = layoutDigest(path, tag, hasTag); err != nil {
+			return "", fmt.Errorf("ERROR: failed to build: oci-layout reference %q could not be resolved: %w", spec, err)
+		}
+	}
+	req.Directories = append(req.Directories, dir)
+	return "oci-layout://" + dir.Name + "@" + dgst, nil
+}
+
+// layoutDigest finds an image by its tag in the index of a layout. Without a tag it is the latest, or the only one.
+func layoutDigest(path, tag string, hasTag bool) (string, error) {
+	data, err := os.ReadFile(filepath.Join(path, "index.json"))
+	if err != nil {
+		return "", err
+	}
+	var idx ocispec.Index
+	if err := json.Unmarshal(data, &idx); err != nil {
+		return "", fmt.Errorf("reading index.json: %w", err)
+	}
+	if !hasTag {
+		tag = "latest"
+	}
+	for _, d := range idx.Manifests {
+		for _, key := range []string{ocispec.AnnotationRefName, "io.containerd.image.name"} {
+			if v := d.Annotations[key]; v == tag || strings.HasSuffix(v, ":"+tag) {
+				return d.Digest.String(), nil
+			}
+		}
+	}
+	if !hasTag && len(idx.Manifests) == 1 {
+		return idx.Manifests[0].Digest.String(), nil
+	}
+	return "", fmt.Errorf("there is no image with tag %q among its %d", tag, len(idx.Manifests))
 }
 
 // contextUpload is how the daemon calls standard input.

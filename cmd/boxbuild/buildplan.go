@@ -149,7 +149,13 @@ func (a *app) planContexts(plan *buildPlan, opt *buildOptions) error {
 		return err
 	}
 	for name, value := range named {
-		if strings.Contains(value, "://") || strings.HasPrefix(value, "target:") {
+		if spec, ok := strings.CutPrefix(value, "oci-layout://"); ok {
+			if named[name], err = a.planLayout(req, name, spec); err != nil {
+				return err
+			}
+			continue
+		}
+		if (strings.HasPrefix(value, "git@") && isRemote(value)) || strings.Contains(value, "://") || strings.HasPrefix(value, "target:") {
 			continue
 		}
 		dir, err := directory(name, value)

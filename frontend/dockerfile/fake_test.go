@@ -53,6 +53,11 @@ func (e *fakeEnv) Pin(_ context.Context, src op.Source) (op.Source, error) {
 			pinned.Digest = digest.FromString(src.Ref)
 		}
 		return &pinned, nil
+	case *op.OCILayout:
+		if _, err := e.config(src.Ref); err != nil {
+			return nil, err
+		}
+		return &op.Image{Ref: src.Ref, Digest: digest.FromString(src.String() + src.Store), Platform: src.Platform}, nil
 	case *op.HTTP:
 		pinned := *src
 		pinned.Digest, pinned.Name = src.Checksum, op.SafeName(src.Filename)

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 
+	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -104,6 +105,8 @@ func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Plat
 		return nc.loadGit()
 	case "git":
 		return nc.loadGit()
+	case "oci-layout":
+		return t.loadNamedLayout(ctx, nc, rest, p)
 	case "local":
 		return t.loadNamedLocal(ctx, nc, rest)
 	}
@@ -126,4 +129,42 @@ func (t *translation) loadNamedLocal(ctx context.Context, nc *namedContext, name
 		return nil, fmt.Errorf("failed parsing %s: %w", ignoreName, err)
 	}
 	return &origin{tree: &tree{src: &dir, ignore: patterns, label: prefix + "load from client"}}, nil
+}
+
+// loadNamedLayout returns an image in an OCI layout of the client's, "store@digest". The name of the layout matters to
+// nobody but the client, so the image is called as the context is.
+func (t *translation) loadNamedLayout(ctx context.Context, nc *namedContext, spec string, p op.Platform) (*origin, error) {
+	ref, err := reference.Parse(spec)
+	if err != nil {
+		return nil, fmt.Errorf("could not parse oci-layout reference %q: %w", spec, err)
+	}
+	named, ok := ref.(reference.Named)
+	if !ok {
+		return nil, fmt.Errorf("oci-layout reference %q has no name", ref)
+	}
+	digested, ok := named.(reference.Digested)
+	if !ok {
+		return nil, fmt.Errorf("oci-layout reference %q has no digest", named)
+	}
+	d, err := frontend.ParseDigest(digested.Digest().String())
+	if err != nil {
+		return nil, err
+	}
+	name, _, _ := strings.Cut(nc.name, "::")
+	shown, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return nil, fmt.Errorf("could not parse oci-layout reference %q: %w", name, err)
+	}
+	src := &op.OCILayout{Ref: reference.TagNameOnly(shown).String(), Digest: d, Store: named.Name(), Platform: p}
+	if l, ok := t.req.Context.(*op.Local); ok {
+		src.Session = l.Session
+	}
+	prefix := "[context " + nc.name + "] "
+	return t.shared.image("oci-layout "+spec+" "+nc.name+" "+op.PlatformString(p), func() (*origin, error) {
+		o, err := t.loadImage(ctx, src, prefix+"load metadata for "+reference.TrimNamed(shown).String()+"@"+d.String())
+		if o != nil {
+			o.label = prefix + "OCI load from client"
+		}
+		return o, err
+	})()
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/frontend"
@@ -17,7 +18,8 @@ import (
 
 // An origin is what a stage without a parent starts from: an image, a tree, or nothing.
 type origin struct {
-	image  *op.Image             // pinned
+	image  *op.Image             // pinned; nil for one without layers
+	digest digest.Digest         // of the image
 	tree   *tree                 // a named context that is a directory
 	config *frontend.ImageConfig // of image; shared, never changed
 	name   string                // the image with its digest, as vertices are called
@@ -184,26 +186,35 @@ func (t *translation) pinImage(ctx context.Context, ref reference.Named, p op.Pl
 	if t.req.Pull {
 		img.Resolve = op.ResolveForcePull
 	}
-	o := &origin{}
-	err := t.env.Step(ctx, prefix+" load metadata for "+ref.String(), func(ctx context.Context) error {
-		src, err := t.env.Pin(ctx, img)
-		if err != nil {
-			return err
-		}
-		pinned, ok := src.(*op.Image)
-		if !ok {
-			return fmt.Errorf("%s is not an image", ref)
-		}
-		o.image = pinned
-		o.config, err = t.env.ImageConfig(ctx, pinned)
-		return err
-	})
+	o, err := t.loadImage(ctx, img, prefix+" load metadata for "+ref.String())
 	if err != nil {
 		return nil, err
 	}
 	o.name = ref.String()
 	if !hasDigest {
-		o.name += "@" + o.image.Digest.String()
+		o.name += "@" + o.digest.String()
+	}
+	return o, nil
+}
+
+// loadImage pins what is an image and reads its configuration, as one step of that name.
+func (t *translation) loadImage(ctx context.Context, src op.Source, step string) (*origin, error) {
+	o := &origin{}
+	err := t.env.Step(ctx, step, func(ctx context.Context) error {
+		found, err := t.env.Pin(ctx, src)
+		if err != nil {
+			return err
+		}
+		pinned, ok := found.(*op.Image)
+		if !ok {
+			return fmt.Errorf("%s is not an image", src)
+		}
+		o.image, o.digest = pinned, pinned.Digest
+		o.config, err = t.env.ImageConfig(ctx, pinned)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	if isEmpty(o.config) {
 		o.image = nil

@@ -100,6 +100,8 @@ func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
 		return e.b.deps.Images.Resolve(ctx, s)
 	case *op.HTTP:
 		return e.pinHTTP(ctx, s)
+	case *op.OCILayout:
+		return e.pinLayout(ctx, s)
 	case *op.Git:
 		return e.b.deps.Runner.PinGit(ctx, s)
 	}

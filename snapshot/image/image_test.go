@@ -44,7 +44,7 @@ func mk(name string, layers ...string) *Image {
 	img.ID = digest.FromBytes(img.Config)
 	for i, l := range layers {
 		img.Layers = append(img.Layers, Layer{
-			DiffID: digest.FromString(l), Snapshot: snapshot.ID(strings.Join(layers[:i+1], "")), Size: int64(len(l)),
+			DiffID: digest.FromString(l), Snapshot: snapshot.ID(strings.Join(layers[:i+1], "")), Size: int64(len(l)), Files: 2,
 			Blobs: []Descriptor{{MediaType: "gz", Digest: digest.FromString("gz " + l), Size: 3}}, Origins: []string{"docker.io/library/" + name},
 		})
 	}

@@ -23,7 +23,7 @@ import (
 
 // Errors of Images, found with errors.Is.
 var (
-	ErrNotFound  = errors.New("no such image")
+	ErrNotFound  = errors.New("No such image") //nolint:staticcheck // docker's words, which scripts look for
 	ErrInUse     = errors.New("image is in use")
 	ErrAmbiguous = errors.New("more than one image matches")
 )

@@ -3,11 +3,19 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/templates"
-	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/api/types/system"
 	"github.com/spf13/cobra"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
@@ -17,7 +25,7 @@ func (a *app) infoCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:                   "info [OPTIONS]",
-		Short:                 "Display information about the daemon",
+		Short:                 "Display system-wide information",
 		Args:                  noArgs,
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -26,85 +34,137 @@ func (a *app) infoCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", `Format output using a custom template:
 'json':             Print in JSON format
-'TEMPLATE':         Print output using the given Go template.`)
+'TEMPLATE':         Print output using the given Go template.
+Refer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates`)
 	return cmd
 }
 
-// A daemonInfo is what info prints; its fields are docker's where docker has them.
-type daemonInfo struct {
-	ServerVersion, Driver, CgroupVersion, KernelVersion, OperatingSystem, OSType, Architecture, Name, DockerRootDir string
+// An infoObject is what info prints: docker's object, and what only this daemon has.
+type infoObject struct {
+	*system.Info `json:",omitempty"`
+	ServerErrors []string `json:",omitempty"`
 
-	NCPU, Images, Builds, Pid int
-	MemTotal                  int64 // bytes
-	IdleTimeout               string
-	Platforms, Warnings       []string
+	Builds      int      // that run now
+	Pid         int      // of the daemon
+	IdleTimeout string   // after which the daemon leaves; "0s" for never
+	Platforms   []string // that RUN works for
+
+	UserName string `json:"-"`
+	clientObject
+}
+
+// A clientObject is the part of it that needs no daemon.
+type clientObject struct {
+	ClientInfo   *clientInfo `json:",omitempty"`
+	ClientErrors []string    `json:",omitempty"`
+}
+
+// A clientInfo is this program, in docker's fields.
+type clientInfo struct {
+	Debug     bool
+	Version   string
+	GitCommit string `json:",omitempty"`
+	GoVersion string
+	Os, Arch  string
+	Context   string
+	Plugins   []struct{}
+	Warnings  []string
 }
 
 func (a *app) info(ctx context.Context, format string) error {
-	system, err := a.system(ctx)
+	obj := &infoObject{Info: &system.Info{}, clientObject: clientObject{ClientInfo: &clientInfo{
+		Debug: a.cfg.Debug, Version: version, GitCommit: commit(), GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH,
+		Context: "default", Plugins: []struct{}{},
+	}}}
+	if format != "" && format != "json" {
+		tmpl, err := templates.Parse(format)
+		if err != nil {
+			return usagef("template parsing error: %v", err)
+		}
+		// A template that asks for nothing of the daemon's does not start one.
+		if !strings.Contains(format, ".") || tmpl.Execute(io.Discard, &obj.clientObject) != nil {
+			if err := a.addServerInfo(ctx, obj); err != nil {
+				return err
+			}
+		}
+		if err := tmpl.Execute(a.stdout, obj); err != nil {
+			return usagef("template parsing error: %v", err)
+		}
+		fmt.Fprintln(a.stdout)
+		return nil
+	}
+	err := a.addServerInfo(ctx, obj)
+	if err != nil {
+		obj.Info = nil
+	}
+	if format == "json" {
+		return errors.Join(err, json.NewEncoder(a.stdout).Encode(obj))
+	}
+	if file, ferr := config.Load(config.Dir()); ferr == nil {
+		obj.UserName = file.AuthConfigs["https://index.docker.io/v1/"].Username
+	}
+	a.printInfo(obj)
+	return err
+}
+
+// addServerInfo asks the daemon.
+func (a *app) addServerInfo(ctx context.Context, obj *infoObject) error {
+	client, err := a.system(ctx)
 	if err != nil {
 		return err
 	}
-	resp, err := system.Info(ctx, &boxbuildv1.InfoRequest{})
+	resp, err := client.Info(ctx, &boxbuildv1.InfoRequest{})
 	if err != nil {
 		return err
 	}
-	i := &daemonInfo{
-		ServerVersion: resp.GetVersion(), Driver: resp.GetSnapshotter(), CgroupVersion: resp.GetCgroups(),
-		KernelVersion: resp.GetKernel(), OperatingSystem: resp.GetOperatingSystem(), OSType: resp.GetOs(),
-		Architecture: resp.GetArchitecture(), Name: resp.GetHostname(), DockerRootDir: resp.GetRoot(),
-		NCPU: int(resp.GetCpus()), Images: int(resp.GetImages()), Builds: int(resp.GetBuilds()), Pid: int(resp.GetPid()),
-		MemTotal: resp.GetMemory(), IdleTimeout: (time.Duration(resp.GetIdleTimeoutSeconds()) * time.Second).String(),
-		Warnings: resp.GetWarnings(),
-	}
+	obj.Info = systemInfo(resp)
+	obj.Info.Debug = a.cfg.Debug
+	obj.Builds, obj.Pid = int(resp.GetBuilds()), int(resp.GetPid())
+	obj.IdleTimeout = (time.Duration(resp.GetIdleTimeoutSeconds()) * time.Second).String()
 	for _, p := range resp.GetPlatforms() {
 		s := p.GetOs() + "/" + p.GetArchitecture()
 		if p.GetVariant() != "" {
 			s += "/" + p.GetVariant()
 		}
-		i.Platforms = append(i.Platforms, s)
+		obj.Platforms = append(obj.Platforms, s)
 	}
-	switch format {
-	case "":
-		a.printInfo(i)
-		return nil
-	case "json":
-		return json.NewEncoder(a.stdout).Encode(i)
-	}
-	tmpl, err := templates.Parse(format)
-	if err != nil {
-		return usagef("template parsing error: %v", err)
-	}
-	if err := tmpl.Execute(a.stdout, i); err != nil {
-		return usagef("template parsing error: %v", err)
-	}
-	fmt.Fprintln(a.stdout)
 	return nil
 }
 
-func (a *app) printInfo(i *daemonInfo) {
-	line := func(name string, value any) {
-		if s := fmt.Sprint(value); s != "" && s != "0" && s != "0s" {
-			fmt.Fprintf(a.stdout, " %s: %s\n", name, s)
-		}
+// systemInfo is the daemon in docker's fields. Those for what a builder does not have say that there is none.
+func systemInfo(r *boxbuildv1.InfoResponse) *system.Info {
+	can := func(feature string) bool { return slices.Contains(r.GetFeatures(), feature) }
+	i := &system.Info{
+		Images: int(r.GetImages()), Driver: r.GetSnapshotter(), CgroupDriver: "cgroupfs", CgroupVersion: r.GetCgroups(),
+		MemoryLimit: can("memory"), SwapLimit: can("swap"), CPUCfsPeriod: can("cpu-period"), CPUCfsQuota: can("cpu-quota"),
+		CPUShares: can("cpu-shares"), CPUSet: can("cpuset"), PidsLimit: can("pids"), OomKillDisable: can("oom-kill-disable"),
+		IPv4Forwarding: can("ipv4-forwarding"), NFd: int(r.GetFiles()), NGoroutines: int(r.GetGoroutines()),
+		SystemTime:    r.GetTime().AsTime().Format(time.RFC3339Nano),
+		KernelVersion: r.GetKernel(), OperatingSystem: r.GetOperatingSystem(), OSType: r.GetOs(),
+		Architecture: machineName(r.GetArchitecture()), NCPU: int(r.GetCpus()), MemTotal: r.GetMemory(), Name: r.GetHostname(),
+		DockerRootDir: r.GetRoot(), ServerVersion: r.GetVersion(), SecurityOptions: r.GetSecurity(),
+		IndexServerAddress: "https://index.docker.io/v1/", DefaultRuntime: "boxshim",
+		Runtimes: map[string]system.RuntimeWithStatus{"boxshim": {Runtime: system.Runtime{Path: "boxshim"}}},
+		Swarm:    swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, Labels: []string{}, Warnings: r.GetWarnings(),
+		Plugins: system.PluginsInfo{Volume: []string{}, Network: []string{}, Log: []string{}}, CDISpecDirs: []string{},
+		RegistryConfig: &registry.ServiceConfig{IndexConfigs: map[string]*registry.IndexInfo{}, Mirrors: r.GetMirrors()},
 	}
-	fmt.Fprintln(a.stdout, "Server:")
-	line("Server Version", i.ServerVersion)
-	fmt.Fprintf(a.stdout, " Images: %d\n", i.Images)
-	line("Builds Running", i.Builds)
-	line("Storage Driver", i.Driver)
-	line("Cgroup Version", i.CgroupVersion)
-	line("Kernel Version", i.KernelVersion)
-	line("Operating System", i.OperatingSystem)
-	line("OSType", i.OSType)
-	line("Architecture", i.Architecture)
-	line("CPUs", i.NCPU)
-	line("Total Memory", units.BytesSize(float64(i.MemTotal)))
-	line("Name", i.Name)
-	line("Root Dir", i.DockerRootDir)
-	line("Pid", i.Pid)
-	line("Idle Timeout", i.IdleTimeout)
-	for _, w := range i.Warnings {
-		fmt.Fprintln(a.stderr, "WARNING:", w)
+	if fs := r.GetBackingFilesystem(); fs != "" {
+		i.DriverStatus = append(i.DriverStatus, [2]string{"Backing Filesystem", fs})
 	}
+	i.RegistryConfig.IndexConfigs["docker.io"] = &registry.IndexInfo{
+		Name: "docker.io", Mirrors: r.GetMirrors(), Secure: true, Official: true,
+	}
+	for _, host := range r.GetInsecure() {
+		i.RegistryConfig.IndexConfigs[host] = &registry.IndexInfo{Name: host, Mirrors: []string{}}
+	}
+	return i
+}
+
+// machineName is what uname calls an architecture of Go's, which is what docker shows.
+func machineName(arch string) string {
+	if name, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "386": "i686", "arm": "armv7l", "loong64": "loongarch64"}[arch]; ok {
+		return name
+	}
+	return arch
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/template"
 	"time"
 
@@ -19,26 +21,94 @@ import (
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
 
+type inspectOptions struct {
+	format, platform string
+	// object is what is inspected, of which no error is to say that it is an image; "" for an image, as such.
+	object string
+}
+
 func (a *app) inspectCommand() *cobra.Command {
-	var format string
+	var opt inspectOptions
 	cmd := &cobra.Command{
 		Use:                   "inspect [OPTIONS] IMAGE [IMAGE...]",
 		Short:                 "Display detailed information on one or more images",
 		Args:                  oneOrMore,
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.inspect(cmd.Context(), args, format)
+			return a.inspect(cmd.Context(), args, &opt)
 		},
 	}
-	cmd.Flags().StringVarP(&format, "format", "f", "", `Format output using a custom template:
-'json':             Print in JSON format
-'TEMPLATE':         Print output using the given Go template.
-Refer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates`)
+	opt.register(cmd)
+	cmd.Flags().StringVar(&opt.platform, "platform", "", `Inspect a specific platform of the multi-platform image.
+If the image or the server is not multi-platform capable, the command will error out if the platform does not match.
+'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)`)
 	return cmd
 }
 
+func (o *inspectOptions) register(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&o.format, "format", "f", "", `Format output using a custom template:
+'json':             Print in JSON format
+'TEMPLATE':         Print output using the given Go template.
+Refer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates`)
+}
+
+// objectTypes are those that docker inspects. There are images only.
+var objectTypes = []string{
+	"config", "container", "image", "network", "node", "plugin", "secret", "service", "task", "volume",
+}
+
+// inspectAnyCommand is docker's inspect of whatever has that name.
+func (a *app) inspectAnyCommand() *cobra.Command {
+	var opt inspectOptions
+	cmd := &cobra.Command{
+		Use:                   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
+		Short:                 "Return low-level information on objects",
+		Args:                  oneOrMore,
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list := strings.Join(objectTypes, `", "`)
+			switch {
+			case cmd.Flags().Changed("type") && opt.object == "":
+				return usagef(`type is empty: must be one of "%s"`, list)
+			case opt.object != "" && !slices.Contains(objectTypes, opt.object):
+				return usagef(`unknown type: %q: must be one of "%s"`, opt.object, list)
+			case opt.object == "":
+				opt.object = "object"
+			}
+			return a.inspect(cmd.Context(), args, &opt)
+		},
+	}
+	opt.register(cmd)
+	cmd.Flags().StringVar(&opt.object, "type", "", "Only inspect objects of the given type")
+	cmd.Flags().BoolP("size", "s", false, "Display total file sizes if the type is container")
+	return cmd
+}
+
+// find asks for one image. There is nothing else to be found.
+func (o *inspectOptions) find(ctx context.Context, images boxbuildv1.ImagesClient, req *boxbuildv1.InspectRequest) (*boxbuildv1.InspectResponse, error) {
+	switch o.object {
+	case "", "image":
+		return images.Inspect(ctx, req)
+	case "object":
+		resp, err := images.Inspect(ctx, req)
+		if err != nil && boxbuildv1.KindOf(err) == boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND {
+			return nil, fmt.Errorf("Error: No such object: %s", req.GetRef()) //nolint:staticcheck // docker's words
+		}
+		return resp, err
+	}
+	return nil, fmt.Errorf("Error: No such %s: %s", o.object, req.GetRef()) //nolint:staticcheck // docker's words
+}
+
 // inspect prints what there is of refs, then says which are not there.
-func (a *app) inspect(ctx context.Context, refs []string, format string) error {
+func (a *app) inspect(ctx context.Context, refs []string, opt *inspectOptions) error {
+	format := opt.format
+	var platform *boxbuildv1.Platform
+	if opt.platform != "" {
+		var err error
+		if platform, err = parsePlatform(opt.platform); err != nil {
+			return err
+		}
+	}
 	var tmpl *template.Template
 	if format != "" && format != "json" {
 		var err error
@@ -53,7 +123,7 @@ func (a *app) inspect(ctx context.Context, refs []string, format string) error {
 	found := []*image.InspectResponse{}
 	var errs []error
 	for _, ref := range refs {
-		resp, err := images.Inspect(ctx, &boxbuildv1.InspectRequest{Ref: ref})
+		resp, err := opt.find(ctx, images, &boxbuildv1.InspectRequest{Ref: ref, Platform: platform})
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -73,7 +73,12 @@ func setUp(env *testscript.Env) error {
 			return filesync.Remote(s, store, filesync.RemoteOptions{}), nil
 		},
 		Platform: op.Platform{OS: "linux", Architecture: "amd64"}, Login: workertest.Login, Log: quiet,
-		About: &boxbuildv1.InfoResponse{Version: "1.2.3", Os: "linux", Architecture: "amd64", GoVersion: "go9", Root: "/root"},
+		About: &boxbuildv1.InfoResponse{
+			Version: "1.2.3", Revision: "abc", Os: "linux", Architecture: "amd64", GoVersion: "go9", Root: "/root", Kernel: "6.18",
+			Snapshotter: "overlay", BackingFilesystem: "extfs", Cgroups: "2", Features: []string{"memory"},
+			Security: []string{"name=seccomp,profile=builtin"}, Mirrors: []string{"mirror.example"},
+			Insecure: []string{"plain.example"}, Warnings: []string{"something"},
+		},
 	})
 	anonymous := append(native.GRPCOptions(quiet), grpc.Creds(insecure.NewCredentials()))
 	for name, options := range map[string][]grpc.ServerOption{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 
 	"github.com/docker/cli/templates"
 	"github.com/spf13/cobra"
@@ -18,9 +19,12 @@ type versions struct {
 	Server *programVersion // nil if no daemon runs
 }
 
-// A programVersion describes one of the programs.
+// A programVersion describes one of the programs, in docker's fields.
 type programVersion struct {
-	Version, Revision, GoVersion, Os, Arch string
+	Version, GitCommit, GoVersion, Os, Arch string
+	KernelVersion                           string `json:",omitempty"`
+	Context                                 string `json:",omitempty"`
+	Experimental                            bool
 }
 
 func (a *app) versionCommand() *cobra.Command {
@@ -43,7 +47,8 @@ func (a *app) versionCommand() *cobra.Command {
 // version prints what there is. A daemon is not started for it, and none that was to be started is not missed.
 func (a *app) version(ctx context.Context, format string) error {
 	v := versions{Client: programVersion{
-		Version: version, GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH,
+		Version: version, GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH, Context: "default",
+		GitCommit: commit(),
 	}}
 	onDemand := a.cfg.Start
 	a.cfg.Start = false
@@ -52,8 +57,8 @@ func (a *app) version(ctx context.Context, format string) error {
 		var info *boxbuildv1.InfoResponse
 		if info, err = system.Info(ctx, &boxbuildv1.InfoRequest{}); err == nil {
 			v.Server = &programVersion{
-				Version: info.GetVersion(), Revision: info.GetRevision(), GoVersion: info.GetGoVersion(),
-				Os: info.GetOs(), Arch: info.GetArchitecture(),
+				Version: info.GetVersion(), GitCommit: info.GetRevision(), GoVersion: info.GetGoVersion(),
+				Os: info.GetOs(), Arch: info.GetArchitecture(), KernelVersion: info.GetKernel(),
 			}
 		}
 	} else if onDemand && away(err) {
@@ -65,15 +70,30 @@ func (a *app) version(ctx context.Context, format string) error {
 	return err
 }
 
+// commit is the commit that this program was built from, if it knows.
+func commit() string {
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range build.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return ""
+}
+
 func (a *app) printVersions(format string, v *versions) error {
 	switch format {
 	case "":
 		print := func(title string, p *programVersion) {
-			fmt.Fprintf(a.stdout, "%s:\n Version:    %s\n", title, p.Version)
-			if p.Revision != "" {
-				fmt.Fprintf(a.stdout, " Revision:   %s\n", p.Revision)
+			fmt.Fprintf(a.stdout, "%s:\n Version:           %s\n Go version:        %s\n", title, p.Version, p.GoVersion)
+			if p.GitCommit != "" {
+				fmt.Fprintf(a.stdout, " Git commit:        %s\n", p.GitCommit)
 			}
-			fmt.Fprintf(a.stdout, " Go version: %s\n OS/Arch:    %s/%s\n", p.GoVersion, p.Os, p.Arch)
+			fmt.Fprintf(a.stdout, " OS/Arch:           %s/%s\n", p.Os, p.Arch)
+			if p.Context != "" {
+				fmt.Fprintf(a.stdout, " Context:           %s\n", p.Context)
+			}
 		}
 		print("Client", &v.Client)
 		if v.Server != nil {

@@ -41,6 +41,7 @@ func about(cfg *config.Daemon, more *boxbuildv1.InfoResponse) *boxbuildv1.InfoRe
 	if unix.Sysinfo(&sys) == nil {
 		info.Memory = int64(sys.Totalram) * int64(sys.Unit)
 	}
+	machine(info, cfg)
 	if more != nil {
 		proto.Merge(info, more)
 	}

@@ -36,7 +36,7 @@ type Descriptor = ocispec.Descriptor
 
 // Errors of a Store, found with errors.Is.
 var (
-	ErrNotFound  = errors.New("no such image")
+	ErrNotFound  = errors.New("No such image") //nolint:staticcheck // docker's words, which scripts look for
 	ErrAmbiguous = errors.New("more than one image matches")
 )
 

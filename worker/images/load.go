@@ -65,7 +65,7 @@ func (s *Service) Load(ctx context.Context, r io.Reader, opt worker.LoadOptions)
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("loading: %w for that platform in the archive", worker.ErrNotFound)
+		return nil, fmt.Errorf("loading: the archive has no image for that platform: %w", worker.ErrNotFound)
 	}
 	return out, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/blob"
 	"github.com/boxbuild/boxbuild/snapshot/image"
 	"github.com/boxbuild/boxbuild/snapshot/layer"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
@@ -413,6 +414,189 @@ func TestPrune(t *testing.T) {
 		if rep := prune(worker.PruneOptions{Images: true, Cache: true, All: true}); len(rep.Images) != 3 || snapshots(t, s) != 0 || len(records) != 0 {
 			t.Errorf("all: %+v, %d snapshots, %v", rep, snapshots(t, s), records)
 		}
+	})
+}
+
+// twoPlatforms stores an image for amd64 and one for arm64 under the names.
+func twoPlatforms(t testing.TB, s *Service, names ...string) (amd, arm *image.Image) {
+	t.Helper()
+	importFile(t, s, "first", "f", "amd")
+	importFile(t, s, "second", "f", "arm")
+	amd, _ = s.images.Get("first", nil)
+	other, _ := s.images.Get("second", nil)
+	c := configOf(other)
+	c.Architecture = "arm64"
+	arm, err := finish(c, other.Layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.store(t.Context(), image.Update{Images: []*image.Image{amd, arm}, Names: names}); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"first", "second"} {
+		if _, err := s.Remove(t.Context(), n, worker.RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return amd, arm
+}
+
+var (
+	arm64 = op.Platform{OS: "linux", Architecture: "arm64"}
+	s390x = op.Platform{OS: "linux", Architecture: "s390x"}
+)
+
+// Of a name for several platforms the one that is asked for is looked at; the daemon's own if none is.
+func TestFindPlatform(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		amd, arm := twoPlatforms(t, s, "docker.io/library/m:latest")
+		for _, tt := range []struct {
+			ref  string
+			p    *op.Platform
+			want *image.Image
+		}{{"m", nil, amd}, {"m", &amd64, amd}, {"m", &arm64, arm}, {string(arm.ID), &arm64, arm}, {"m", &s390x, nil}, {string(arm.ID), &amd64, nil}} {
+			d, err := s.Inspect(t.Context(), tt.ref, tt.p)
+			h, herr := s.History(t.Context(), tt.ref, tt.p)
+			if tt.want == nil {
+				const text = "was found but does not provide the specified platform (linux/"
+				if !errors.Is(err, worker.ErrNotFound) || !errors.Is(herr, worker.ErrNotFound) || !strings.Contains(err.Error(), text) {
+					t.Errorf("%s for %v: %v, %v", tt.ref, tt.p, err, herr)
+				}
+			} else if err != nil || herr != nil || d.ID != tt.want.ID || h[0].ID != string(tt.want.ID) {
+				t.Errorf("%s for %v: %v, %v", tt.ref, tt.p, err, herr)
+			}
+		}
+		if _, err := s.Inspect(t.Context(), "none", &amd64); !errors.Is(err, worker.ErrNotFound) {
+			t.Errorf("no image: %v", err)
+		}
+	})
+}
+
+// Removing the image for a platform leaves the name to the others, and removes nothing if one of those wanted is not there.
+func TestRemovePlatform(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		amd, arm := twoPlatforms(t, s, "docker.io/library/m:latest", "docker.io/library/n:latest")
+		remove := func(ref string, p ...op.Platform) string {
+			t.Helper()
+			r, err := s.Remove(t.Context(), ref, worker.RemoveOptions{Platforms: p})
+			if err != nil && !errors.Is(err, worker.ErrNotFound) {
+				t.Fatal(err)
+			}
+			return effects(r)
+		}
+		if got := remove("m", arm64, s390x); got != "" {
+			t.Errorf("one of those wanted is missing: %s", got)
+		}
+		if got := remove("m", arm64); got != "" {
+			t.Errorf("it has another name: %s", got)
+		}
+		if got, want := remove("n", arm64), "x"+string(arm.ID)[7:12]; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if d := mustInspect(t, s, "m"); d.ID != amd.ID {
+			t.Errorf("left is %s", d.ID)
+		}
+		if n := snapshots(t, s); n != 1 {
+			t.Errorf("%d snapshots", n)
+		}
+		if got, want := remove("m", amd64), "-m:latest"; got != want {
+			t.Errorf("the last one of the name: got %s, want %s", got, want)
+		}
+		if got, want := remove(string(amd.ID), amd64), "-n:latest x"+string(amd.ID)[7:12]; got != want {
+			t.Errorf("by ID: got %s, want %s", got, want)
+		}
+	})
+}
+
+// Saving a name saves all that it has, or the platforms that are asked for; loading chooses likewise.
+func TestSavePlatforms(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		amd, arm := twoPlatforms(t, s, "docker.io/library/m:latest")
+		for _, tt := range []struct {
+			name       string
+			save, load []op.Platform
+			want       []*image.Image
+		}{
+			{"all", nil, nil, []*image.Image{amd, arm}},
+			{"one saved", []op.Platform{arm64}, nil, []*image.Image{arm}},
+			{"one loaded", nil, []op.Platform{arm64}, []*image.Image{arm}},
+			{"both", []op.Platform{arm64, amd64}, []op.Platform{amd64, arm64, s390x}, []*image.Image{amd, arm}},
+		} {
+			var b bytes.Buffer
+			if err := s.Save(t.Context(), []string{"m"}, tt.save, &b); err != nil {
+				t.Fatal(tt.name, err)
+			}
+			other := newService(t, newLayers(t, t.TempDir(), "native"))
+			if _, err := other.Load(t.Context(), bytes.NewReader(b.Bytes()), worker.LoadOptions{Platforms: tt.load}); err != nil {
+				t.Fatal(tt.name, err)
+			}
+			n, err := other.images.Name("docker.io/library/m:latest")
+			if err != nil || len(n.Images) != len(tt.want) {
+				t.Errorf("%s: got %+v, %v", tt.name, n, err)
+				continue
+			}
+			for _, img := range tt.want {
+				if !slices.Contains(n.Images, img.ID) {
+					t.Errorf("%s: %v is missing", tt.name, img.Platform)
+				}
+			}
+		}
+		if err := s.Save(t.Context(), []string{"m"}, []op.Platform{s390x}, io.Discard); !errors.Is(err, worker.ErrNotFound) {
+			t.Errorf("no such platform: %v", err)
+		}
+	})
+}
+
+// Removing an image and pruning leave nothing on the disk that nobody uses, however young it is; what a lease holds stays.
+// What disk usage counts is what is there.
+func TestNothingIsLeft(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		l := s.deps.Layers
+		count := func(want int64) {
+			t.Helper()
+			du, err := s.DiskUsage(t.Context())
+			if on := onDisk(t, s); err != nil || du.Total != on || du.Images.Size+du.BuildCache.Size != on || (on == 0) != (want == 0) {
+				t.Errorf("usage %+v, %v; on the disk are %d bytes", du, err, on)
+			}
+		}
+		putPulled(t, s, "p", "x")
+		if _, err := l.Blobs.Put("m", []byte("garbage"), false); err != nil {
+			t.Fatal(err)
+		}
+		held, err := l.Blobs.Put("m", []byte("in use"), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := l.Blobs.Resume(t.Context(), blob.Descriptor{Digest: digest.FromString("part of it"), Size: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte("part"))
+		w.Close()
+		if du, _ := s.DiskUsage(t.Context()); du.Total != onDisk(t, s)+4 || len(du.Records) != 3 {
+			t.Errorf("usage %+v", du)
+		}
+		lease := s.deps.Leases.Acquire("test")
+		defer lease.Release()
+		if err := lease.Hold(t.Context(), blobItem(held.Digest)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Remove(t.Context(), "p", worker.RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if on := onDisk(t, s); on != int64(len("in use")) {
+			t.Errorf("%d bytes are left after the image was removed", on)
+		}
+		rep, err := s.Prune(t.Context(), worker.PruneOptions{Images: true, Cache: true, All: true})
+		if err != nil || rep.Freed != 4 {
+			t.Errorf("freed %+v, %v", rep, err)
+		}
+		count(1)
+		lease.Release()
+		if rep, err := s.Prune(t.Context(), worker.PruneOptions{Images: true}); err != nil || rep.Freed != int64(len("in use")) {
+			t.Errorf("freed %+v, %v", rep, err)
+		}
+		count(0)
 	})
 }
 

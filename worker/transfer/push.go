@@ -37,7 +37,7 @@ func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOpti
 	ctx = lease.With(ctx, l)
 	n, err := s.deps.Images.Name(ref)
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("an image does not exist locally with the tag: %s: %w", image.Familiar(ref), worker.ErrNotFound)
+		return ocispec.Descriptor{}, notFound("An image does not exist locally with the tag: " + image.Familiar(ref))
 	}
 	out := &exporter.Image{Names: []string{ref}}
 	for _, id := range n.Images {
@@ -58,15 +58,22 @@ func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOpti
 		out.Manifests = append(out.Manifests, m)
 	}
 	if len(out.Manifests) == 0 {
-		return ocispec.Descriptor{}, fmt.Errorf(
-			"image with reference %s was found but does not provide the specified platform (%s): %w",
-			image.Familiar(ref), platforms.Format(*opt.Platform), worker.ErrNotFound)
+		return ocispec.Descriptor{}, notFound(fmt.Sprintf("image with reference %s was found but does not provide the specified platform (%s)",
+			image.Familiar(ref), platforms.Format(*opt.Platform)))
 	}
 	if n.Index != nil {
 		out.Raw = s.raw(*n.Index)
 	}
 	return s.Export(ctx, out, ExportOptions{Status: opt.Progress, Ways: true})
 }
+
+// A notFound is worker.ErrNotFound in docker's words.
+type notFound string
+
+func (e notFound) Error() string { return string(e) }
+
+// Is matches worker.ErrNotFound.
+func (e notFound) Is(target error) bool { return target == worker.ErrNotFound }
 
 // Tags returns the tags that the registry has of a repository, sorted.
 func (s *Service) Tags(ctx context.Context, repository string, opt worker.TransferOptions) ([]string, error) {

@@ -5297,9 +5297,14 @@ type InfoResponse struct {
 	Security           []string               `protobuf:"bytes,22,rep,name=security,proto3" json:"security,omitempty"`                                            // "name=seccomp,profile=builtin", as docker writes them
 	Mirrors            []string               `protobuf:"bytes,23,rep,name=mirrors,proto3" json:"mirrors,omitempty"`                                              // of docker.io
 	Insecure           []string               `protobuf:"bytes,24,rep,name=insecure,proto3" json:"insecure,omitempty"`                                            // registries that are spoken to in plain HTTP, or whose certificate is not checked
-	Debug              bool                   `protobuf:"varint,25,opt,name=debug,proto3" json:"debug,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What the machine can do: "memory", "swap", "cpu-period", "cpu-quota", "cpu-shares", "cpuset", "pids" and "oom-kill-disable"
+	// of sandboxes, and "ipv4-forwarding".
+	Features      []string               `protobuf:"bytes,25,rep,name=features,proto3" json:"features,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=time,proto3" json:"time,omitempty"` // now
+	Goroutines    int32                  `protobuf:"varint,27,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
+	Files         int32                  `protobuf:"varint,28,opt,name=files,proto3" json:"files,omitempty"` // open file descriptors
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
@@ -5500,11 +5505,32 @@ func (x *InfoResponse) GetInsecure() []string {
 	return nil
 }
 
-func (x *InfoResponse) GetDebug() bool {
+func (x *InfoResponse) GetFeatures() []string {
 	if x != nil {
-		return x.Debug
+		return x.Features
 	}
-	return false
+	return nil
+}
+
+func (x *InfoResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetGoroutines() int32 {
+	if x != nil {
+		return x.Goroutines
+	}
+	return 0
+}
+
+func (x *InfoResponse) GetFiles() int32 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
 }
 
 type DiskUsageRequest struct {
@@ -6403,7 +6429,7 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\vPingRequest\"(\n" +
 	"\fPingResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\"\r\n" +
-	"\vInfoRequest\"\x84\x06\n" +
+	"\vInfoRequest\"\xf0\x06\n" +
 	"\fInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\tR\brevision\x12\x1d\n" +
@@ -6430,8 +6456,13 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x12backing_filesystem\x18\x15 \x01(\tR\x11backingFilesystem\x12\x1a\n" +
 	"\bsecurity\x18\x16 \x03(\tR\bsecurity\x12\x18\n" +
 	"\amirrors\x18\x17 \x03(\tR\amirrors\x12\x1a\n" +
-	"\binsecure\x18\x18 \x03(\tR\binsecure\x12\x14\n" +
-	"\x05debug\x18\x19 \x01(\bR\x05debug\"\x12\n" +
+	"\binsecure\x18\x18 \x03(\tR\binsecure\x12\x1a\n" +
+	"\bfeatures\x18\x19 \x03(\tR\bfeatures\x12.\n" +
+	"\x04time\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\x1b \x01(\x05R\n" +
+	"goroutines\x12\x14\n" +
+	"\x05files\x18\x1c \x01(\x05R\x05files\"\x12\n" +
 	"\x10DiskUsageRequest\"\xc8\x01\n" +
 	"\x11DiskUsageResponse\x12/\n" +
 	"\x06images\x18\x01 \x01(\v2\x17.boxbuild.v1.UsageClassR\x06images\x128\n" +
@@ -6705,52 +6736,53 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	67,  // 83: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
 	15,  // 84: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
 	88,  // 85: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
-	76,  // 86: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
-	76,  // 87: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
-	77,  // 88: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	88,  // 89: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	88,  // 90: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
-	53,  // 91: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
-	39,  // 92: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
-	6,   // 93: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
-	40,  // 94: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
-	41,  // 95: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
-	44,  // 96: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
-	46,  // 97: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
-	49,  // 98: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
-	51,  // 99: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
-	55,  // 100: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
-	58,  // 101: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
-	62,  // 102: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
-	66,  // 103: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
-	68,  // 104: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	70,  // 105: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
-	72,  // 106: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	74,  // 107: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	78,  // 108: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	80,  // 109: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	16,  // 110: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	40,  // 111: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	42,  // 112: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	45,  // 113: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	47,  // 114: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	50,  // 115: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	52,  // 116: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	56,  // 117: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	59,  // 118: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	63,  // 119: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	40,  // 120: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	69,  // 121: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	71,  // 122: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
-	73,  // 123: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	75,  // 124: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	79,  // 125: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	81,  // 126: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	110, // [110:127] is the sub-list for method output_type
-	93,  // [93:110] is the sub-list for method input_type
-	93,  // [93:93] is the sub-list for extension type_name
-	93,  // [93:93] is the sub-list for extension extendee
-	0,   // [0:93] is the sub-list for field type_name
+	88,  // 86: boxbuild.v1.InfoResponse.time:type_name -> google.protobuf.Timestamp
+	76,  // 87: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
+	76,  // 88: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
+	77,  // 89: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
+	88,  // 90: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	88,  // 91: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	53,  // 92: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
+	39,  // 93: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
+	6,   // 94: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
+	40,  // 95: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
+	41,  // 96: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
+	44,  // 97: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
+	46,  // 98: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
+	49,  // 99: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
+	51,  // 100: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
+	55,  // 101: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
+	58,  // 102: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
+	62,  // 103: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
+	66,  // 104: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
+	68,  // 105: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
+	70,  // 106: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	72,  // 107: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	74,  // 108: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	78,  // 109: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	80,  // 110: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	16,  // 111: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	40,  // 112: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	42,  // 113: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	45,  // 114: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	47,  // 115: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	50,  // 116: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	52,  // 117: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	56,  // 118: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	59,  // 119: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	63,  // 120: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	40,  // 121: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	69,  // 122: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	71,  // 123: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	73,  // 124: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	75,  // 125: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	79,  // 126: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	81,  // 127: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	111, // [111:128] is the sub-list for method output_type
+	94,  // [94:111] is the sub-list for method input_type
+	94,  // [94:94] is the sub-list for extension type_name
+	94,  // [94:94] is the sub-list for extension extendee
+	0,   // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_boxbuild_v1_boxbuild_proto_init() }

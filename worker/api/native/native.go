@@ -17,12 +17,15 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/proto/filesync"
@@ -222,6 +225,11 @@ func (s *Server) Info(ctx context.Context, _ *boxbuildv1.InfoRequest) (*boxbuild
 		info = proto.CloneOf(s.opt.About)
 	}
 	info.Builds = int32(s.running())
+	info.Time, info.Goroutines = timestamppb.Now(), int32(runtime.NumGoroutine())
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		info.Files = int32(len(fds))
+	}
+	info.Platforms = []*boxbuildv1.Platform{wirePlatform(s.opt.Platform)}
 	list, err := s.opt.Images.List(ctx)
 	if err != nil {
 		info.Warnings = append(info.Warnings, "listing images: "+err.Error())

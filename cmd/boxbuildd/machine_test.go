@@ -1,0 +1,63 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/boxbuild/boxbuild/cmd/internal/config"
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
+
+// What a machine can do is told by its cgroup files: those of version 1, also beside an empty hierarchy of version 2, and
+// those that version 2 gives to the groups below the root.
+func TestFeatures(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		files []string
+		want  []string
+	}{
+		{"nothing", nil, nil},
+		{"version 1", []string{
+			"sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.oom_control", "sys/fs/cgroup/cpu/cpu.shares",
+			"sys/fs/cgroup/unified/cgroup.controllers",
+		}, []string{"cpu-shares", "memory", "oom-kill-disable"}},
+		{"version 2", []string{
+			"sys/fs/cgroup/cgroup.controllers", "sys/fs/cgroup/init.scope/memory.max", "sys/fs/cgroup/init.scope/cpu.max",
+			"sys/fs/cgroup/init.scope/memory.swap.max",
+		}, []string{"cpu-period", "cpu-quota", "memory", "swap"}},
+		{"no version 2 at the top", []string{"sys/fs/cgroup/unified/memory.max"}, nil},
+		{"forwarding", []string{"proc/sys/net/ipv4/ip_forward"}, []string{"ipv4-forwarding"}},
+	} {
+		root := t.TempDir()
+		for _, f := range tt.files {
+			if err := os.MkdirAll(filepath.Join(root, filepath.Dir(f)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(root, f), []byte("1\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := features(root); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// The registries that info names are those of the configuration.
+func TestMachineRegistries(t *testing.T) {
+	var info boxbuildv1.InfoResponse
+	machine(&info, &config.Daemon{Root: t.TempDir(), Registries: map[string]config.Registry{
+		"docker.io": {Mirrors: []string{"mirror.example"}}, "b.example": {HTTP: true}, "a.example": {Insecure: true}, "c.example": {},
+	}})
+	if got := info.GetMirrors(); !slices.Equal(got, []string{"mirror.example"}) {
+		t.Errorf("mirrors %v", got)
+	}
+	if got := info.GetInsecure(); !slices.Equal(got, []string{"a.example", "b.example"}) {
+		t.Errorf("insecure registries %v", got)
+	}
+	if v := info.GetCgroups(); v != "1" && v != "2" {
+		t.Errorf("cgroup version %q", v)
+	}
+}

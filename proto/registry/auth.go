@@ -138,7 +138,7 @@ func (c *Client) explain(e *StatusError, ep *endpoint, who *asker) {
 	case who.err != nil:
 		e.Hint = fmt.Sprintf("no credentials were sent, since looking them up ended with: %v", who.err)
 	case who.anonymous():
-		e.Hint = fmt.Sprintf("there are no credentials for %s; the repository may not exist, or need a login", ep.name)
+		e.Hint = fmt.Sprintf("there are no credentials for %s", ep.name)
 	case ch.scheme == "bearer" && who.bearer == "":
 		if u, ok := realmURL(ep, ch.realm); !ok || !tokenServerAllowed(ep, u) {
 			e.Hint = fmt.Sprintf("the credentials for %s were not sent to its token server %s, which is in another domain; "+

@@ -34,9 +34,20 @@ func (c *Client) Resolve(ctx context.Context, ref Ref) (Descriptor, error) {
 		return desc, err
 	})
 	if err != nil {
-		return Descriptor{}, fmt.Errorf("resolving %s: %w", ref, err)
+		return Descriptor{}, resolveError(ref, err)
 	}
 	return desc, nil
+}
+
+// resolveError says in the words that users know from docker and BuildKit what an answer means, and then what it was.
+func resolveError(ref Ref, err error) error {
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return fmt.Errorf("%s: not found: %w", ref, err)
+	case errors.Is(err, ErrUnauthorized):
+		return fmt.Errorf("pull access denied for %s, repository does not exist or may require 'docker login': %w", ref.Repo, err)
+	}
+	return fmt.Errorf("resolving %s: %w", ref, err)
 }
 
 // resolveAt asks by HEAD, and by GET where that does not tell everything.

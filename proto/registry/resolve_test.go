@@ -59,6 +59,23 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// What a registry refuses is told in the words of docker and BuildKit, with the registry's own after them.
+func TestResolveRefused(t *testing.T) {
+	for status, want := range map[int]string{
+		404: "registry.test/team/app:1: not found: registry.test answers 404 Not Found: X: y",
+		401: "pull access denied for registry.test/team/app, repository does not exist or may require 'docker login': registry.test answers 401 Unauthorized: X: y (there are no credentials for registry.test)",
+		403: "pull access denied for registry.test/team/app, repository does not exist or may require 'docker login': registry.test answers 403 Forbidden: X: y (there are no credentials for registry.test)",
+		400: "resolving registry.test/team/app:1: registry.test answers 400 Bad Request: X: y",
+	} {
+		inWorld(t, nil, func(ctx context.Context, w *world) {
+			w.reg.Fail(registrytest.Fault{Status: status, Code: "X", Message: "y"})
+			if _, err := w.c.Resolve(ctx, repoAt(testHost).Tag("1")); err == nil || err.Error() != want {
+				t.Errorf("%d: got %v, want %s", status, err, want)
+			}
+		})
+	}
+}
+
 // A reference with a tag and a digest is looked up by digest, in its own repository: that another one has the content,
 // and the tag, is not enough (moby 20.10.20, BuildKit 0.10.5).
 func TestResolveDigest(t *testing.T) {

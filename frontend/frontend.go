@@ -53,6 +53,13 @@ type HeadReader interface {
 	ReadHead(ctx context.Context, in solver.Input, path string, n int) ([]byte, error)
 }
 
+// A Dater is an Env that can tell when a source was made.
+type Dater interface {
+	// SourceTime returns the time of a pinned source: of the commit of a Git, what a server says of an HTTP or else the
+	// time of the youngest regular file in it if it is an archive. It is nil for what has none.
+	SourceTime(ctx context.Context, src op.Source) (*time.Time, error)
+}
+
 // A Request is what a user asks a frontend for.
 type Request struct {
 	// Context is the build context, unpinned; nil if there is none. Include, Exclude and Follow of a Local are the

@@ -148,6 +148,9 @@ func (t *translation) analyse(ctx context.Context) error {
 	if err := t.bindGlobals(); err != nil {
 		return t.src.inText(err)
 	}
+	if err := t.resolveEpoch(ctx); err != nil {
+		return t.src.inText(err)
+	}
 	if err := t.bind(); err != nil {
 		return t.src.inText(err)
 	}

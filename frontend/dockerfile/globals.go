@@ -1,12 +1,9 @@
 package dockerfile
 
 import (
-	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -14,15 +11,8 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
-	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
-
-// epochArg is the argument that clamps times.
-const epochArg = "SOURCE_DATE_EPOCH"
-
-// An epoch is SOURCE_DATE_EPOCH, or nil.
-type epoch = *time.Time
 
 // neverEnv are arguments that are for the builder and never enter an environment.
 var neverEnv = map[string]bool{"BUILDKIT_SBOM_SCAN_CONTEXT": true, "BUILDKIT_SBOM_SCAN_STAGE": true}
@@ -35,27 +25,8 @@ func (t *translation) bindGlobals() error {
 	}
 	t.lintDefaults(auto.clone())
 	t.globals = auto
-	if t.defs, err = t.declare(t.globals, t.doc.globals, t.req.BuildArgs); err != nil {
-		return err
-	}
-	v, asked := t.req.BuildArgs[epochArg]
-	if !asked {
-		v, _ = t.globals.Get(epochArg)
-	}
-	if v == "" {
-		return nil
-	}
-	sec, err := strconv.ParseInt(v, 10, 64)
-	if err != nil {
-		err = fmt.Errorf("invalid SOURCE_DATE_EPOCH: %s", v)
-		if asked {
-			err = &frontend.UsageError{Message: err.Error()}
-		}
-		return err
-	}
-	tm := time.Unix(sec, 0).UTC()
-	t.epoch = &tm
-	return nil
+	t.defs, err = t.declare(t.globals, t.doc.globals, t.req.BuildArgs)
+	return err
 }
 
 // automatic returns the platform arguments, which build arguments of the same names override.

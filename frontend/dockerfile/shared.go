@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"context"
 	"sync"
 
 	"github.com/boxbuild/boxbuild/solver"
@@ -12,6 +13,7 @@ type shared struct {
 	mu     sync.Mutex // guards the maps, not the functions in them
 	images map[string]func() (*origin, error)
 	trees  map[string]func() (solver.Input, error)
+	epochs map[solver.Key]func(context.Context) (epoch, error) // by source
 
 	vertices map[vertexID]*solver.Vertex // used by one goroutine
 }
@@ -33,14 +35,14 @@ func (s *shared) tree(key string, f func() (solver.Input, error)) func() (solver
 }
 
 // first returns what is in the map under key, which is v if nothing was.
-func first[V any](mu *sync.Mutex, m *map[string]V, key string, v V) V {
+func first[K comparable, V any](mu *sync.Mutex, m *map[K]V, key K, v V) V {
 	mu.Lock()
 	defer mu.Unlock()
 	if old, ok := (*m)[key]; ok {
 		return old
 	}
 	if *m == nil {
-		*m = map[string]V{}
+		*m = map[K]V{}
 	}
 	(*m)[key] = v
 	return v

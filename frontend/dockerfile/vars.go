@@ -54,6 +54,12 @@ func (v *vars) put(name, value string) error {
 	return nil
 }
 
+// drop removes a variable, if it is there.
+func (v *vars) drop(name string) {
+	delete(v.set, name)
+	v.names, v.values = nil, nil
+}
+
 // clone returns a copy that changes on its own.
 func (v *vars) clone() *vars {
 	return &vars{set: maps.Clone(v.set), clock: v.clock, names: v.names, values: v.values}

@@ -21,10 +21,12 @@ import (
 	"strconv"
 
 	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/report"
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -127,6 +129,8 @@ type translation struct {
 	contexts  map[string]string // the named ones, by familiar name
 	lintsLeft int               // comparisons that may still be made for warnings and their suggestions
 	warned    int
+	where     []parser.Range // of the last warning
+	source    []solver.Range // the same
 	// placesLeft is how many lines a report may still name one by one.
 	placesLeft int
 }

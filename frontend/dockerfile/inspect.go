@@ -46,10 +46,11 @@ func (dockerfile) Check(ctx context.Context, req *frontend.Request, env frontend
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	out := &report.Findings{
-		Warnings: found,
-		Sources:  []report.Source{{Filename: t.src.name, Data: t.src.text, Language: "Dockerfile"}},
+	file := report.Source{Filename: t.src.name, Data: t.src.text, Language: "Dockerfile"}
+	if len(file.Data) > maxText {
+		file.Data = nil // that is what is wrong with it
 	}
+	out := &report.Findings{Warnings: found, Sources: []report.Source{file}}
 	if err != nil {
 		out.Error = t.buildError(err)
 	}

@@ -12,6 +12,7 @@ import (
 // far above what a Dockerfile that could be built needs.
 const (
 	maxText   = 1 << 20   // bytes of a Dockerfile
+	maxLines  = 300_000   // lines of a Dockerfile; the parser notes each line of an instruction, several times
 	maxWords  = 100_000   // words in a Dockerfile; the parser makes a node of each
 	maxSteps  = 10_000    // instructions in a Dockerfile; some are 2 KiB each
 	maxNested = 100       // "${" inside one another; expansion recurses
@@ -75,6 +76,9 @@ func checkText(text []byte) error {
 		case c == '}' && depth > 0:
 			depth--
 		}
+	}
+	if line > maxLines {
+		return fmt.Errorf("the Dockerfile has more than %d lines", maxLines)
 	}
 	if words > maxWords {
 		return fmt.Errorf("the Dockerfile has %d words; at most %d are allowed", words, maxWords)

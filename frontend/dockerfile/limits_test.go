@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/report"
 )
 
 // hostile are Dockerfiles that ask for much more memory than they have bytes. Each has a reason to be refused, or is
@@ -43,7 +46,7 @@ func hostile() map[string]string {
 		"labels":             "FROM busybox\nLABEL " + rep("a=b ", 140_000) + "\n",
 		"args":               "FROM busybox\nARG " + rep("a ", 140_000) + "\n",
 		"expose":             "FROM busybox\n" + rep("EXPOSE 0-65535\n", 3000),
-		"comments":           rep("#\n", 400_000) + "FROM busybox\n",
+		"comments":           rep("#\n", 290_000) + "FROM busybox\n",
 		"doubling":           doubling,
 		"doubling-in-a-word": strings.Replace(doubling, "30", "8", 1) + "ENV B=" + rep("$A", 200_000) + "\n",
 		"default":            "FROM busybox\nENV A=" + rep("${a:-", 99) + rep("}", 99) + "\n",
@@ -67,7 +70,24 @@ func hostile() map[string]string {
 		"onbuild":            "FROM busybox AS a\n" + rep("ONBUILD RUN x\n", 9_900) + "FROM a\nFROM a\n",
 		"cycle":              "FROM busybox AS a\n" + rep("COPY --from=a a a\n", 9_900),
 		"mounts":             "FROM busybox\nRUN " + rep("--mount=target=/a ", 60_000) + "x\n",
-		"huge":               "FROM busybox\n" + rep("x", 2<<20),
+		"huge":               "FROM busybox\n" + rep("x", 16<<20),
+		"huge-lines":         "FROM busybox\n" + rep("RUN x\n", 16<<20/6),
+		"stages-many":        lines("FROM busybox AS s%d\n", 100_000),
+		"stages-most":        lines("FROM busybox AS s%d\n", 9_900),
+		"heredoc-million":    "FROM busybox\nRUN <<EOF\n" + rep("a\n", 1_000_000) + "EOF\n",
+		"heredoc-lines":      "FROM busybox\nRUN <<EOF\n" + rep("\n", 1<<20-100) + "EOF\n",
+		"heredoc-most":       "FROM busybox\nRUN <<EOF\n" + rep("\n", 299_000) + "EOF\n",
+		"heredoc-copy":       "FROM busybox\nCOPY <<EOF /x\n" + rep("\n", 299_000) + "EOF\n",
+		"heredoc-expand":     "FROM busybox\nENV A=" + rep("a", 60_000) + "\nCOPY <<EOF /x\n" + rep("$A\n", 300_000) + "EOF\n",
+		"laughs-env":         "FROM busybox\nENV A0=ha\n" + laughs("ENV A%d=", "$A%d"),
+		"laughs-arg":         "FROM busybox\nARG A0=ha\n" + laughs("ARG A%d=", "${A%d}"),
+		"laughs-global":      "ARG A0=ha\n" + laughs("ARG A%d=", "$A%d") + "FROM busybox:$A30\n",
+		"laughs-label":       "FROM busybox\nENV A0=ha\n" + laughs("ENV A%d=", "$A%d") + "LABEL " + rep("a=$A30 ", 1000) + "\n",
+		"laughs-default":     "FROM busybox\nARG A0=ha\n" + laughs("ARG A%d=", "${U:-$A%d}"),
+		"laughs-stages":      "ARG A=" + rep("a", 100_000) + "\n" + lines("FROM busybox AS s%d\nARG A\nENV B=$A$A C%[1]d=$A\n", 3_000),
+		"expose-many":        "FROM busybox\nEXPOSE " + rep("0-65535 ", 40_000) + "\n",
+		"expose-var":         "FROM busybox\nARG P=\"" + rep("1-65535 ", 10_000) + "\"\n" + rep("EXPOSE $P\n", 1_000),
+		"long-names":         "FROM busybox\n" + rep("LABEL a=$"+rep("b", 1_000)+"\n", 1_000),
 	}
 }
 
@@ -105,6 +125,16 @@ func lines(format string, n int) string {
 	return b.String()
 }
 
+// laughs returns 40 lines of which each has the one before ten times: a billion laughs.
+func laughs(set, get string) string {
+	var b strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&b, set, i+1)
+		b.WriteString(strings.Repeat(fmt.Sprintf(get, i), 10) + "\n")
+	}
+	return b.String()
+}
+
 // TestHostile checks that no Dockerfile makes a translation crash, or take more than 64 MiB.
 func TestHostile(t *testing.T) {
 	if raced {
@@ -122,6 +152,39 @@ func TestHostile(t *testing.T) {
 				t.Errorf("took %d MiB", peak>>20)
 			}
 		})
+	}
+}
+
+// TestHostileReports checks the same of questions about the Dockerfile, with the answers as they cross the wire: an answer
+// must not name each of many lines for each of many findings.
+func TestHostileReports(t *testing.T) {
+	if raced {
+		t.Skip("measures memory")
+	}
+	all := hostile()
+	for _, name := range []string{
+		"args-on-lines", "global-args", "secrets-on-lines", "undefined-on-lines", "undefined-in-from", "legacy", "mounts-on-lines",
+		"stages-most", "heredoc-most", "long-names", "huge",
+	} {
+		for _, call := range []frontend.Call{frontend.Check, frontend.Outline, frontend.Targets} {
+			t.Run(fmt.Sprintf("%s/%d", name, call), func(t *testing.T) {
+				c := dockerfileCase(t, all[name])
+				size := 0
+				peak, err := peakOf(func() error {
+					doc, err := frontend.Inspect(t.Context(), New(), call, c.req, c.env)
+					if err != nil {
+						return err
+					}
+					text, err := report.JSON(doc)
+					size = len(text)
+					return err
+				})
+				t.Logf("%d bytes of JSON, peak %.1f MiB, error %.100v", size, float64(peak)/(1<<20), err)
+				if peak > 64<<20 {
+					t.Errorf("took %d MiB", peak>>20)
+				}
+			})
+		}
 	}
 }
 

@@ -73,13 +73,14 @@ func (t *translation) lintConfig(directive string) (*linter.Config, error) {
 		if t.warned++; t.quiet || t.warned > maxWarned {
 			return
 		}
+		source := t.rangesOf(where)
 		if t.findings != nil {
 			*t.findings = append(*t.findings, report.Warning{
-				RuleName: rule, Description: description, URL: url, Detail: msg, Location: t.place(ranges(where)),
+				RuleName: rule, Description: description, URL: url, Detail: msg, Location: t.place(source),
 			})
 			return
 		}
-		w := solver.Warning{Detail: []string{description}, URL: url, File: t.src.name, Source: ranges(where)}
+		w := solver.Warning{Detail: []string{description}, URL: url, File: t.src.name, Source: source}
 		line := 0
 		if len(w.Source) > 0 {
 			line = w.Source[0].Start
@@ -88,6 +89,14 @@ func (t *translation) lintConfig(directive string) (*linter.Config, error) {
 		t.env.Warn(w)
 	}
 	return cfg, nil
+}
+
+// rangesOf is ranges for warnings, of which one instruction of many lines can have many.
+func (t *translation) rangesOf(where []parser.Range) []solver.Range {
+	if n := len(where); n == 0 || n != len(t.where) || &where[0] != &t.where[0] {
+		t.where, t.source = where, ranges(where)
+	}
+	return t.source
 }
 
 // lintError returns an error if a check failed and the file says that this fails the build.

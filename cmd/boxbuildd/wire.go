@@ -363,7 +363,7 @@ func (w *wiring) worker() *daemon {
 	if parallelism == 0 {
 		parallelism = max(16, 4*runtime.NumCPU())
 	}
-	devices := cdi.New(cdi.Options{Disabled: w.cfg.CDI.Disabled, Dirs: w.cfg.CDI.SpecDirs, AutoAllowed: w.cfg.CDI.AutoAllowed})
+	devices := cdi.New(cdi.Options{Disabled: w.cfg.CDI.Disabled, Dirs: w.cfg.CDI.SpecDirs, AutoAllowed: w.cfg.CDI.AutoAllowed, Log: w.log})
 	w.runner = runner.New(runner.Deps{
 		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
 		Emulators: binfmt.New(binfmt.Options{Dir: w.cfg.Root, Host: host}),

@@ -7,7 +7,9 @@
 package cdi
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -33,6 +35,8 @@ type Options struct {
 	Disabled    bool     // there are no devices
 	Dirs        []string // empty for /etc/cdi and /var/run/cdi
 	AutoAllowed []string // names and kinds ("vendor.com/class") of devices that need no entitlement
+	// Log is told of files that make no sense; nil for nobody.
+	Log *slog.Logger
 }
 
 // Devices are the devices of this machine. It is safe for concurrent use.
@@ -51,7 +55,16 @@ func New(opt Options) *Devices {
 
 // load reads the files. One that makes no sense is as if it were not there, as in other users of the interface.
 func (d *Devices) load() (*cdi.Cache, error) {
-	return cdi.NewCache(cdi.WithSpecDirs(d.opt.Dirs...), cdi.WithAutoRefresh(false))
+	cache, err := cdi.NewCache(cdi.WithSpecDirs(d.opt.Dirs...), cdi.WithAutoRefresh(false))
+	if err != nil {
+		return nil, fmt.Errorf("reading what devices there are: %w", err)
+	}
+	if d.opt.Log != nil {
+		for file, errs := range cache.GetErrors() {
+			d.opt.Log.Warn("a description of devices is left out", "file", file, "error", errors.Join(errs...))
+		}
+	}
+	return cache, nil
 }
 
 var _ executor.Devices = (*Devices)(nil)
@@ -61,7 +74,7 @@ var _ executor.Devices = (*Devices)(nil)
 func (d *Devices) Find(name string) ([]executor.NamedDevice, error) {
 	cache, err := d.load()
 	if err != nil {
-		return nil, fmt.Errorf("reading what devices there are: %w", err)
+		return nil, err
 	}
 	var out []executor.NamedDevice
 	for _, n := range find(cache, name) {
@@ -71,6 +84,9 @@ func (d *Devices) Find(name string) ([]executor.NamedDevice, error) {
 }
 
 func find(cache *cdi.Cache, name string) []string {
+	if name == "" {
+		return nil // what has no class is not of the class ""
+	}
 	all := cache.ListDevices() // sorted
 	kind, one, _ := strings.Cut(name, "=")
 	if vendor, _ := parser.ParseQualifier(kind); vendor != "" {
@@ -114,7 +130,7 @@ func (d *Devices) autoAllowed(cache *cdi.Cache, name string) bool {
 func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err error) {
 	cache, err := d.load()
 	if err != nil {
-		return nil, fmt.Errorf("reading what devices there are: %w", err)
+		return nil, err
 	}
 	var edits specs.Spec
 	if missing, err := cache.InjectDevices(&edits, names...); err != nil {

@@ -3,9 +3,11 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -236,19 +238,22 @@ func TestCacheNames(t *testing.T) {
 		{Input: op.NoInput, Cache: op.CacheMount{ID: "a"}},
 		{Input: 0, Cache: op.CacheMount{ID: "a"}},
 		{Input: 1, Cache: op.CacheMount{ID: "a"}},
-		{Input: 0, Selector: "/s", Cache: op.CacheMount{ID: "a"}},
 		{Input: op.NoInput, Cache: op.CacheMount{ID: "a\x00scratch"}},
-		{Input: op.NoInput, Selector: "scratch\x00", Cache: op.CacheMount{ID: "a"}},
 		{Input: op.NoInput, Cache: op.CacheMount{ID: string(make([]byte, 5000)) + "\n"}},
 	} {
 		name := cacheName(step, &x)
-		if !filepath.IsLocal(name) || filepath.Base(name) != name || len(name) != 32 {
+		if !filepath.IsLocal(name) || filepath.Base(name) != name || strings.Trim(name, "0123456789abcdef.") != "" {
 			t.Errorf("%.40q has the directory %q", x.Cache.ID, name)
 		}
 		if other, ok := seen[name]; ok {
 			t.Errorf("%+v and %+v have the same directory", x, other)
 		}
 		seen[name] = x
+		part := x
+		part.Selector = "/../part"
+		if got := cacheName(step, &part); got != name {
+			t.Errorf("a part of %+v has another directory", x)
+		}
 	}
 }
 
@@ -273,10 +278,10 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestSweepCaches checks that what a killed daemon has left half filled goes, and caches stay.
+// TestSweepCaches checks that what a killed daemon has left half filled or half removed goes, and caches stay.
 func TestSweepCaches(t *testing.T) {
 	dir := t.TempDir()
-	for _, d := range []string{"new-1/a", "0123/a"} {
+	for _, d := range []string{"new-1/a", "gone-1/a", "0123/a"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -285,5 +290,87 @@ func TestSweepCaches(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 || left[0].Name() != "0123" {
 		t.Errorf("left are %v (%v), want 0123", left, err)
+	}
+}
+
+// TestPruneCaches checks that a step without the cache empties the mounts of its ID, private copies too, and no others: a
+// mount that starts from something is another one than a mount that does not. Who is in a directory keeps it until leaving.
+func TestPruneCaches(t *testing.T) {
+	r := New(Deps{CacheDir: t.TempDir()})
+	step := &solver.Step{Inputs: []solver.Result{"snapshot:a", "snapshot:b"}}
+	mount := func(id string, input int) op.ExecMount {
+		return op.ExecMount{Type: op.MountCache, Input: input, Cache: op.CacheMount{ID: id}}
+	}
+	plain, based, based2, other := mount("a", op.NoInput), mount("a", 0), mount("a", 1), mount("b", op.NoInput)
+	names := map[string]string{
+		"plain": cacheName(step, &plain), "private": cacheName(step, &plain) + "-1", "other": cacheName(step, &other),
+		"based": cacheName(step, &based), "based2": cacheName(step, &based2),
+	}
+	fill := func() {
+		for _, name := range names {
+			if err := os.MkdirAll(filepath.Join(r.deps.CacheDir, name, "content"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	left := func() (out []string) {
+		for what, name := range names {
+			if _, err := os.Stat(filepath.Join(r.deps.CacheDir, name)); err == nil {
+				out = append(out, what)
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	for _, tc := range []struct {
+		mounts []op.ExecMount
+		want   string
+	}{
+		{nil, "based based2 other plain private"},
+		{[]op.ExecMount{plain, {Type: op.MountTmpfs}}, "based based2 other"},
+		{[]op.ExecMount{based}, "other plain private"},
+		{[]op.ExecMount{other, based}, "plain private"},
+		{[]op.ExecMount{mount("", op.NoInput)}, "based based2 other plain private"},
+	} {
+		fill()
+		if err := r.PruneCaches([]*op.Exec{{Mounts: tc.mounts}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(left(), " "); got != tc.want {
+			t.Errorf("after %+v left are %q, want %q", tc.mounts, got, tc.want)
+		}
+	}
+
+	fill()
+	e := &op.Exec{Mounts: []op.ExecMount{plain}}
+	_, leave, err := r.enterCaches(t.Context(), step, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := openDir(filepath.Join(r.deps.CacheDir, names["plain"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := r.PruneCaches([]*op.Exec{e}); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(left(), "plain") {
+		t.Error("who enters now finds the old directory")
+	}
+	if content, err := os.ReadDir(fmt.Sprintf("/proc/self/fd/%d", dir.Fd())); err != nil || len(content) != 1 {
+		t.Errorf("who is in the old directory finds %v, %v", content, err)
+	}
+	leave()
+	if gone, err := filepath.Glob(filepath.Join(r.deps.CacheDir, goneCache+"*")); err != nil || len(gone) > 0 {
+		t.Errorf("left are %v, %v", gone, err)
+	}
+}
+
+// TestPruneNothing checks that a runner whose directory of caches does not exist yet has nothing to empty.
+func TestPruneNothing(t *testing.T) {
+	r := New(Deps{CacheDir: filepath.Join(t.TempDir(), "nosuch")})
+	if err := r.PruneCaches([]*op.Exec{{Mounts: []op.ExecMount{{Type: op.MountCache, Input: op.NoInput}}}}); err != nil {
+		t.Error(err)
 	}
 }

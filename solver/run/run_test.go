@@ -22,6 +22,7 @@ import (
 	"github.com/boxbuild/boxbuild/solver/cachedb"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/solver/run"
+	"github.com/boxbuild/boxbuild/solver/session"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
@@ -35,9 +36,11 @@ type rig struct {
 	lease  *lease.Lease
 	dir    string // of the store
 
-	mu   sync.Mutex
-	log  strings.Builder
-	runs map[string]int // by name, how often a vertex was run
+	mu      sync.Mutex
+	log     strings.Builder
+	runs    map[string]int  // by name, how often a vertex was run
+	session session.Session // of what is solved; nil for none
+	devices someDevices
 }
 
 var (
@@ -123,6 +126,7 @@ func newRig(t testing.TB) *rig {
 	r.runner = run.New(run.Deps{
 		Snapshots: snaps, Executor: ex,
 		CacheDir: filepath.Join(dir, "cache"), RecentDir: filepath.Join(dir, "recent"),
+		SocketDir: filepath.Join(dir, "sockets"), Devices: &r.devices,
 	})
 	cache, err := cachedb.Open(filepath.Join(dir, "cache.db"))
 	if err != nil {
@@ -191,6 +195,9 @@ func shWith(base *solver.Vertex, inputs []*solver.Vertex, script string, more ..
 
 func (r *rig) solve(ctx context.Context, v *solver.Vertex) (solver.Result, error) {
 	ctx = lease.With(ctx, r.lease)
+	if r.session != nil {
+		ctx = session.With(ctx, r.session)
+	}
 	out, err := r.solver.Solve(ctx, &solver.Build{
 		ID: v.Recipe().Short(), Targets: []solver.Input{{Vertex: v}},
 		Events: func(e solver.Event) {

@@ -1,0 +1,197 @@
+package cdi_test
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/executor/cdi"
+)
+
+const vendor = `
+cdiVersion: "0.7.0"
+kind: "vendor.com/gpu"
+containerEdits:
+  env: ["ALL=1"]
+devices:
+- name: one
+  containerEdits:
+    env: ["ONE=1"]
+    deviceNodes:
+    - path: /dev/one
+      hostPath: /dev/null
+      permissions: r
+      fileMode: 0440
+      uid: 3
+      gid: 4
+    mounts:
+    - {hostPath: HERE, containerPath: /opt/one, options: [ro, nosuid, bind]}
+    - {hostPath: tmpfs, containerPath: /opt/tmp, type: tmpfs}
+    additionalGids: [44]
+- name: two
+  annotations:
+    org.mobyproject.buildkit.device.class: "quick"
+    org.mobyproject.buildkit.device.autoallow: "true"
+  containerEdits:
+    env: ["TWO=1"]
+- name: hooked
+  containerEdits:
+    hooks:
+    - {hookName: createContainer, path: /bin/true}
+- name: lost
+  containerEdits:
+    mounts:
+    - {hostPath: /nosuch/dir, containerPath: /opt/lost}
+`
+
+const open = `{"cdiVersion": "0.6.0", "kind": "vendor.com/open", "annotations": {"org.mobyproject.buildkit.device.autoallow": "true"},
+"devices": [{"name": "x", "containerEdits": {"env": ["X=1"]}}, {"name": "y",
+"annotations": {"org.mobyproject.buildkit.device.autoallow": "false"}, "containerEdits": {"env": ["Y=1"]}}]}`
+
+// described returns a directory with descriptions of devices.
+func described(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"vendor.yaml": strings.ReplaceAll(vendor, "HERE", dir), "open.json": open, "broken.yaml": "kind: [", "other.txt": vendor,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestFind checks which devices each form of a name stands for, and which of them need no entitlement. A file that makes
+// no sense takes no others with it.
+func TestFind(t *testing.T) {
+	dir := described(t)
+	for _, tc := range []struct {
+		opt        cdi.Options
+		name, want string
+	}{
+		{cdi.Options{}, "vendor.com/gpu=one", "vendor.com/gpu=one"},
+		{cdi.Options{}, "vendor.com/gpu", "vendor.com/gpu=hooked"},
+		{cdi.Options{}, "vendor.com/gpu=*", "vendor.com/gpu=hooked vendor.com/gpu=lost vendor.com/gpu=one vendor.com/gpu=two!"},
+		{cdi.Options{}, "vendor.com/gpu=", "vendor.com/gpu=hooked"},
+		{cdi.Options{}, "vendor.com/gpu=nosuch", ""},
+		{cdi.Options{}, "vendor.com/gp", ""},
+		{cdi.Options{}, "vendor.com/gpu=o", ""},
+		{cdi.Options{}, "quick", "vendor.com/gpu=two!"},
+		{cdi.Options{}, "slow", ""},
+		{cdi.Options{}, "", ""},
+		{cdi.Options{}, "vendor.com/open=*", "vendor.com/open=x! vendor.com/open=y"},
+		{cdi.Options{AutoAllowed: []string{"vendor.com/gpu=one"}}, "vendor.com/gpu=one", "vendor.com/gpu=one!"},
+		{cdi.Options{AutoAllowed: []string{"vendor.com/gpu"}}, "vendor.com/gpu=one", "vendor.com/gpu=one!"},
+		{cdi.Options{AutoAllowed: []string{"vendor.com/gpu=two", "vendor.com"}}, "vendor.com/gpu=one", "vendor.com/gpu=one"},
+		{cdi.Options{Disabled: true}, "vendor.com/gpu=one", ""},
+	} {
+		tc.opt.Dirs = []string{dir}
+		found, err := cdi.New(tc.opt).Find(tc.name)
+		if err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		var got []string
+		for _, d := range found {
+			if d.AutoAllowed {
+				d.Name += "!"
+			}
+			got = append(got, d.Name)
+		}
+		if strings.Join(got, " ") != tc.want {
+			t.Errorf("%+v: %q is %q, want %q", tc.opt, tc.name, got, tc.want)
+		}
+	}
+}
+
+// TestBroken checks that the administrator is told of the file that makes no sense.
+func TestBroken(t *testing.T) {
+	var log bytes.Buffer
+	d := cdi.New(cdi.Options{Dirs: []string{described(t)}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if _, err := d.Find("vendor.com/gpu"); err != nil {
+		t.Fatal(err)
+	}
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "broken.yaml") {
+		t.Errorf("the log is %q", got)
+	}
+}
+
+// TestLate checks that a device is found which was installed after the daemon has started.
+func TestLate(t *testing.T) {
+	dir := t.TempDir()
+	d := cdi.New(cdi.Options{Dirs: []string{dir}})
+	for _, want := range []int{0, 2} {
+		if found, err := d.Find("vendor.com/open=*"); err != nil || len(found) != want {
+			t.Errorf("found %v, %v, want %d", found, err, want)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "open.json"), []byte(open), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestInject checks that a sandbox gets what the description of its devices says, beside what it had.
+func TestInject(t *testing.T) {
+	dir := described(t)
+	spec := &executor.Spec{
+		Process: executor.Process{Env: []string{"MINE=1"}, AddGroups: []string{"staff"}},
+		Mounts:  []executor.Mount{{Type: executor.Tmpfs, Target: "/mine"}},
+	}
+	done, err := cdi.New(cdi.Options{Dirs: []string{dir}}).Inject(spec, []string{"vendor.com/gpu=one", "vendor.com/gpu=two"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := spec.Process.Env, []string{"MINE=1", "ONE=1", "TWO=1", "ALL=1"}; !sameSet(got, want) {
+		t.Errorf("the environment is %q, want %q", got, want)
+	}
+	if want := []string{"staff", "44"}; !slices.Equal(spec.Process.AddGroups, want) {
+		t.Errorf("the groups are %q, want %q", spec.Process.AddGroups, want)
+	}
+	want := executor.Device{Path: "/dev/one", Type: "c", Major: 1, Minor: 3, Mode: 0o440, UID: 3, GID: 4, Access: "r"}
+	if len(spec.Devices) != 1 || spec.Devices[0] != want {
+		t.Errorf("the nodes are %+v, want %+v", spec.Devices, want)
+	}
+	if len(spec.Mounts) != 3 || spec.Mounts[2].Type != executor.Tmpfs || spec.Mounts[2].Target != "/opt/tmp" {
+		t.Fatalf("the mounts are %+v", spec.Mounts)
+	}
+	m := spec.Mounts[1]
+	var there, here unix.Stat_t
+	if err := unix.Fstat(int(m.Source.Fd()), &there); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Stat(dir, &here); err != nil {
+		t.Fatal(err)
+	}
+	if m.Type != executor.Bind || m.Target != "/opt/one" || !m.ReadOnly || !m.NoSuid || m.NoDev || there.Ino != here.Ino {
+		t.Errorf("the mount is %+v of inode %d, want %d", m, there.Ino, here.Ino)
+	}
+	done()
+	if _, err := m.Source.Stat(); err == nil {
+		t.Error("the file of the mount is open when all is done")
+	}
+}
+
+func sameSet(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
+// TestInjectErrors checks what is said of a device that cannot be given.
+func TestInjectErrors(t *testing.T) {
+	d := cdi.New(cdi.Options{Dirs: []string{described(t)}})
+	for name, want := range map[string]string{
+		"vendor.com/gpu=nosuch": "vendor.com/gpu=nosuch is not registered",
+		"vendor.com/gpu=hooked": "hooks, which builds do not run",
+		"vendor.com/gpu=lost":   "open /nosuch/dir: no such file or directory",
+	} {
+		if _, err := d.Inject(new(executor.Spec), []string{name}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", name, err, want)
+		}
+	}
+}

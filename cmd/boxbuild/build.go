@@ -42,6 +42,7 @@ type buildOptions struct {
 	cgroupParent  string
 	limits        limitOptions
 	call          callOption
+	foreign       foreignOptions
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -97,6 +98,7 @@ func (a *app) buildCommand() *cobra.Command {
 	f.StringArrayVar(&opt.ssh, "ssh", nil, `SSH agent socket or keys to expose to the build (format: "default|<id>[=<socket>|<key>[,<key>]]")`)
 	opt.limits.register(f)
 	opt.call.register(f)
+	opt.foreign.register(f)
 	return cmd
 }
 
@@ -104,6 +106,9 @@ func (a *app) buildCommand() *cobra.Command {
 func (a *app) build(ctx context.Context, opt *buildOptions) error {
 	if opt.quiet {
 		opt.progress = "quiet"
+	}
+	if err := opt.foreign.check(); err != nil {
+		return err
 	}
 	plan, err := a.plan(opt)
 	if err != nil {
@@ -118,6 +123,12 @@ func (a *app) build(ctx context.Context, opt *buildOptions) error {
 		return usageError{err.Error()}
 	}
 	s := &buildStream{app: a, plan: plan, display: display, client: boxbuildv1.NewBuildsClient(conn)}
+	for _, ev := range opt.foreign.notDone() {
+		if display.Event(ev); opt.progress == "quiet" || opt.progress == "none" {
+			a.complain("WARNING: " + ev.GetWarning().GetShort())
+		}
+		s.warnings.add(ev.GetWarning())
+	}
 	result, err := s.run(ctx)
 	// What the display still has to say comes before the error that ends the build.
 	if closeErr := display.Close(); err == nil && closeErr != nil {

@@ -13,6 +13,12 @@ func (a *app) imageCommand() *cobra.Command {
 		a.tagCommand())
 }
 
+// systemCommand has what docker has below "system".
+func (a *app) systemCommand() *cobra.Command {
+	return group("system COMMAND", "Manage the daemon and its store",
+		a.dfCommand(), a.infoCommand(), a.pruneCommand("Remove unused data", true, true))
+}
+
 // builderCommand has what docker has below "builder".
 func (a *app) builderCommand() *cobra.Command {
 	return group("builder COMMAND", "Manage builds",

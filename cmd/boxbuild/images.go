@@ -35,6 +35,7 @@ type imagesOptions struct {
 	dangling           string // "true", "false" or ""
 	labels, references []string
 	before, since      string
+	until              time.Time // zero for any
 }
 
 func (a *app) imagesCommand() *cobra.Command {
@@ -131,6 +132,12 @@ func (o *imagesOptions) parseFilters() error {
 			o.before = value
 		case "since":
 			o.since = value
+		case "until":
+			age, err := since(value)
+			if err != nil {
+				return usagef("invalid filter 'until=%s': %v", value, err)
+			}
+			o.until = time.Now().Add(-age)
 		case "reference":
 			o.references = append(o.references, value)
 		default:
@@ -157,6 +164,7 @@ func (o *imagesOptions) choose(all []*boxbuildv1.ImageSummary) ([]*boxbuildv1.Im
 		switch {
 		case o.dangling == "true" && !dangling, o.dangling == "false" && dangling:
 		case dangling && !o.all && o.dangling != "true":
+		case !o.until.IsZero() && !at.Before(o.until):
 		case o.before != "" && !at.Before(before), o.since != "" && !at.After(since):
 		case !hasLabels(img.GetLabels(), o.labels):
 		default:

@@ -47,6 +47,10 @@ func (a *app) pruneCommand(short string, images, cache bool) *cobra.Command {
 	f.BoolVarP(&opt.all, "all", "a", false, "Remove all unused, not just what is dangling")
 	f.BoolVarP(&opt.force, "force", "f", false, "Do not prompt for confirmation")
 	f.StringArrayVar(&opt.filters, "filter", nil, `Provide filter values (e.g. "until=24h", "label=<key>=<value>")`)
+	if images && cache {
+		f.Bool("volumes", false, "Prune anonymous volumes") // of which there are none
+		_ = f.MarkHidden("volumes")                         // it exists
+	}
 	if cache {
 		f.StringVar(&opt.keepStorage, "keep-storage", "", "Amount of disk space to keep for the build cache")
 	}

@@ -95,10 +95,10 @@ func (l *listing) read(r io.Reader, b *budget) error {
 			return fmt.Errorf("listing the tree: unexpected line %q", s.Text())
 		}
 		l.empty = false
+		if err := checkPath(name); err != nil {
+			return err
+		}
 		if f[0] == "160000" {
-			if err := checkPath(name); err != nil {
-				return err
-			}
 			if !IsHash(f[2]) {
 				return fmt.Errorf("submodule %q has the invalid commit %q", name, f[2])
 			}
@@ -107,7 +107,7 @@ func (l *listing) read(r io.Reader, b *budget) error {
 			}
 		}
 		size, err := strconv.ParseInt(f[3], 10, 64)
-		if err != nil {
+		if err != nil || size < 0 {
 			size = 0 // "-", of what is no file
 		}
 		if err := b.spend(size); err != nil {
@@ -130,13 +130,11 @@ func splitZero(data []byte, atEOF bool) (int, []byte, error) {
 	return 0, nil, nil
 }
 
-// checkPath refuses a path that is not relative and clean, or has a component that git does not allow.
+// checkPath refuses a path that is not relative and clean, or has a component that git does not allow. Git would refuse it
+// too, after it has compared it with what is in a kept .git directory.
 func checkPath(p string) error {
-	if p == "" || path.IsAbs(p) || path.Clean(p) != p || p == "." || p == ".." || strings.HasPrefix(p, "../") {
-		return fmt.Errorf("invalid path %q", p)
-	}
 	for part := range strings.SplitSeq(p, "/") {
-		if strings.EqualFold(part, ".git") {
+		if part == "" || part == "." || part == ".." || strings.EqualFold(part, ".git") {
 			return fmt.Errorf("invalid path %q", p)
 		}
 	}
@@ -151,6 +149,9 @@ func errNotDirectory(subdir, at string) error {
 // descend follows subdir in the tree of a commit. Every component has to be a directory; a symlink is none. If one is a
 // submodule, it is returned with what is left of the path.
 func (c *Client) descend(ctx context.Context, m *mirror, commit, subdir string) (link *gitlink, rest string, err error) {
+	if err := checkPath(subdir); err != nil {
+		return nil, "", err
+	}
 	parts := strings.Split(subdir, "/")
 	for i := range parts {
 		at := path.Join(parts[:i+1]...)
@@ -166,9 +167,6 @@ func (c *Client) descend(ctx context.Context, m *mirror, commit, subdir string) 
 		case !ok || len(f) != 3:
 			return nil, "", fmt.Errorf("the repository has no directory %q: %q is not there", subdir, at)
 		case f[0] == "160000":
-			if err := checkPath(at); err != nil {
-				return nil, "", err
-			}
 			return &gitlink{at, f[2]}, path.Join(parts[i+1:]...), nil
 		case f[0] != "040000":
 			return nil, "", errNotDirectory(subdir, at)

@@ -3,9 +3,7 @@ package git
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -125,8 +123,25 @@ func checkModuleName(name string) error {
 			return fmt.Errorf("invalid submodule name %q", name)
 		}
 	}
-	if name == "" || path.IsAbs(name) || strings.HasPrefix(name, "-") {
+	if name == "" || path.Clean(name) != name || path.IsAbs(name) || strings.HasPrefix(name, "-") {
 		return fmt.Errorf("invalid submodule name %q", name)
+	}
+	return nil
+}
+
+// checkNested refuses names of which one is a directory in another: the repository of the one would be among the files
+// of that of the other.
+func checkNested(subs []*submodule) error {
+	names := map[string]bool{}
+	for _, s := range subs {
+		names[s.name] = true
+	}
+	for _, s := range subs {
+		for p := path.Dir(s.name); p != "."; p = path.Dir(p) {
+			if names[p] {
+				return fmt.Errorf("invalid submodule name %q: its directory is inside that of %q", s.name, p)
+			}
+		}
 	}
 	return nil
 }
@@ -154,6 +169,9 @@ func (o *checkout) submodules(ctx context.Context, m *mirror, t *tree, l *listin
 		}
 		subs = append(subs, sub)
 	}
+	if err := checkNested(subs); err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, sub := range subs {
@@ -179,8 +197,8 @@ func (o *checkout) writeSubmodule(ctx context.Context, sub *submodule, dir strin
 	if err != nil {
 		return err
 	}
-	left, err := f.Readdirnames(1)
-	_ = f.Close() // it was only read
+	left, _ := f.Readdirnames(1) // its end is an error too
+	_ = f.Close()                // it was only read
 	if len(left) > 0 {
 		return fmt.Errorf("its directory is not empty: it has %q", left[0])
 	}
@@ -222,78 +240,4 @@ func (c *Client) setConfig(ctx context.Context, gitDir, key, value string) error
 		return fmt.Errorf("writing the repository's configuration: %w", err)
 	}
 	return nil
-}
-
-// writeKept writes the tree of t into dir with a repository of its own, which has this one commit.
-func (o *checkout) writeKept(ctx context.Context, m *mirror, t *tree, dir string) error {
-	gitDir := t.gitDirOf(dir)
-	if err := os.MkdirAll(filepath.Dir(gitDir), 0o755); err != nil {
-		return err
-	}
-	run := func(files bool, args ...string) error {
-		_, err := o.c.run(ctx, &command{args: args, gitDir: gitDir, tree: dir, files: files, quiet: true})
-		return err
-	}
-	if err := run(false, initArgs(len(t.commit))...); err != nil {
-		return err
-	}
-	spec := keepRef(t.commit)
-	if t.ref != "" {
-		spec += ":" + t.ref
-	}
-	// Over the file protocol, not by copying the mirror's files: only what this commit needs comes along.
-	args := []string{"fetch", "--quiet", "--update-head-ok", "--depth=1", "--no-tags", "--no-write-fetch-head"}
-	if err := run(true, append(args, "--", "file://"+m.dir, spec)...); err != nil {
-		return err
-	}
-	if err := run(false, "checkout", "--quiet", "--detach", t.commit); err != nil {
-		return err
-	}
-	for _, kv := range [][2]string{
-		{"remote.origin.url", Redact(t.remote.URL)}, {"remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"},
-	} {
-		if err := o.c.setConfig(ctx, gitDir, kv[0], kv[1]); err != nil {
-			return err
-		}
-	}
-	if t.gitDir == "" {
-		return o.c.unsetWorktree(ctx, gitDir)
-	}
-	return o.c.linkRepository(ctx, gitDir, dir)
-}
-
-// unsetWorktree removes the absolute path of the tree, which init writes where it thinks that it differs from the usual.
-func (c *Client) unsetWorktree(ctx context.Context, gitDir string) error {
-	_, err := c.run(ctx, &command{
-		args: []string{"config", "--file", filepath.Join(gitDir, "config"), "--unset-all", "core.worktree"}, quiet: true,
-	})
-	var e *Error
-	if errors.As(err, &e) && e.exit() == 5 { // there is none
-		return nil
-	}
-	return err
-}
-
-// linkRepository joins a tree and its repository elsewhere by relative paths, as git does for submodules.
-func (c *Client) linkRepository(ctx context.Context, gitDir, dir string) error {
-	up, err := filepath.Rel(gitDir, dir)
-	if err != nil {
-		return err
-	}
-	down, err := filepath.Rel(dir, gitDir)
-	if err != nil {
-		return err
-	}
-	if err := c.setConfig(ctx, gitDir, "core.worktree", up); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, ".git"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString("gitdir: " + down + "\n")
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

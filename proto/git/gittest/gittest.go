@@ -132,6 +132,7 @@ type Server struct {
 
 	mu       sync.Mutex // guards what follows
 	user     string     // Authorization that is asked for; empty for none
+	old      bool       // only the first version of the protocol
 	requests []*http.Request
 }
 
@@ -143,7 +144,7 @@ func Serve(t testing.TB, kind Kind) *Server {
 		s.daemon()
 		return s
 	}
-	var next http.Handler = http.FileServer(http.Dir(s.root))
+	next := http.FileServer(http.Dir(s.root))
 	if kind == Smart {
 		out, err := exec.Command("git", "--exec-path").Output()
 		if err != nil {
@@ -158,7 +159,7 @@ func Serve(t testing.TB, kind Kind) *Server {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		s.mu.Lock()
 		s.requests = append(s.requests, req)
-		want := s.user
+		want, old := s.user, s.old
 		s.mu.Unlock()
 		if want != "" && req.Header.Get("Authorization") != want {
 			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
@@ -168,7 +169,11 @@ func Serve(t testing.TB, kind Kind) *Server {
 		// Version 2 of the protocol is asked for by a header of git's, which CGI passes on as a variable.
 		if h, ok := next.(*cgi.Handler); ok {
 			own := *h
-			own.Env = append(own.Env[:len(own.Env):len(own.Env)], "GIT_PROTOCOL="+req.Header.Get("Git-Protocol"))
+			if !old {
+				own.Env = append(own.Env[:len(own.Env):len(own.Env)], "GIT_PROTOCOL="+req.Header.Get("Git-Protocol"))
+			} else {
+				req.Header.Del("Git-Protocol")
+			}
 			own.ServeHTTP(w, req)
 			return
 		}
@@ -239,6 +244,13 @@ func (s *Server) Require(header string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.user = header
+}
+
+// OldProtocol has the server speak the first version of git's protocol only.
+func (s *Server) OldProtocol() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.old = true
 }
 
 // Requests returns how many requests there were.

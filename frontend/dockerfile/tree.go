@@ -69,7 +69,7 @@ func (tr *tree) pin(ctx context.Context, t *translation) error {
 	}
 	in, err := t.shared.tree(key, func() (in solver.Input, err error) {
 		if isRepo {
-			return pinGit(ctx, t.env, repo, tr.label)
+			return pinGit(ctx, t.env, repo, solver.Meta{Name: tr.label, File: t.src.name, Source: ranges(tr.where)})
 		}
 		if get, ok := src.(*op.HTTP); ok && get.Checksum != "" {
 			// It is pinned as it stands, and fetched if need be when the graph is solved.
@@ -77,7 +77,7 @@ func (tr *tree) pin(ctx context.Context, t *translation) error {
 			if err != nil {
 				return in, err
 			}
-			return solver.Input{Vertex: solver.NewVertex(pinned, nil, solver.Meta{Name: tr.label})}, nil
+			return solver.Input{Vertex: solver.NewVertex(pinned, nil, solver.Meta{Name: tr.label, File: t.src.name, Source: ranges(tr.where)})}, nil
 		}
 		err = t.env.Step(ctx, tr.label, func(ctx context.Context) error {
 			in, err = pinInput(ctx, t.env, src, tr.label)

@@ -55,7 +55,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"base": base, "code": code, "registry": startRegistry, "putindex": putIndex, "await": await,
-			"count": count, "term": term,
+			"count": count, "term": term, "web": startWeb,
 		},
 	})
 }

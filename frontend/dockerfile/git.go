@@ -69,7 +69,7 @@ func gitContext(ctx context.Context, env frontend.Env, repo *op.Git, args map[st
 	if args["SOURCE_DATE_EPOCH"] != "" {
 		own.CommitTime = true
 	}
-	in, err := pinGit(ctx, env, &own, gitName(&own))
+	in, err := pinGit(ctx, env, &own, solver.Meta{Name: gitName(&own)})
 	if err != nil {
 		return nil, err
 	}
@@ -78,11 +78,11 @@ func gitContext(ctx context.Context, env frontend.Env, repo *op.Git, args map[st
 
 // pinGit pins a repository and returns it as an input. It is no step to people if the remote is not asked: where the
 // reference itself is a commit.
-func pinGit(ctx context.Context, env frontend.Env, repo *op.Git, name string) (in solver.Input, err error) {
+func pinGit(ctx context.Context, env frontend.Env, repo *op.Git, meta solver.Meta) (in solver.Input, err error) {
 	pin := func(ctx context.Context) error {
 		pinned, err := env.Pin(ctx, repo)
 		if err == nil {
-			in = solver.Input{Vertex: solver.NewVertex(pinned, nil, solver.Meta{Name: name})}
+			in = solver.Input{Vertex: solver.NewVertex(pinned, nil, meta)}
 		}
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/boxbuild/boxbuild/executor/netns"
 	"github.com/boxbuild/boxbuild/executor/shim"
 	"github.com/boxbuild/boxbuild/proto/filesync"
+	"github.com/boxbuild/boxbuild/proto/git"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/snapshot/overlay"
 	"github.com/boxbuild/boxbuild/snapshot/store"
@@ -121,12 +122,16 @@ func newRig(t testing.TB) *rig {
 			t.Error(err)
 		}
 	})
+	repos, err := git.New(git.Options{Dir: filepath.Join(dir, "git")})
+	if err != nil {
+		t.Fatal(err)
+	}
 	leases := lease.New(lease.Snapshots(snaps))
 	r := &rig{t: t, snaps: snaps, dir: dir, leases: leases, lease: leases.Acquire("test"), runs: map[string]int{}}
 	r.runner = run.New(run.Deps{
 		Snapshots: snaps, Executor: ex,
 		CacheDir: filepath.Join(dir, "cache"), RecentDir: filepath.Join(dir, "recent"),
-		SocketDir: filepath.Join(dir, "sockets"), Devices: &r.devices,
+		SocketDir: filepath.Join(dir, "sockets"), Devices: &r.devices, Git: repos,
 	})
 	cache, err := cachedb.Open(filepath.Join(dir, "cache.db"))
 	if err != nil {

@@ -165,7 +165,7 @@ func (w *copier) linked(ctx context.Context, d *dstDir, name string, e *treehash
 func (w *copier) regular(ctx context.Context, d *dstDir, name string, e *treehash.Entry, share bool) error {
 	m := w.metaOf(e)
 	rec := record{meta: m, size: e.Size}
-	if w.draft.record != nil && share && len(e.Xattr) == 0 {
+	if share && len(e.Xattr) == 0 && w.draft.record.room() {
 		rec.path = path.Join(d.path, name)
 		if d.prev >= 0 && w.reuse(ctx, d, name, e, &rec) {
 			w.record = append(w.record, rec)

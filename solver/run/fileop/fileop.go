@@ -192,7 +192,7 @@ func (r *run) begin(ctx context.Context, i int) (*Draft, error) {
 		return nil, err
 	}
 	if d.Upper != nil {
-		d.record = &recorder{}
+		d.record = &recorder{max: maxRecords}
 		d.manifest = parseManifest(d.Manifest)
 	}
 	return d, nil

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/boxbuild/boxbuild/solver"
 )
@@ -25,11 +26,21 @@ type record struct {
 	sum  solver.Digest
 }
 
+// maxRecords is how many files a manifest describes. One with more is not made: a million records take 700 MB while they
+// are collected and encoded, and then a copy is what it was without them.
+const maxRecords = 200_000
+
 // A recorder collects the records of a draft. It is safe for concurrent use.
 type recorder struct {
+	max int64
+	n   atomic.Int64
+
 	mu      sync.Mutex
 	records []record
 }
+
+// room says whether one more file is to be described, and counts it.
+func (r *recorder) room() bool { return r != nil && r.n.Add(1) <= r.max }
 
 func (r *recorder) add(recs []record) {
 	r.mu.Lock()
@@ -44,8 +55,12 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // recordSize is that of a record but for its path and the length of it.
 const recordSize = 4 + 4 + 4 + 8 + 8 + 32
 
-// encode returns the manifest of what was added. Of two records of a path the later one counts.
+// encode returns the manifest of what was added, nil if there was no room for all of it. Of two records of a path the
+// later one counts.
 func (r *recorder) encode() []byte {
+	if r.n.Load() > r.max {
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	slices.SortStableFunc(r.records, func(a, b record) int { return cmp.Compare(a.path, b.path) })

@@ -99,3 +99,22 @@ func TestManifest(t *testing.T) {
 		t.Errorf("got %+v", m.records)
 	}
 }
+
+// A recorder that was asked to describe more files than there is room for describes none.
+func TestManifestRoom(t *testing.T) {
+	r := &recorder{max: 2}
+	if !r.room() || !r.room() {
+		t.Error("there is no room for two files")
+	}
+	r.add([]record{{path: "/a"}, {path: "/b"}})
+	if m := parseManifest(r.encode()); m == nil || len(m.records) != 2 {
+		t.Errorf("a full manifest: %+v", m)
+	}
+	if r.room() || r.encode() != nil {
+		t.Error("there is room for a third file")
+	}
+	var none *recorder
+	if none.room() {
+		t.Error("there is room where nothing is recorded")
+	}
+}

@@ -88,6 +88,12 @@ func (t *translation) image() *frontend.Image {
 	}
 	c.Platform = platforms.Normalize(c.Platform)
 	c.RootFS.DiffIDs = nil
+	switch {
+	case t.implicit && (c.OS != img.Platform.OS || c.Architecture != img.Platform.Architecture):
+		img.Platform = c.Platform // it is what its base is
+	case c.OS == "windows":
+		img.Platform.OSVersion, img.Platform.OSFeatures = c.OSVersion, c.OSFeatures // bases are for one version each
+	}
 	return img
 }
 

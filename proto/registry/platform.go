@@ -24,7 +24,7 @@ func (e *PlatformError) Error() string {
 	if len(e.Have) > 0 {
 		have = strings.Join(e.Have, ", ")
 	}
-	return fmt.Sprintf("there is no image for platform %s, only for %s", e.Want, have)
+	return fmt.Sprintf("no match for platform in manifest: there is no image for platform %s, only for %s", e.Want, have)
 }
 
 // PickPlatform returns the entry of an index that suits a platform best: the same variant before an older one that the

@@ -97,6 +97,7 @@ type Warning struct {
 	URL    string
 	File   string
 	Source []Range
+	Quote  string // the lines of Source, marked, ready to print; may be empty
 }
 
 // A Cache remembers the results of keys. It is safe for concurrent use.

@@ -102,6 +102,7 @@ func (w warnings) print(to io.Writer, mode string, debug bool) {
 		if warning.GetUrl() != "" {
 			fmt.Fprintf(to, "More info: %s\n", warning.GetUrl())
 		}
+		fmt.Fprint(to, warning.GetQuote())
 		fmt.Fprintln(to)
 	}
 }

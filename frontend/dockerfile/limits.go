@@ -21,6 +21,7 @@ const (
 	maxWork   = 128 << 20 // steps of matching patterns in "${a#b}" and the like
 	maxLints  = 1_000_000 // comparisons for warnings: patterns of .dockerignore with sources, names with names
 	maxWarned = 1_000     // warnings
+	maxQuoted = 100       // warnings that come with their lines, and lines of one
 	maxPlaces = 10_000    // lines that a report names one by one
 
 	budgetBytes = 24 << 20 // bytes of everything that a translation makes and keeps

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
+	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
 	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/solver"
@@ -86,6 +87,9 @@ func (t *translation) lintConfig(directive string) (*linter.Config, error) {
 			line = w.Source[0].Start
 		}
 		w.Short = linter.LintFormatShort(rule, msg, line)
+		if t.warned <= maxQuoted && len(where) <= maxQuoted {
+			w.Quote = (&frontend.SourceError{File: t.src.name, Text: t.src.text, Ranges: source}).Quote()
+		}
 		t.env.Warn(w)
 	}
 	return cfg, nil

@@ -210,7 +210,7 @@ func (p *performance) command(ctx context.Context, v *solver.Vertex, line string
 	case "warn":
 		p.event(solver.Event{Kind: solver.Warned, Vertex: v, Warning: solver.Warning{
 			Short: strings.TrimPrefix(line, "warn "), Detail: []string{"a detail"}, URL: "https://example.com/",
-			File: "Dockerfile", Source: v.Meta().Source,
+			File: "Dockerfile", Source: v.Meta().Source, Quote: "the lines\n",
 		}})
 	case "progress":
 		begin := time.Now()

@@ -2392,6 +2392,7 @@ type Warning struct {
 	Url           string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
 	File          string                 `protobuf:"bytes,4,opt,name=file,proto3" json:"file,omitempty"`
 	Ranges        []*LineRange           `protobuf:"bytes,5,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	Quote         string                 `protobuf:"bytes,6,opt,name=quote,proto3" json:"quote,omitempty"` // the lines, marked, ready to print; may be empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2459,6 +2460,13 @@ func (x *Warning) GetRanges() []*LineRange {
 		return x.Ranges
 	}
 	return nil
+}
+
+func (x *Warning) GetQuote() string {
+	if x != nil {
+		return x.Quote
+	}
+	return ""
 }
 
 type Ask struct {
@@ -6248,13 +6256,14 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\acurrent\x18\x03 \x01(\x03R\acurrent\x12\x14\n" +
 	"\x05total\x18\x04 \x01(\x03R\x05total\x124\n" +
 	"\astarted\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x120\n" +
-	"\x05ended\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\"\x8d\x01\n" +
+	"\x05ended\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\"\xa3\x01\n" +
 	"\aWarning\x12\x14\n" +
 	"\x05short\x18\x01 \x01(\tR\x05short\x12\x16\n" +
 	"\x06detail\x18\x02 \x03(\tR\x06detail\x12\x10\n" +
 	"\x03url\x18\x03 \x01(\tR\x03url\x12\x12\n" +
 	"\x04file\x18\x04 \x01(\tR\x04file\x12.\n" +
-	"\x06ranges\x18\x05 \x03(\v2\x16.boxbuild.v1.LineRangeR\x06ranges\"\x86\x02\n" +
+	"\x06ranges\x18\x05 \x03(\v2\x16.boxbuild.v1.LineRangeR\x06ranges\x12\x14\n" +
+	"\x05quote\x18\x06 \x01(\tR\x05quote\"\x86\x02\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12D\n" +
 	"\vcredentials\x18\x02 \x01(\v2 .boxbuild.v1.CredentialsQuestionH\x00R\vcredentials\x128\n" +

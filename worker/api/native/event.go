@@ -64,7 +64,7 @@ func setEvent(msg *boxbuildv1.Event, ev *solver.Event) bool {
 	case solver.Warned:
 		msg.Event = &boxbuildv1.Event_Warning{Warning: &boxbuildv1.Warning{
 			Short: ev.Warning.Short, Detail: ev.Warning.Detail, Url: ev.Warning.URL,
-			File: ev.Warning.File, Ranges: ranges(ev.Warning.Source),
+			File: ev.Warning.File, Ranges: ranges(ev.Warning.Source), Quote: ev.Warning.Quote,
 		}}
 	default:
 		return false

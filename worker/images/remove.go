@@ -244,7 +244,7 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 	got, err := s.deps.Leases.Collect(ctx, policy)
 	rep.Freed += got.Freed
 	if opt.Cache && err == nil {
-		err = s.prunePartials(opt, rep)
+		err = errors.Join(s.prunePartials(opt, rep), s.pruneMounts(ctx, opt, got.Left, rep))
 	}
 	for _, r := range got.Removed {
 		if opt.Cache && r.Kind == lease.Snapshot {
@@ -271,6 +271,37 @@ func (s *Service) prunePartials(opt worker.PruneOptions, rep *worker.PruneReport
 		if gone {
 			rep.Freed += p.Size
 			rep.Cache = append(rep.Cache, p.Digest.Encoded())
+		}
+	}
+	return nil
+}
+
+// pruneMounts removes the directories of cache mounts, those first that have not changed for longest, until they and left
+// other bytes are as few as are to be kept.
+func (s *Service) pruneMounts(ctx context.Context, opt worker.PruneOptions, left int64, rep *worker.PruneReport) error {
+	if s.deps.Mounts == nil {
+		return nil
+	}
+	mounts, err := s.deps.Mounts.CacheMounts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		left += m.Size
+	}
+	slices.SortFunc(mounts, func(a, b CacheMount) int { return a.Used.Compare(b.Used) })
+	for _, m := range mounts {
+		if opt.KeepFor > 0 && time.Since(m.Used) < opt.KeepFor || opt.KeepBytes > 0 && left <= opt.KeepBytes {
+			continue
+		}
+		gone, err := s.deps.Mounts.RemoveCacheMount(ctx, m.Name)
+		if err != nil {
+			return err
+		}
+		if gone {
+			left -= m.Size
+			rep.Freed += m.Size
+			rep.Cache = append(rep.Cache, m.Name)
 		}
 	}
 	return nil

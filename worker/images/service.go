@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -30,6 +31,21 @@ type Transfer interface {
 	Manifest(ctx context.Context, img *image.Image) (exporter.Manifest, error)
 }
 
+// A CacheMount is the directory of cache mounts of one ID.
+type CacheMount struct {
+	Name  string
+	Size  int64     // bytes on the disk
+	Used  time.Time // when it changed last
+	InUse bool      // by a step
+}
+
+// Mounts are the directories of cache mounts (RUN --mount=type=cache), which no record refers to.
+type Mounts interface {
+	CacheMounts(ctx context.Context) ([]CacheMount, error)
+	// RemoveCacheMount reports false if the directory is in use, or gone.
+	RemoveCacheMount(ctx context.Context, name string) (bool, error)
+}
+
 // Deps are what a Service works with.
 type Deps struct {
 	Layers   *Layers
@@ -38,6 +54,8 @@ type Deps struct {
 	Platform op.Platform // the daemon's own
 	// Describe says what made a cache record, by its key; nil if nobody knows.
 	Describe func(ctx context.Context, record string) string
+	// Mounts are the directories of cache mounts; nil for none.
+	Mounts Mounts
 	// Users are the containers that use an image; nil if there are none at all.
 	Users func(id digest.Digest) []string
 }

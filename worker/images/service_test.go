@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -597,6 +598,60 @@ func TestNothingIsLeft(t *testing.T) {
 			t.Errorf("freed %+v, %v", rep, err)
 		}
 		count(0)
+	})
+}
+
+// fakeMounts are cache mounts by name.
+type fakeMounts map[string]CacheMount
+
+func (f fakeMounts) CacheMounts(context.Context) ([]CacheMount, error) {
+	return slices.Collect(maps.Values(f)), nil
+}
+
+func (f fakeMounts) RemoveCacheMount(_ context.Context, name string) (bool, error) {
+	if f[name].InUse {
+		return false, nil
+	}
+	delete(f, name)
+	return true, nil
+}
+
+// Cache mounts are part of the build cache: they are accounted for, and pruned as far as the limits say, the oldest first.
+func TestPruneMounts(t *testing.T) {
+	each(t, func(t *testing.T, l *Layers) {
+		s := newService(t, l)
+		old := time.Now().Add(-time.Hour)
+		fill := func() fakeMounts {
+			m := fakeMounts{
+				"old": {Name: "old", Size: 100, Used: old}, "new": {Name: "new", Size: 10, Used: time.Now()},
+				"busy": {Name: "busy", Size: 1, Used: old, InUse: true},
+			}
+			s.deps.Mounts = m
+			return m
+		}
+		fill()
+		du, err := s.DiskUsage(t.Context())
+		want := worker.UsageClass{Total: 3, Active: 1, Size: 111, Reclaimable: 110}
+		if err != nil || du.BuildCache != want || du.Total != 111 {
+			t.Errorf("usage %+v, %v", du, err)
+		}
+		for _, tt := range []struct {
+			opt   worker.PruneOptions
+			freed int64
+			left  string
+		}{
+			{worker.PruneOptions{Images: true}, 0, "busy new old"},
+			{worker.PruneOptions{Cache: true}, 110, "busy"},
+			{worker.PruneOptions{Cache: true, KeepFor: time.Minute}, 100, "busy new"},
+			{worker.PruneOptions{Cache: true, KeepBytes: 50}, 100, "busy new"},
+			{worker.PruneOptions{Cache: true, KeepBytes: 200}, 0, "busy new old"},
+		} {
+			m := fill()
+			rep, err := s.Prune(t.Context(), tt.opt)
+			if left := strings.Join(slices.Sorted(maps.Keys(m)), " "); err != nil || rep.Freed != tt.freed || left != tt.left {
+				t.Errorf("%+v: %+v, %v; left %s", tt.opt, rep, err, left)
+			}
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package images
 
 import (
 	"context"
+	"errors"
 
 	"github.com/opencontainers/go-digest"
 
@@ -69,7 +70,7 @@ func (s *Service) DiskUsage(ctx context.Context) (*worker.DiskUsage, error) {
 			du.BuildCache.Reclaimable += r.Size
 		}
 	}
-	if err := s.partialUsage(du); err != nil {
+	if err := errors.Join(s.partialUsage(du), s.mountUsage(ctx, du)); err != nil {
 		return nil, err
 	}
 	du.Total = du.Images.Size + du.BuildCache.Size
@@ -92,6 +93,28 @@ func (s *Service) partialUsage(du *worker.DiskUsage) error {
 		du.BuildCache.Reclaimable += p.Size
 	}
 	return nil
+}
+
+// mountUsage adds the directories of cache mounts.
+func (s *Service) mountUsage(ctx context.Context, du *worker.DiskUsage) error {
+	if s.deps.Mounts == nil {
+		return nil
+	}
+	mounts, err := s.deps.Mounts.CacheMounts(ctx)
+	for _, m := range mounts {
+		du.Records = append(du.Records, worker.UsageRecord{
+			ID: m.Name, Type: "exec.cachemount", Description: "cache mount", Size: m.Size, Created: m.Used, LastUsed: m.Used,
+			InUse: m.InUse,
+		})
+		du.BuildCache.Total++
+		du.BuildCache.Size += m.Size
+		if m.InUse {
+			du.BuildCache.Active++
+		} else {
+			du.BuildCache.Reclaimable += m.Size
+		}
+	}
+	return err
 }
 
 // An account says who pays for what.

@@ -15,8 +15,13 @@ import (
 	"github.com/boxbuild/boxbuild/solver/treehash/dirfd"
 )
 
-// maxFollowed bounds how many symlinks the paths of one selection may lead through.
-const maxFollowed = 10_000
+// Bounds on following: how many symlinks the paths of one selection may lead through, how many one path, and how long it
+// may become. A symlink like "x -> x/y" makes a path longer without end.
+const (
+	maxFollowed = 10_000
+	maxChain    = 255
+	maxPath     = 8192
+)
 
 // followLinks turns paths or patterns into include patterns: the paths themselves, every symlink on the way, and what
 // the symlinks lead to, all inside the root. The result is sorted, without what is below another of its paths, and nil
@@ -50,16 +55,23 @@ type follower struct {
 	picked map[string]bool // include patterns
 	seen   map[string]bool // paths that have been added
 	links  int
+	chain  int // symlinks that led to the path that is being added
 }
 
 // add follows one path. pattern says that it is the user's, where a wildcard means something; a symlink's target is
-// just a name.
+// just a name. A path that leads on too long is given up without an error, as one that is not there: it need not be one
+// that is read.
 func (f *follower) add(p string, pattern bool) error {
 	if key := fmt.Sprintf("%t %s", pattern, p); f.seen[key] {
 		return nil
 	} else {
 		f.seen[key] = true
 	}
+	if f.chain > maxChain || len(p) > maxPath {
+		return nil
+	}
+	f.chain++
+	defer func() { f.chain-- }()
 	comps := strings.Split(p, "/")
 	for i, c := range comps {
 		dir, cur := strings.Join(comps[:i], "/"), strings.Join(comps[:i+1], "/")
@@ -73,7 +85,7 @@ func (f *follower) add(p string, pattern bool) error {
 		}
 		for _, to := range links {
 			if f.links++; f.links > maxFollowed {
-				return fmt.Errorf("following %q: %w", p, unix.ELOOP)
+				return fmt.Errorf("following %.300q: %w", p, unix.ELOOP)
 			}
 			// The rest of a pattern is still one; the part that came from the link must then not look like one.
 			if pattern && treehash.HasWildcard(rest) {

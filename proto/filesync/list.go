@@ -148,7 +148,11 @@ func (l *lister) entry(j *job, n *node, k int, f *found) error {
 		}
 	}
 	n.stamps[k] = stampOf(&f.st)
-	return fill(&n.entries[k], j.fd, name, &f.st)
+	err := fill(&n.entries[k], j.fd, name, &f.st)
+	if dirfd.Gone(err) || errors.Is(err, unix.EINVAL) { // not a symlink any more
+		return &treehash.ChangedError{Path: n.entries[k].Path}
+	}
+	return err
 }
 
 // adopt takes an entry over from an old node if the file is unchanged.

@@ -18,7 +18,7 @@ import (
 
 // RemoteOptions bound what a client may send.
 type RemoteOptions struct {
-	MaxEntries int   // files and directories of a tree; 1 million by default
+	MaxEntries int   // files and directories of a tree; 2 million by default
 	MaxBytes   int64 // of a tree's files; 1 TiB by default
 }
 
@@ -28,7 +28,7 @@ type RemoteOptions struct {
 // The client is not trusted: all it can do is to have the store take a tree of its choice, or an error.
 func Remote(s Stream, store *Store, o RemoteOptions) Source {
 	if o.MaxEntries <= 0 {
-		o.MaxEntries = 1_000_000
+		o.MaxEntries = 2_000_000
 	}
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = 1 << 40

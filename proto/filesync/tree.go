@@ -129,7 +129,8 @@ func (t *clientTree) Open(ctx context.Context, p string) (io.ReadCloser, error) 
 func openFile(root int, p string) (int, dirfd.Stat, error) {
 	var st dirfd.Stat
 	fd, err := dirfd.Open(root, p, unix.O_RDONLY|unix.O_NOFOLLOW)
-	if dirfd.Gone(err) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
+	// EXDEV is the kernel's answer to a path that led out of the root while it was looked up.
+	if dirfd.Gone(err) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENXIO) {
 		return -1, st, &treehash.ChangedError{Path: p}
 	}
 	if err != nil {

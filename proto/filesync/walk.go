@@ -241,6 +241,10 @@ func (l *lister) do(j *job) error {
 			kids, err = l.list(j)
 		}
 	}
+	var changed *treehash.ChangedError
+	if errors.As(err, &changed) {
+		return changed
+	}
 	if err != nil {
 		return fmt.Errorf("reading directory %q: %w", j.rel, pathless(err))
 	}

@@ -188,6 +188,9 @@ func flatOp(v *solver.Vertex) []string {
 			o.Meta.Args, o.Meta.Env, o.Meta.Cwd, o.Meta.User, o.Network, o.Security, strings.Join(ms, "; ")))
 	case *op.HTTP:
 		out = append(out, fmt.Sprintf("http %s filename=%s checksum=%s", o.URL, o.Filename, o.Checksum))
+	case *op.Git:
+		out = append(out, fmt.Sprintf("git %s ref=%s subdir=%s keep=%v checksum=%s skip=%v bycommit=%v ssh=%s secrets=%s,%s",
+			o.Remote, o.Ref, o.Subdir, o.KeepGitDir, o.Checksum, o.SkipSubmodules, o.FetchByCommit, o.SSH, o.AuthTokenSecret, o.AuthHeaderSecret))
 	case *op.File:
 		for _, a := range o.Actions {
 			switch {

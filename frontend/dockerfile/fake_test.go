@@ -72,6 +72,10 @@ func (e *fakeEnv) Pin(_ context.Context, src op.Source) (op.Source, error) {
 			pinned.Digest = digest.FromString(text)
 		}
 		return &pinned, nil
+	case *op.Git:
+		pinned := *src
+		pinned.Commit = digest.FromString(src.Remote + "#" + src.Ref + src.Checksum).Encoded()
+		return &pinned, nil
 	case *op.Local:
 		dir, ok := e.dirs[src.Name]
 		if !ok {
@@ -133,6 +137,13 @@ func (e *fakeEnv) ReadFile(_ context.Context, in solver.Input, name string) ([]b
 	if get, ok := in.Vertex.Op().(*op.HTTP); ok && name == get.Name && get.Pinned() {
 		return []byte(e.urls[get.URL]), nil
 	}
+	if repo, ok := in.Vertex.Op().(*op.Git); ok && repo.Pinned() {
+		text, ok := e.urls[repo.Remote+" "+name]
+		if !ok {
+			return nil, fs.ErrNotExist
+		}
+		return []byte(text), nil
+	}
 	if f, ok := in.Vertex.Op().(*op.File); ok && f.Actions[0].Copy.Unpack {
 		return e.readUnpacked(in.Vertex.Inputs()[0], name)
 	}
@@ -182,7 +193,7 @@ func (e *fakeEnv) Warn(w solver.Warning) {
 //	main: URL            subdir: path
 //
 // "Dockerfile" is the Dockerfile, "image REF" an image's configuration, "local NAME/path" a file of another directory
-// of the client's, "url URL" what is at a URL, "tar URL NAME" a file of an archive there; what begins in small letters otherwise is not part of the case, and all else is in the context.
+// of the client's, "url URL" what is at a URL, "tar URL NAME" a file of an archive there, "git REMOTE NAME" one of a repository; what begins in small letters otherwise is not part of the case, and all else is in the context.
 type testcase struct {
 	req *frontend.Request
 	env *fakeEnv
@@ -217,7 +228,7 @@ func newCase(t testing.TB, ar *txtar.Archive) *testcase {
 		switch kind {
 		case "image":
 			c.env.images[rest] = string(f.Data)
-		case "url":
+		case "url", "git":
 			c.env.urls[rest] = string(f.Data)
 		case "tar":
 			url, name, _ := strings.Cut(rest, " ")
@@ -285,7 +296,11 @@ func (c *testcase) option(t testing.TB, line string) {
 	case "file":
 		c.req.Filename = val
 	case "main":
-		c.req.Context, c.req.Dockerfile = &op.HTTP{URL: val}, nil
+		src, err := ContextSource(val)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.req.Context, c.req.Dockerfile = src, nil
 	case "subdir":
 		c.req.ContextSubdir = val
 	}

@@ -73,7 +73,7 @@ func (g *Git) WriteKey(h *solver.Hasher) {
 		h.Str("ref", g.Ref)
 	}
 	if g.Keeps() {
-		h.Str("keepgitdir", g.address())
+		h.Str("keepgitdir", RedactGit(g.Remote))
 	}
 	if d := path.Join("/", g.Subdir); d != "/" {
 		h.Str("subdir", d)

@@ -14,6 +14,7 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/mount"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/run/fileop"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
@@ -93,6 +94,9 @@ func (r *Runner) Open(ctx context.Context, res solver.Result) (tree treehash.Tre
 	id, ok := SnapshotOf(res)
 	if !ok {
 		return nil, nil, solver.ErrMiss
+	}
+	if id == "" {
+		return fileop.EmptyTree(), func() {}, nil
 	}
 	f, done, err := r.view(ctx, id)
 	if err != nil {

@@ -10,6 +10,9 @@ import (
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
+// EmptyTree returns a tree without anything in it.
+func EmptyTree() treehash.Tree { return emptyTree{} }
+
 // emptyTree is the tree of an absent input: a root directory without anything in it.
 type emptyTree struct{}
 

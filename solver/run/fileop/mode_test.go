@@ -103,8 +103,10 @@ func TestManifest(t *testing.T) {
 // A recorder that was asked to describe more files than there is room for describes none.
 func TestManifestRoom(t *testing.T) {
 	r := &recorder{max: 2}
-	if !r.room() || !r.room() {
-		t.Error("there is no room for two files")
+	for i := range 2 {
+		if !r.room() {
+			t.Errorf("there is no room for file %d", i)
+		}
 	}
 	r.add([]record{{path: "/a"}, {path: "/b"}})
 	if m := parseManifest(r.encode()); m == nil || len(m.records) != 2 {

@@ -2,6 +2,7 @@ package fileop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -57,8 +58,10 @@ func (t *target) copy(ctx context.Context, src treehash.Tree, c *op.Copy) error 
 	if err != nil {
 		return err
 	}
-	if len(items) == 0 && !c.EmptyWildcard {
-		return &missingError{c.Src}
+	if len(items) == 0 {
+		if err := cp.nothing(ctx); err != nil {
+			return err
+		}
 	}
 	if err := required(c, items); err != nil {
 		return err
@@ -72,6 +75,25 @@ func (t *target) copy(ctx context.Context, src treehash.Tree, c *op.Copy) error 
 			return err
 		}
 		items = items[n:]
+	}
+	return nil
+}
+
+// nothing says whether it is an error that nothing matches: for a pattern it is none, as long as the directory exists that
+// it stands in.
+func (cp *copying) nothing(ctx context.Context) error {
+	if !cp.c.EmptyWildcard {
+		return &missingError{cp.c.Src}
+	}
+	dir := path.Join("/", cp.c.Src)
+	if !cp.c.Wildcard || !treehash.HasWildcard(dir) {
+		return nil
+	}
+	for treehash.HasWildcard(dir) {
+		dir = path.Dir(dir)
+	}
+	if _, err := treehash.Resolve(ctx, cp.src, dir, true); errors.Is(err, fs.ErrNotExist) {
+		return &fs.PathError{Op: "lstat", Path: dir, Err: unix.ENOENT}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/spf13/cobra"
@@ -66,7 +67,9 @@ func (a *app) push(ctx context.Context, opt *transferOptions) error {
 		}
 		switch o := out.GetOutput().(type) {
 		case *boxbuildv1.PushOutput_Status:
-			lines.status(o.Status)
+			if !strings.HasPrefix(o.Status.GetId(), "manifest ") { // the last line tells of it
+				lines.status(o.Status)
+			}
 		case *boxbuildv1.PushOutput_Ask:
 			ans := answerCredentials(o.Ask)
 			if err := stream.Send(&boxbuildv1.PushInput{Input: &boxbuildv1.PushInput_Answer{Answer: ans}}); err != nil {

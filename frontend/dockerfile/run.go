@@ -73,6 +73,9 @@ func (st *state) runArgs(ic *instructions.RunCommand, r *runStep) (args []string
 		if ic.PrependShell {
 			args = st.withShell(args)
 		}
+		if len(args) == 0 { // RUN []
+			return nil, "", errors.New("arguments are required")
+		}
 		return args, "", nil
 	}
 	if len(args) != 1 || !ic.PrependShell {

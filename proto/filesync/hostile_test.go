@@ -263,3 +263,31 @@ func TestManyEntries(t *testing.T) {
 	daemon.close()
 	wg.Wait()
 }
+
+// Trees that have more entries than there is room for in memory are taken all the same, and sent only once.
+func TestStoreRoom(t *testing.T) {
+	store := newStore(t)
+	store.room = 10
+	for i, c := range []struct {
+		files, kept int // how many files a tree has, and how many trees are remembered then
+	}{{4, 1}, {20, 1}, {3, 2}, {9, 1}} {
+		dir := t.TempDir()
+		for k := range c.files {
+			write(t, dir, fmt.Sprintf("f%d=%d %d %s", k, i, k, strings.Repeat("x", 2000)))
+		}
+		for again := range 2 {
+			src, _, client := connect(t, dir, store)
+			sameContents(t, tree(t, src, Selection{}), tree(t, source(t, dir, nil), Selection{}))
+			if again == 1 && *client.size > 500 {
+				t.Errorf("tree %d: %d bytes were sent again", i, *client.size)
+			}
+			_ = src.Close()
+		}
+		if n := store.order.Len(); n != c.kept || len(store.nodes) != n || store.total > store.room || store.total <= 0 {
+			t.Errorf("tree %d: %d trees of %d entries are remembered, want %d", i, n, store.total, c.kept)
+		}
+	}
+	if len(store.live) > 0 {
+		t.Errorf("%d trees are in use", len(store.live))
+	}
+}

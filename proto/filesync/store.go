@@ -31,6 +31,8 @@ type Store struct {
 	mu    sync.Mutex
 	nodes map[solver.Digest]*list.Element // of *node: trees that are complete
 	order *list.List                      // the last used first
+	total int                             // entries of them
+	room  int                             // for how many there is room
 	live  map[*node]int                   // roots in use by sources that are open
 	size  int64                           // of the contents, roughly
 	sizes bool                            // size has been counted
@@ -38,8 +40,12 @@ type Store struct {
 
 const everybody = 1 << 30
 
-// rememberedTrees is how many trees a Store knows to be complete without looking.
-const rememberedTrees = 16
+// rememberedTrees is how many trees a Store knows to be complete without looking, and rememberedEntries how many files
+// and directories they may have together: about 30 MB.
+const (
+	rememberedTrees   = 16
+	rememberedEntries = 100_000
+)
 
 // DefaultStoreBytes is how many bytes of file contents a Store keeps by default.
 const DefaultStoreBytes = 10 << 30
@@ -62,7 +68,10 @@ func NewStore(dir string, max int64) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the store of client files: %w", err)
 	}
-	return &Store{dir: dir, max: max, busy: semaphore.NewWeighted(everybody), nodes: map[solver.Digest]*list.Element{}, order: list.New(), live: map[*node]int{}}, nil
+	return &Store{
+		dir: dir, max: max, busy: semaphore.NewWeighted(everybody),
+		nodes: map[solver.Digest]*list.Element{}, order: list.New(), room: rememberedEntries, live: map[*node]int{},
+	}, nil
 }
 
 func (s *Store) file(sum solver.Digest) string { return filepath.Join(s.dir, "files", sum.String()) }
@@ -144,25 +153,31 @@ func (s *Store) remember(n *node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.live[n]++
-	if el, ok := s.nodes[n.sum]; ok {
-		s.order.Remove(el)
+	s.dropLocked(s.nodes[n.sum])
+	if n.size > s.room { // it is put together again from what is on disk
+		return
 	}
 	s.nodes[n.sum] = s.order.PushFront(n)
-	for s.order.Len() > rememberedTrees {
-		el := s.order.Back()
-		s.order.Remove(el)
-		delete(s.nodes, el.Value.(*node).sum)
+	s.total += n.size
+	for s.order.Len() > rememberedTrees || s.total > s.room {
+		s.dropLocked(s.order.Back())
 	}
+}
+
+func (s *Store) dropLocked(el *list.Element) {
+	if el == nil {
+		return
+	}
+	n := s.order.Remove(el).(*node)
+	delete(s.nodes, n.sum)
+	s.total -= n.size
 }
 
 // forget notes that a tree may not be complete after all.
 func (s *Store) forget(sum solver.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if el, ok := s.nodes[sum]; ok {
-		s.order.Remove(el)
-		delete(s.nodes, sum)
-	}
+	s.dropLocked(s.nodes[sum])
 }
 
 func (s *Store) release(n *node) {

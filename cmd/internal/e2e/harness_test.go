@@ -51,11 +51,14 @@ func TestScript(t *testing.T) {
 				addrs, err := net.LookupHost(name)
 				return err == nil && len(addrs) > 0, nil
 			}
+			if arch, ok := strings.CutPrefix(cond, "foreign:"); ok {
+				return runs(arch)
+			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"base": base, "code": code, "registry": startRegistry, "putindex": putIndex, "await": await,
-			"count": count, "term": term, "web": startWeb,
+			"count": count, "term": term, "web": startWeb, "program": program,
 		},
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 const (
 	maxFileLines     = 600
+	maxFrontendLines = 400
 	maxFunctionLines = 80
 )
 
@@ -63,6 +64,24 @@ func TestSizes(t *testing.T) {
 					t.Errorf("%s has %d lines, more than %d", id, n, maxFunctionLines)
 				}
 			}
+		}
+	}
+}
+
+// TestFrontendSizes checks that the Dockerfile frontend stays in passes that can be read one by one: its files, and those
+// of its tests, are shorter than elsewhere.
+func TestFrontendSizes(t *testing.T) {
+	files, err := filepath.Glob("../../../frontend/dockerfile/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := bytes.Count(src, []byte("\n")); n > maxFrontendLines {
+			t.Errorf("%s has %d lines, more than %d", file, n, maxFrontendLines)
 		}
 	}
 }

@@ -378,7 +378,10 @@ func (w *wiring) worker() *daemon {
 		Images: move, Store: w.images, Snapshots: w.snapshots, Layers: w.layers, Leases: w.leases, Transfer: move,
 		Platform: host, Entitlements: w.cfg.Entitlements, Devices: devices,
 	})
-	svc := images.New(images.Deps{Layers: w.layers, Leases: w.leases, Transfer: move, Platform: host, Mounts: cacheMounts{w.runner}})
+	svc := images.New(images.Deps{
+		Layers: w.layers, Leases: w.leases, Transfer: move, Platform: host, Mounts: cacheMounts{w.runner},
+		Reserve: images.NewReserve(w.path("reserve")),
+	})
 	return &daemon{
 		Builder: b, Images: svc, Platform: host,
 		OpenDirectory: func(path string) (filesync.Source, error) {

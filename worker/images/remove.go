@@ -28,6 +28,11 @@ import (
 // What nothing refers to then is removed from the disk. Its age does not matter: who makes a blob holds it until something
 // refers to it, or for as long as it is of use.
 func (s *Service) Remove(ctx context.Context, ref string, opt worker.RemoveOptions) ([]worker.Removed, error) {
+	done, err := s.deps.Reserve.Use()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	out, err := s.removeAll(ref, opt)
 	if err != nil || opt.NoPrune {
 		return out, err
@@ -226,6 +231,11 @@ func familiarList(names []string) string {
 // Prune implements worker.Images.
 func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.PruneReport, error) {
 	rep := new(worker.PruneReport)
+	done, err := s.deps.Reserve.Use()
+	if err != nil {
+		return rep, err
+	}
+	defer done()
 	if opt.Images {
 		if err := s.pruneImages(opt, rep); err != nil {
 			return rep, fmt.Errorf("pruning images: %w", err)

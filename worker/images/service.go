@@ -54,6 +54,8 @@ type Deps struct {
 	Platform op.Platform // the daemon's own
 	// Describe says what made a cache record, by its key; nil if nobody knows.
 	Describe func(ctx context.Context, record string) string
+	// Reserve is used while something is removed; it may be nil.
+	Reserve *Reserve
 	// Mounts are the directories of cache mounts; nil for none.
 	Mounts Mounts
 	// Users are the containers that use an image; nil if there are none at all.

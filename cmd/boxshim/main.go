@@ -15,6 +15,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // its C constructor enters the namespaces of "boxshim init"
 
@@ -22,8 +23,14 @@ import (
 )
 
 func init() {
-	if len(os.Args) > 1 && os.Args[1] == "init" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "init":
 		libcontainer.Init()
+	case len(os.Args) > 1 && os.Args[1] == "pool":
+		// The library has threads join the mount namespaces of sandboxes, and relies on that they end with the goroutine that
+		// was locked to them. The main thread does not end: it would stay there, and keep the sandbox's root mounted and what
+		// was deleted in it on the disk. So it is given to the main goroutine, which does nothing but wait.
+		runtime.LockOSThread()
 	}
 }
 
@@ -42,7 +49,9 @@ func main() {
 func run(args []string) (int, error) {
 	switch {
 	case len(args) == 3 && args[0] == "pool":
-		if err := pool(args[1], args[2]); err != nil {
+		done := make(chan error)
+		go func() { done <- pool(args[1], args[2]) }()
+		if err := <-done; err != nil {
 			return 1, err
 		}
 		return 0, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"sync"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/progress"
@@ -19,6 +20,7 @@ type buildStream struct {
 	display  *progress.Display
 	client   boxbuildv1.BuildsClient
 	warnings warnings
+	contexts *filesync.Cache // of the directories that the daemon asks for
 
 	stream boxbuildv1.Builds_BuildClient
 	mu     sync.Mutex     // serialises sends
@@ -28,6 +30,12 @@ type buildStream struct {
 // run performs the build. When ctx ends the build is cancelled, and run waits until the daemon has ended it.
 func (s *buildStream) run(ctx context.Context) (*boxbuildv1.BuildResult, error) {
 	call, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	dir := ""
+	if s.app.cfg.Cache != "" {
+		dir = filepath.Join(s.app.cfg.Cache, "contexts")
+	}
+	s.contexts = filesync.NewCache(dir, 0)
+	defer func() { _ = s.contexts.Close() }() // a cache: what could not be written is read again
 	defer s.tasks.Wait()
 	defer hangUp()
 	var err error
@@ -183,7 +191,7 @@ func (s *buildStream) receiveOutput(stream boxbuildv1.Builds_ChannelClient, to c
 func (s *buildStream) openDirectory(name string) (filesync.Source, error) {
 	for _, d := range s.plan.request.GetDirectories() {
 		if d.GetName() == name {
-			return filesync.Dir(d.GetPath(), filesync.Options{})
+			return filesync.Dir(d.GetPath(), filesync.Options{Cache: s.contexts})
 		}
 	}
 	return nil, fmt.Errorf("there is no directory %q", name)

@@ -28,6 +28,9 @@ type Client struct {
 	IdleTimeout time.Duration
 	// Epoch is passed on to builds as the argument SOURCE_DATE_EPOCH. SOURCE_DATE_EPOCH.
 	Epoch string
+	// Cache is the directory of what the client remembers of build contexts that it sends, "" for none.
+	// $XDG_CACHE_HOME/boxbuild; else ~/.cache/boxbuild.
+	Cache string
 
 	rootFlag, addrFlag string
 	env                Env
@@ -41,6 +44,7 @@ func NewClient(fs *pflag.FlagSet, env Env) *Client {
 	}
 	c.Platform = env.Getenv("DOCKER_DEFAULT_PLATFORM")
 	c.Epoch = env.Getenv("SOURCE_DATE_EPOCH")
+	c.Cache = env.cacheDir()
 	fs.StringVar(&c.addrFlag, "addr", "", `Address of the daemon, such as "unix:///run/boxbuild/boxbuild.sock"`)
 	fs.StringVar(&c.rootFlag, "root", "", "Directory of the daemon's state; selects the daemon by it")
 	fs.BoolVarP(&c.Debug, "debug", "D", false, "Enable debug mode")

@@ -57,6 +57,17 @@ func (e Env) defaultRoot() string {
 	return filepath.Join(e.Home, ".local", "share", "boxbuild")
 }
 
+// cacheDir is where a client keeps what it can do without; "" if the user has no such place.
+func (e Env) cacheDir() string {
+	if dir := e.Getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "boxbuild")
+	}
+	if !filepath.IsAbs(e.Home) {
+		return ""
+	}
+	return filepath.Join(e.Home, ".cache", "boxbuild")
+}
+
 // runtimeDir is where sockets are; "" if the user has no such place.
 func (e Env) runtimeDir() string {
 	if e.UID == 0 {

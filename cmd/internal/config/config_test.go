@@ -136,3 +136,23 @@ func TestFileErrors(t *testing.T) {
 		}
 	}
 }
+
+// Where a client keeps what it can do without: a relative directory is none, as the XDG specification says.
+func TestCacheDir(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		home string
+		want string
+	}{
+		{nil, "/home/u", "/home/u/.cache/boxbuild"},
+		{map[string]string{"XDG_CACHE_HOME": "/c"}, "/home/u", "/c/boxbuild"},
+		{map[string]string{"XDG_CACHE_HOME": "c"}, "/home/u", "/home/u/.cache/boxbuild"},
+		{nil, "", ""},
+	} {
+		e := env(7, c.env)
+		e.Home = c.home
+		if got := NewClient(pflag.NewFlagSet("", pflag.ContinueOnError), e).Cache; got != c.want {
+			t.Errorf("%v, home %q: got %q, want %q", c.env, c.home, got, c.want)
+		}
+	}
+}

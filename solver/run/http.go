@@ -4,18 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/solver"
@@ -90,9 +86,10 @@ func (r *Runner) PinHTTP(ctx context.Context, src *op.HTTP, body io.ReadCloser) 
 	memory := memoryID(src)
 	req.Known = r.remembered.Get(memory)
 	d := r.newDownload(&out)
+	d.report, _ = ctx.Value(statusKey{}).(func(solver.Status))
 	defer d.discard(ctx)
 	a, err := r.http.Fetch(ctx, req, func(a *httpsource.Answer) (httpsource.Sink, error) {
-		out.Name = httpsource.FileName(src.URL, src.Filename, a.Header)
+		out.Name, d.total = httpsource.FileName(src.URL, src.Filename, a.Header), a.Size
 		return d, d.create(ctx, a.Modified())
 	})
 	if err != nil {
@@ -128,7 +125,7 @@ func (r *Runner) keep(ctx context.Context, out *op.HTTP, d *download) (*op.HTTP,
 }
 
 // runHTTP makes the tree of a pinned source.
-func (r *Runner) runHTTP(ctx context.Context, s *op.HTTP) ([]solver.Result, error) {
+func (r *Runner) runHTTP(ctx context.Context, s *op.HTTP, report func(solver.Status)) ([]solver.Result, error) {
 	if !s.Pinned() {
 		return nil, fmt.Errorf("fetching %s: it is not pinned", s)
 	}
@@ -145,9 +142,11 @@ func (r *Runner) runHTTP(ctx context.Context, s *op.HTTP) ([]solver.Result, erro
 		return nil, err
 	}
 	d := r.newDownload(s)
+	d.report = report
 	defer d.discard(ctx)
 	_, err = r.http.Fetch(ctx, req, func(a *httpsource.Answer) (httpsource.Sink, error) {
 		modified := s.Modified
+		d.total = a.Size
 		if s.Checksum != "" {
 			modified = a.Modified()
 		}
@@ -212,90 +211,3 @@ func request(ctx context.Context, src *op.HTTP) (*httpsource.Request, error) {
 
 // headerValue returns a secret as a header's value: files end in a newline, which would be refused.
 func headerValue(secret []byte) string { return strings.TrimRight(string(secret), "\r\n") }
-
-// A download is the tree of an HTTP source while it is written. It is an httpsource.Sink.
-type download struct {
-	r         *Runner
-	src       *op.HTTP
-	algorithm digest.Algorithm
-	hash      hash.Hash
-	draft     *draft
-	file      *os.File
-	modified  time.Time
-}
-
-func (r *Runner) newDownload(src *op.HTTP) *download {
-	d := &download{r: r, src: src, algorithm: digest.SHA256}
-	if src.Digest != "" {
-		d.algorithm = src.Digest.Algorithm()
-	}
-	d.hash = d.algorithm.Hash()
-	return d
-}
-
-// create makes the tree and the file in it, which is called src.Name.
-func (d *download) create(ctx context.Context, modified time.Time) error {
-	var err error
-	if d.draft, err = d.r.newDraft(ctx, ""); err != nil {
-		return err
-	}
-	// The name is a single component, and the tree is new.
-	fd, err := unix.Openat(int(d.draft.root.Fd()), d.src.Name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return fmt.Errorf("creating %q: %w", d.src.Name, err)
-	}
-	d.file, d.modified = os.NewFile(uintptr(fd), d.src.Name), modified
-	return nil
-}
-
-// Write implements httpsource.Sink.
-func (d *download) Write(p []byte) (int, error) {
-	d.hash.Write(p)
-	return d.file.Write(p)
-}
-
-// Reset implements httpsource.Sink.
-func (d *download) Reset() error {
-	d.hash.Reset()
-	_, err := d.file.Seek(0, io.SeekStart)
-	return errors.Join(err, d.file.Truncate(0))
-}
-
-// upload takes what a client sends.
-func (d *download) upload(ctx context.Context, body io.Reader) error {
-	if err := d.create(ctx, time.Time{}); err != nil {
-		return err
-	}
-	_, err := io.CopyBuffer(d, body, make([]byte, 256<<10))
-	return err
-}
-
-// commit gives the file its attributes and makes the tree a snapshot.
-func (d *download) commit(ctx context.Context) (snapshot.ID, error) {
-	perm := d.src.Perm & 0o7777
-	if perm == 0 {
-		perm = 0o600
-	}
-	fd := int(d.file.Fd())
-	modified := d.modified
-	if modified.IsZero() {
-		modified = time.Unix(0, 0)
-	}
-	t := unix.Timeval{Sec: modified.Unix()} // what HTTP says is in seconds, and may be far outside of nanoseconds
-	err := errors.Join(unix.Fchown(fd, d.src.UID, d.src.GID), unix.Fchmod(fd, perm), unix.Futimes(fd, []unix.Timeval{t, t}))
-	if err := errors.Join(err, d.file.Close()); err != nil {
-		return "", fmt.Errorf("finishing %q: %w", d.src.Name, err)
-	}
-	d.file = nil
-	return d.draft.commit(ctx)
-}
-
-// discard throws away what has not been committed.
-func (d *download) discard(ctx context.Context) {
-	if d.file != nil {
-		d.file.Close()
-	}
-	if d.draft != nil {
-		d.draft.discard(ctx)
-	}
-}

@@ -376,6 +376,39 @@ func TestHTTPFailures(t *testing.T) {
 	}
 }
 
+// A download of some size says how far it is, from its beginning to its end, and a small one says nothing.
+func TestHTTPProgress(t *testing.T) {
+	w := newWebRig(t)
+	var got []solver.Status
+	ctx := run.WithStatus(w.ctx(), func(s solver.Status) { got = append(got, s) })
+	pin := func() {
+		_, release, err := w.runner.PinHTTP(ctx, &op.HTTP{URL: w.server.URL + "/f"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+	}
+	pin()
+	if len(got) != 0 {
+		t.Errorf("a small file: %v", got)
+	}
+	const size = 5 << 20
+	w.content.Store(strings.Repeat("x", size))
+	pin()
+	if len(got) < 3 {
+		t.Fatalf("got %v", got)
+	}
+	for i, s := range got {
+		last := i == len(got)-1
+		if s.ID != "f" || s.Action != "downloading" || s.Started.IsZero() || s.Ended.IsZero() == last || (last && s.Current != size) {
+			t.Errorf("status %d of %d is %+v", i, len(got), s)
+		}
+		if i > 0 && s.Current < got[i-1].Current {
+			t.Errorf("it goes back: %v", got)
+		}
+	}
+}
+
 // What a client uploads is pinned by its content, and to be had as long as the build that has it.
 func TestHTTPUpload(t *testing.T) {
 	w := newWebRig(t)

@@ -135,7 +135,7 @@ func (r *Runner) Run(ctx context.Context, step *solver.Step) ([]solver.Result, e
 	case *op.Local:
 		return r.runLocal(o)
 	case *op.HTTP:
-		return r.runHTTP(ctx, o)
+		return r.runHTTP(ctx, o, step.Status)
 	case *op.Git:
 		return r.runGit(ctx, step, o)
 	case *op.Exec:

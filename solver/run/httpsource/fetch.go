@@ -178,7 +178,7 @@ func (f *fetch) begin(resp *http.Response) (done bool, err error) {
 	if resp.ContentLength > f.c.opt.MaxSize {
 		return false, &sinkError{fmt.Errorf("%w: %d bytes", ErrTooLarge, resp.ContentLength)}
 	}
-	f.answer = &Answer{Match: -1, Header: resp.Header}
+	f.answer = &Answer{Match: -1, Header: resp.Header, Size: max(resp.ContentLength, 0)}
 	f.n, f.resume = 0, resumable(resp)
 	if f.sink != nil {
 		return false, sinkFailed(f.sink.Reset())

@@ -94,6 +94,7 @@ type Answer struct {
 	Match int
 	// Header has the fields of the answer.
 	Header http.Header
+	Size   int64 // of the body in bytes, as the server says; 0 if it does not
 }
 
 // Modified returns the time that the server says that the content changed last, zero if it does not.

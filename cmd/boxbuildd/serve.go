@@ -36,7 +36,8 @@ type daemon struct {
 	Builder  worker.Builder
 	Images   worker.Images
 	Platform op.Platform // the machine's own
-	// OpenDirectory, ReceiveDirectory and Login are as in native.Options.
+	// Platforms, OpenDirectory, ReceiveDirectory and Login are as in native.Options.
+	Platforms        func(ctx context.Context) []op.Platform
 	OpenDirectory    func(path string) (filesync.Source, error)
 	ReceiveDirectory func(ctx context.Context, stream filesync.Stream) (filesync.Source, error)
 	Login            func(ctx context.Context, registry string, auth authn.AuthConfig) (string, error)
@@ -106,7 +107,7 @@ type server struct {
 func (s *server) start() {
 	d := s.daemon
 	s.native = native.New(native.Options{
-		Builder: d.Builder, Images: d.Images, Platform: d.Platform, About: about(s.cfg, d.About),
+		Builder: d.Builder, Images: d.Images, Platform: d.Platform, Platforms: d.Platforms, About: about(s.cfg, d.About),
 		OpenDirectory: d.OpenDirectory, ReceiveDirectory: d.ReceiveDirectory, Login: d.Login, Log: s.log,
 	})
 	s.grpc = grpc.NewServer(native.GRPCOptions(s.log)...)

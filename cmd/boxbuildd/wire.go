@@ -364,9 +364,10 @@ func (w *wiring) worker() *daemon {
 		parallelism = max(16, 4*runtime.NumCPU())
 	}
 	devices := cdi.New(cdi.Options{Disabled: w.cfg.CDI.Disabled, Dirs: w.cfg.CDI.SpecDirs, AutoAllowed: w.cfg.CDI.AutoAllowed, Log: w.log})
+	foreign := binfmt.New(binfmt.Options{Dir: w.cfg.Root, Host: host})
 	w.runner = runner.New(runner.Deps{
 		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
-		Emulators: binfmt.New(binfmt.Options{Dir: w.cfg.Root, Host: host}),
+		Emulators: foreign,
 		CacheDir:  w.path("cachemounts"), RecentDir: w.path("copies"), FetchDir: w.path("fetched"), SocketDir: w.path("sockets"),
 		Git:        w.git,
 		ResolvConf: w.network.ResolvConf, HostResolvConf: hostResolvConf,
@@ -383,7 +384,7 @@ func (w *wiring) worker() *daemon {
 		Reserve: images.NewReserve(w.path("reserve")),
 	})
 	return &daemon{
-		Builder: b, Images: svc, Platform: host,
+		Builder: b, Images: svc, Platform: host, Platforms: foreign.Platforms,
 		OpenDirectory: func(path string) (filesync.Source, error) {
 			return filesync.Dir(path, filesync.Options{Cache: w.contexts})
 		},

@@ -184,11 +184,18 @@ func (d *Detector) Platforms(ctx context.Context) []ocispec.Platform {
 			out = append(out, ocispec.Platform{OS: host.OS, Architecture: "amd64", Variant: v})
 		}
 	}
-	for _, arch := range Architectures() {
+	all := Architectures()
+	answers := make([]*answer, len(all))
+	var wg sync.WaitGroup
+	for i, arch := range all {
+		wg.Go(func() { answers[i] = d.ask(ctx, arch) })
+	}
+	wg.Wait()
+	for i, arch := range all {
 		if arch == host.Architecture {
 			continue
 		}
-		if a := d.ask(ctx, arch); a.native || a.emulator != nil {
+		if a := answers[i]; a.native || a.emulator != nil {
 			p := ocispec.Platform{OS: host.OS, Architecture: arch}
 			if arch == "arm" {
 				p.Variant = "v7"

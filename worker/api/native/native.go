@@ -39,6 +39,8 @@ type Options struct {
 	Images  worker.Images
 	// Platform is the daemon's own, for requests that name none.
 	Platform op.Platform
+	// Platforms returns those whose programs run here, the daemon's own first; nil if that is the only one.
+	Platforms func(ctx context.Context) []op.Platform
 	// About is what Info answers, but for what changes while the daemon runs. It may be nil.
 	About *boxbuildv1.InfoResponse
 	// OpenDirectory opens a directory of this machine for a client that may have it read.
@@ -230,6 +232,12 @@ func (s *Server) Info(ctx context.Context, _ *boxbuildv1.InfoRequest) (*boxbuild
 		info.Files = int32(len(fds))
 	}
 	info.Platforms = []*boxbuildv1.Platform{wirePlatform(s.opt.Platform)}
+	if s.opt.Platforms != nil {
+		info.Platforms = nil
+		for _, p := range s.opt.Platforms(ctx) {
+			info.Platforms = append(info.Platforms, wirePlatform(p))
+		}
+	}
 	list, err := s.opt.Images.List(ctx)
 	if err != nil {
 		info.Warnings = append(info.Warnings, "listing images: "+err.Error())

@@ -95,7 +95,46 @@ func TestFullDisk(t *testing.T) {
 		h.start()
 		h.check("kept", "kept\n")
 	})
+	t.Run("prune", func(t *testing.T) {
+		fill(t, disk, ballast, 0)
+		h.must("", "prune", "-af")
+		if err := os.Remove(ballast); err != nil {
+			t.Fatal(err)
+		}
+		// Nothing that was written and deleted is held by anybody.
+		h.eventually("the store to be empty", func() bool {
+			var st unix.Statfs_t
+			if err := unix.Statfs(disk, &st); err != nil {
+				t.Fatal(err)
+			}
+			return int64(st.Blocks-st.Bfree)*st.Bsize < 4<<20
+		})
+	})
 	h.checkEmpties()
+}
+
+// TestRootsGo checks that no thread of boxshim stays where it has been for a sandbox: the step's root would stay mounted,
+// and what was deleted in it on the disk.
+func TestRootsGo(t *testing.T) {
+	h := newHost(t, "")
+	h.start()
+	h.importBusybox()
+	for i := range 8 { // whichever thread it is, each may become the one
+		dir := h.context(map[string]string{"Dockerfile": fmt.Sprintf("FROM busybox\nRUN --mount=type=tmpfs,target=/t exit %d\n", i+1)})
+		h.mustFail("", []string{"build", "--progress", "plain", dir}, "exit code")
+	}
+	h.eventually("all threads of boxshim to be out of the sandboxes", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/mountinfo", h.shim()))
+		if err != nil || len(threads) == 0 {
+			t.Fatal(threads, err)
+		}
+		for _, f := range threads {
+			if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), "/snapshots/") {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // check compares an image's /result.

@@ -43,6 +43,9 @@ func TestBuildKit(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			c := readCase(t, file)
+			if _, ok := c.env.urls["*"]; !ok {
+				c.env.urls["*"] = "something" // BuildKit's translation fetches nothing
+			}
 			var want translated
 			differs := map[string]bool{}
 			for _, f := range c.ar.Files {

@@ -19,7 +19,8 @@ func TestAnnotations(t *testing.T) {
 		{"index:a=b:c", map[string]string{"annotation-index.a": "b:c"}, ""},
 		{
 			"index,manifest-descriptor[linux/arm64]:a=b",
-			map[string]string{"annotation-index.a": "b", "annotation-manifest-descriptor[linux/arm64].a": "b"}, "",
+			map[string]string{"annotation-index.a": "b", "annotation-manifest-descriptor[linux/arm64].a": "b"},
+			"",
 		},
 		{"a", nil, `invalid annotation "a", expected key=value`},
 		{"tar:a=b", nil, `unknown annotation type "tar"`},

@@ -40,7 +40,7 @@ func pool(scratch, cgroup string) error {
 	if err != nil {
 		return err
 	}
-	limits, err := libcontainer.OwnLimits()
+	limits, err := libcontainer.OwnLimits(cgroup)
 	if err != nil {
 		return err
 	}

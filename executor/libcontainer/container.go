@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -234,9 +233,10 @@ func (c *Container) Wait() executor.Exit {
 	exit := exitOf(state)
 	c.stubs.remove()
 	c.root.Close()
-	var oom uint64
-	exit.Usage.PeakMemory, oom = c.rt.cgroups.memoryUse(c.cgroup)
-	exit.OOMKilled = oom > 0
+	if peak := c.rt.cgroups.Memory(c.cgroup); peak > 0 {
+		exit.Usage.PeakMemory = peak
+	}
+	exit.OOMKilled = c.rt.cgroups.OOMKills(c.cgroup) > 0
 	return exit
 }
 
@@ -248,6 +248,9 @@ func exitOf(state *os.ProcessState) executor.Exit {
 	}
 	// With those of all processes that it, or the kernel at its end, waited for.
 	exit.Usage.CPU = state.UserTime() + state.SystemTime()
+	if u, ok := state.SysUsage().(*syscall.Rusage); ok {
+		exit.Usage.PeakMemory = u.Maxrss << 10 // of the largest of them, until the cgroup tells of all
+	}
 	status, ok := state.Sys().(syscall.WaitStatus)
 	if ok && status.Signaled() {
 		exit.Signal = status.Signal()
@@ -287,9 +290,7 @@ func Cleanup(id string) error {
 
 // KillAll kills every process in the cgroup of a sandbox, also while Start is at work.
 func (r *Runtime) KillAll(cgroup string) {
-	for _, pid := range r.cgroups.pids(path.Clean(cgroup)) {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	}
+	r.cgroups.Kill(cgroup)
 }
 
 // An ExecProcess is one that was started in a running sandbox.
@@ -312,7 +313,7 @@ func (c *Container) Exec(p *specs.Process, stdio [3]*os.File) (*ExecProcess, *os
 		Inheritable: p.Capabilities.Inheritable,
 		Ambient:     p.Capabilities.Ambient,
 	}
-	oom := c.rt.cgroups.oomKills(c.cgroup)
+	oom := c.rt.cgroups.OOMKills(c.cgroup)
 	master, err := c.launch(out, p, nil)
 	if err != nil {
 		return nil, nil, err
@@ -327,7 +328,7 @@ func (e *ExecProcess) Wait() executor.Exit {
 	e.done = true
 	e.mu.Unlock()
 	exit := exitOf(state)
-	exit.OOMKilled = e.c.rt.cgroups.oomKills(e.c.cgroup) > e.oomSeen && exit.Signal == syscall.SIGKILL
+	exit.OOMKilled = e.c.rt.cgroups.OOMKills(e.c.cgroup) > e.oomSeen && exit.Signal == syscall.SIGKILL
 	return exit
 }
 

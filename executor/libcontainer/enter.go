@@ -12,12 +12,9 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"golang.org/x/sys/unix"
-)
 
-// controllers are the cgroup v1 hierarchies that sandboxes join: those that enforce something. Each costs a sandbox
-// 0.2 ms, to join it, to mount it and to leave it; the others (cpuacct, blkio, freezer, net_cls, the named one of systemd)
-// would cost as much and do nothing for it.
-var controllers = []string{"devices", "memory", "cpu", "cpu,cpuacct", "cpuset", "pids"}
+	"github.com/boxbuild/boxbuild/executor/cgroup"
+)
 
 // Enter gives this process a private root and replaces its program by a sealed copy of itself, with the same
 // arguments; in that copy it returns at once. It is to be called first of all, by the only thread there is, in a
@@ -114,7 +111,7 @@ func buildRoot(dir string) error {
 
 // bindCgroups makes the hierarchies appear in dir as they are at /sys/fs/cgroup.
 func bindCgroups(dir string) error {
-	const root = "/sys/fs/cgroup"
+	const root = cgroup.Root
 	var st unix.Statfs_t
 	if err := unix.Statfs(root, &st); err != nil {
 		return fmt.Errorf("looking for cgroups: %w", err)
@@ -129,7 +126,7 @@ func bindCgroups(dir string) error {
 	if err := unix.Mount("cgroup", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755"); err != nil {
 		return fmt.Errorf("mounting the place of cgroups: %w", err)
 	}
-	for _, c := range controllers {
+	for _, c := range cgroup.V1 {
 		src, dst := filepath.Join(root, c), filepath.Join(dir, c)
 		// A link stands for a controller that shares a hierarchy with another, which has its own entry.
 		if fi, err := os.Lstat(src); err != nil || !fi.IsDir() {

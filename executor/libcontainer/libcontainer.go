@@ -29,6 +29,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/boxbuild/boxbuild/executor/cgroup"
 )
 
 // Directories in the runtime's private file system.
@@ -40,7 +42,7 @@ const (
 // A Runtime runs sandboxes. It is safe for concurrent use.
 type Runtime struct {
 	profiles profiles
-	cgroups  hierarchy
+	cgroups  cgroup.Tree
 	spares   spares
 }
 
@@ -55,7 +57,7 @@ func NewRuntime() (*Runtime, error) {
 	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
 		return nil, err
 	}
-	return &Runtime{cgroups: findHierarchy()}, nil
+	return &Runtime{cgroups: cgroup.At(cgroup.Root)}, nil
 }
 
 // Dir returns the directory of the sandbox id, where its root and sources are attached.

@@ -11,6 +11,8 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor/cgroup"
 )
 
 // rlimitNumbers are the numbers of setrlimit(2), by the names that a Ulimit uses.
@@ -26,11 +28,16 @@ var rlimitNumbers = map[string]int{
 type Limits struct {
 	Hard         map[string]uint64 // hard limits, which only CAP_SYS_RESOURCE could raise
 	Capabilities uint64            // the bounding set
+	Controllers  map[string]bool   // of cgroups: what limits can be set with
+	Swap         bool              // a cgroup's use of swap can be limited
 }
 
-// OwnLimits returns this process's Limits.
-func OwnLimits() (*Limits, error) {
-	out := &Limits{Hard: make(map[string]uint64, len(rlimitNumbers))}
+// OwnLimits returns this process's Limits. Sandboxes have their cgroups below the cgroup parent. It is called after Enter.
+func OwnLimits(parent string) (*Limits, error) {
+	h := cgroup.At(cgroup.Root)
+	out := &Limits{
+		Hard: make(map[string]uint64, len(rlimitNumbers)), Controllers: h.Controllers(parent), Swap: h.LimitsSwap(parent),
+	}
 	for name, n := range rlimitNumbers {
 		var l unix.Rlimit
 		if err := unix.Getrlimit(n, &l); err != nil {

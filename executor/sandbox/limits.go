@@ -54,8 +54,33 @@ func validateSet(s string) error {
 	return nil
 }
 
-func resources(spec *executor.Spec, host *Host) *specs.LinuxResources {
+// enforceable reports the first limit that needs a cgroup controller which host lacks: one that the kernel was told to
+// do without, or that a container in which the daemon runs was not given.
+func enforceable(l *executor.Limits, host *Host) error {
+	if host.Controllers == nil {
+		return nil
+	}
+	for _, n := range []struct {
+		limit, controller string
+		set               bool
+	}{
+		{"memory", "memory", l.Memory > 0 || l.MemorySwap != 0},
+		{"CPU", "cpu", l.CPUShares > 0 || l.CPUQuota > 0 || l.CPUPeriod > 0},
+		{"CPU set", "cpuset", l.CPUSetCPUs != "" || l.CPUSetMems != ""},
+		{"process", "pids", l.Pids > 0},
+	} {
+		if n.set && !host.Controllers[n.controller] {
+			return fmt.Errorf("%s limit: this machine has no cgroup controller %q below %s", n.limit, n.controller, host.CgroupParent)
+		}
+	}
+	return nil
+}
+
+func resources(spec *executor.Spec, host *Host) (*specs.LinuxResources, error) {
 	l := &spec.Limits
+	if err := enforceable(l, host); err != nil {
+		return nil, err
+	}
 	out := &specs.LinuxResources{Devices: deviceRules(spec, host)}
 	if l.Memory > 0 || l.MemorySwap != 0 {
 		out.Memory = &specs.LinuxMemory{}
@@ -67,7 +92,10 @@ func resources(spec *executor.Spec, host *Host) *specs.LinuxResources {
 			// As in Docker: with a memory limit alone, as much swap again.
 			swap = 2 * l.Memory
 		}
-		out.Memory.Swap = &swap
+		// As in Docker, too: where swap can't be limited, memory still is.
+		if !host.NoSwapLimit {
+			out.Memory.Swap = &swap
+		}
 	}
 	if l.CPUShares > 0 || l.CPUQuota > 0 || l.CPUPeriod > 0 || l.CPUSetCPUs != "" || l.CPUSetMems != "" {
 		out.CPU = &specs.LinuxCPU{Cpus: l.CPUSetCPUs, Mems: l.CPUSetMems}
@@ -84,7 +112,7 @@ func resources(spec *executor.Spec, host *Host) *specs.LinuxResources {
 	if l.Pids > 0 {
 		out.Pids = &specs.LinuxPids{Limit: &l.Pids}
 	}
-	return out
+	return out, nil
 }
 
 // rlimitNames are the limits that an executor.Ulimit can name.

@@ -33,7 +33,10 @@ type Host struct {
 	Devices           []Device // for Spec.Devices, and every node of the host's if Spec.Privileged
 	HardLimits        map[string]uint64
 	Capabilities      uint64 // the runtime's bounding set, as in /proc/self/status; 0 means all
-	User              Identity
+	// Controllers of cgroups are those that there are; nil means all that a sandbox can need.
+	Controllers map[string]bool
+	NoSwapLimit bool // the kernel can't limit a cgroup's use of swap
+	User        Identity
 }
 
 // InitPath is where the minimal init of Spec.Init is in a sandbox.
@@ -144,7 +147,10 @@ func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
 			RootfsPropagation: propagation,
 		},
 	}
-	out.Linux.Devices, out.Linux.Resources = devices(spec, host), resources(spec, host)
+	if out.Linux.Resources, err = resources(spec, host); err != nil {
+		return nil, err
+	}
+	out.Linux.Devices = devices(spec, host)
 	if !spec.Privileged {
 		out.Linux.MaskedPaths = MaskedPaths()
 		out.Linux.ReadonlyPaths = ReadonlyPaths()

@@ -134,8 +134,8 @@ func TestMaskedPaths(t *testing.T) {
 	} {
 		fmt.Fprintf(&script, "[ -e %[1]s ] && cat %[1]s > /tmp/v; [ -e %[1]s ] && echo x > %[1]s && echo wrote %[1]s; ", p)
 	}
-	script.WriteString("for d in /sys/fs/cgroup /sys/fs/cgroup/memory /sys/kernel /proc/bus; do mkdir $d/x && echo made $d/x; done; ")
-	script.WriteString("echo 1 > /sys/fs/cgroup/memory/memory.swappiness && echo wrote swappiness; true")
+	script.WriteString("for d in /sys/fs/cgroup /sys/fs/cgroup/memory /sys/fs/cgroup/init.scope /sys/kernel /proc/bus; do mkdir $d/x && echo made $d/x; done; ")
+	script.WriteString("echo 1 > /sys/fs/cgroup/memory/memory.swappiness && echo wrote swappiness; echo 1 > /sys/fs/cgroup/cgroup.procs && echo wrote procs; echo max > /sys/fs/cgroup/memory.max && echo wrote max; true")
 	for _, hostCgroup := range []bool{false, true} {
 		spec := sh(root, script.String())
 		spec.HostCgroup = hostCgroup

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 
@@ -45,7 +44,7 @@ func TestKeeper(t *testing.T) {
 	if _, err := tryRun(k, sh(root, "true")); !errors.Is(err, shim.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*" + parent); len(left) > 0 {
+	if left := cgroupsOf(t, parent); len(left) > 0 {
 		t.Errorf("cgroups are left: %q", left)
 	}
 }

@@ -1,6 +1,7 @@
 package shim_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -131,30 +132,75 @@ func TestOutOfMemory(t *testing.T) {
 	}
 }
 
-// The other limits hold.
+// The other limits hold: the kernel has the numbers that were asked for, with either version of cgroups, and no more
+// processes can be started than the limit says.
 func TestLimits(t *testing.T) {
 	e := newExecutor(t)
 	root, _ := newRoot(t)
-	spec := sh(root, "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; echo alive; cat /sys/fs/cgroup/pids/pids.max "+
-		"/sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpuset/cpuset.cpus; ulimit -n; ulimit -Hn")
-	spec.Limits = executor.Limits{Pids: 5, CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, CPUSetCPUs: "0"}
-	spec.Ulimits = []executor.Ulimit{{Name: "nofile", Soft: 100, Hard: 1 << 40}}
-	r := run(t, e, spec)
+	limits := executor.Limits{Pids: 5, CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, CPUSetCPUs: "0", Memory: 64 << 20}
+	spec := sh(root, "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; echo alive")
+	spec.Limits = limits
+	if r := run(t, e, spec); !strings.Contains(r.err, "can't fork") {
+		t.Errorf("eight children under a limit of five: %q, %q", r.out, r.err)
+	}
 	var hard unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &hard); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(r.err, "can't fork") {
-		t.Errorf("eight children under a limit of five: %q, %q", r.out, r.err)
+	// 512 shares are a weight of 59: 1024 are 100, and the scales are not in proportion.
+	files := map[string]string{
+		"pids.max": "50", "cpu.weight": "59", "cpu.max": "50000 100000", "cpuset.cpus": "0",
+		"memory.max": "67108864",
 	}
-	spec = sh(root, "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/cpu/cpu.shares /sys/fs/cgroup/cpu/cpu.cfs_quota_us "+
-		"/sys/fs/cgroup/cpuset/cpuset.cpus; ulimit -n; ulimit -Hn")
-	spec.Limits = executor.Limits{Pids: 50, CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, CPUSetCPUs: "0"}
+	if !unified() {
+		files = map[string]string{
+			"pids/pids.max": "50", "cpu/cpu.shares": "512", "cpu/cpu.cfs_quota_us": "50000", "cpuset/cpuset.cpus": "0",
+			"memory/memory.limit_in_bytes": "67108864",
+		}
+	}
+	script, want := "ulimit -n; ulimit -Hn", fmt.Sprintf("100\n%d\n", hard.Max)
+	for name, content := range files {
+		script += "; cat /sys/fs/cgroup/" + name
+		want += content + "\n"
+	}
+	spec = sh(root, script)
+	limits.Pids = 50
+	spec.Limits = limits
 	spec.Ulimits = []executor.Ulimit{{Name: "nofile", Soft: 100, Hard: 1 << 40}}
-	r = run(t, e, spec)
-	want := fmt.Sprintf("50\n512\n50000\n0\n100\n%d\n", hard.Max)
-	if _, err := os.Stat("/sys/fs/cgroup/pids"); err == nil && r.out != want {
-		t.Errorf("output is %q, %q, want %q", r.out, r.err, want)
+	if r := run(t, e, spec); r.out != want {
+		t.Errorf("%s\noutput is %q, %q, want %q", script, r.out, r.err, want)
+	}
+}
+
+// A sandbox with all capabilities can make cgroups in its own, with version 2 also to move its processes there. They end
+// with it, and are removed.
+func TestCgroupsOfSandbox(t *testing.T) {
+	e := newExecutor(t)
+	root, _ := newRoot(t)
+	m := marker()
+	dir := "/sys/fs/cgroup/own"
+	if !unified() {
+		dir = "/sys/fs/cgroup/pids/own"
+	}
+	spec := sh(root, fmt.Sprintf("mkdir %[1]s && echo 0 > %[1]s/cgroup.procs && cat /proc/self/cgroup; sleep %[2]s & echo up; wait", dir, m))
+	spec.Privileged = true
+	out, w := io.Pipe()
+	b, err := e.Start(context.Background(), spec, executor.IO{Stdout: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	moved := false
+	for lines.Scan() && lines.Text() != "up" {
+		moved = moved || strings.HasSuffix(lines.Text(), "/own")
+	}
+	if !moved {
+		t.Error("the sandbox's process is not in the cgroup that it made")
+	}
+	b.Close()
+	w.Close()
+	if running(t, m) {
+		t.Error("a process of the sandbox is still there after Close")
 	}
 }
 
@@ -362,4 +408,17 @@ func TestSlowStartBlocksNobody(t *testing.T) {
 
 var sandboxCaps = []string{
 	"CHOWN", "cap_fowner", "CAP_KILL", "mknod", "NET_RAW", "SETFCAP", "SETGID", "SETUID", "SYS_CHROOT", "AUDIT_WRITE",
+}
+
+// A shim that can't be started is an error, and leaves no cgroup.
+func TestStartWithoutProgram(t *testing.T) {
+	needsRoot(t)
+	parent := fmt.Sprintf("/boxbuild-test-%d-%d", os.Getpid(), number.Add(1))
+	opts := shim.Options{Binary: filepath.Join(t.TempDir(), "nothing"), Dir: t.TempDir(), CgroupParent: parent}
+	if _, err := shim.Start(context.Background(), opts); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error is %v", err)
+	}
+	if left := cgroupsOf(t, parent); len(left) > 0 {
+		t.Errorf("cgroups are left: %q", left)
+	}
 }

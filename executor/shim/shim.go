@@ -29,6 +29,7 @@ import (
 	"syscall"
 
 	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/executor/cgroup"
 	"github.com/boxbuild/boxbuild/executor/shim/wire"
 )
 
@@ -54,7 +55,8 @@ type Options struct {
 	// Dir is any directory; the shim's private file system is mounted there, in its own mount namespace.
 	Dir string
 	// CgroupParent is the cgroup below which sandboxes get theirs, such as /boxbuild-1f2e3d4c: a name that no other
-	// daemon on this machine uses, since whatever is below it is removed by Start and Close.
+	// daemon on this machine uses, since whatever is in it and below it is removed by Start and Close. With cgroup v2,
+	// Start makes it, and moves processes at the root of a container's hierarchy out of its way.
 	CgroupParent string
 	Network      Network   // nil: no bridge, and NetworkNone makes a namespace each time
 	Log          io.Writer // what the shim has to say; nil discards it
@@ -90,14 +92,23 @@ type Executor struct {
 var _ executor.Executor = (*Executor)(nil)
 
 // Start starts a shim. ctx bounds the start only.
-func Start(ctx context.Context, opts Options) (*Executor, error) {
+func Start(ctx context.Context, opts Options) (_ *Executor, err error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := removeCgroups(opts.CgroupParent); err != nil {
+	cgroups := cgroup.At(cgroup.Root)
+	if err := cgroups.Remove(opts.CgroupParent); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, cgroups.Remove(opts.CgroupParent))
+		}
+	}()
+	if err := cgroups.Delegate(opts.CgroupParent); err != nil {
 		return nil, err
 	}
 	conn, child, err := wire.Pair()
@@ -203,7 +214,7 @@ func (e *Executor) Close() error {
 	e.conn.Close()
 	<-e.ended
 	e.work.Wait()
-	return removeCgroups(e.opts.CgroupParent)
+	return cgroup.At(cgroup.Root).Remove(e.opts.CgroupParent)
 }
 
 // add registers a call. It returns ErrClosed after Close and ErrShimEnded after the end of the shim.

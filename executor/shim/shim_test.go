@@ -76,12 +76,32 @@ func newExecutor(t testing.TB, change ...func(*shim.Options)) *shim.Executor {
 		if err := e.Close(); err != nil {
 			t.Error(err)
 		}
-		left, _ := filepath.Glob("/sys/fs/cgroup/*" + opts.CgroupParent)
+		left := cgroupsOf(t, opts.CgroupParent)
 		if len(left) > 0 {
 			t.Errorf("cgroups are left: %q", left)
 		}
 	})
 	return e
+}
+
+// unified says whether the machine has cgroups of version 2 only.
+func unified() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
+// cgroupsOf returns the directories of a cgroup, or those that match a pattern, in every hierarchy.
+func cgroupsOf(t testing.TB, cgroup string) []string {
+	t.Helper()
+	pattern := "/sys/fs/cgroup/*"
+	if unified() {
+		pattern = "/sys/fs/cgroup"
+	}
+	found, err := filepath.Glob(pattern + cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 type testLog struct{ t testing.TB }

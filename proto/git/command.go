@@ -52,6 +52,7 @@ type command struct {
 	files  bool      // the protocol is that of local files: a fetch from a mirror of ours
 	access *access   // how the remote is reached; nil if it is not
 	quiet  bool      // what it says is no news for the user
+	late   bool      // what it says is told when it has succeeded: a failure may be one that is expected
 }
 
 // An Error is a git command that failed.
@@ -109,7 +110,7 @@ func (c *Client) run(ctx context.Context, cmd *command) ([]byte, error) {
 		x.Stdout = cmd.stdout
 	}
 	stderr := &tail{log: loggerOf(ctx)}
-	if cmd.quiet {
+	if cmd.quiet || cmd.late {
 		stderr.log = nil
 	}
 	x.Stderr = stderr
@@ -126,6 +127,9 @@ func (c *Client) run(ctx context.Context, cmd *command) ([]byte, error) {
 	}
 	if err != nil {
 		return out.Bytes(), &Error{Command: cmd.args[0], Stderr: stderr.text(), Err: err}
+	}
+	if log := loggerOf(ctx); cmd.late && log != nil {
+		log(stderr.buf)
 	}
 	return out.Bytes(), nil
 }

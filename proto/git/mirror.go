@@ -178,7 +178,7 @@ func (c *Client) fetchRefs(ctx context.Context, m *mirror, acc *access, depth, s
 	if depth != "" {
 		args = append(args, depth)
 	}
-	_, err := c.run(ctx, &command{args: append(args, "--", acc.url, spec), gitDir: m.dir, access: acc})
+	_, err := c.run(ctx, &command{args: append(args, "--", acc.url, spec), gitDir: m.dir, access: acc, late: true})
 	return err
 }
 

@@ -139,3 +139,11 @@ func RedactGit(raw string) string {
 	}
 	return scheme + "://" + user + authority[i:] + tail
 }
+
+// Question returns what pinning g depends on and nothing else, so that equal questions have one answer in a build.
+func (g *Git) Question() *Git {
+	return &Git{
+		Remote: g.Remote, Ref: g.Ref, Checksum: g.Checksum, KeepGitDir: g.Keeps(), FetchByCommit: g.FetchByCommit,
+		AuthTokenSecret: g.AuthTokenSecret, AuthHeaderSecret: g.AuthHeaderSecret, SSH: g.SSH, KnownHosts: g.KnownHosts,
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/run"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 	"github.com/boxbuild/boxbuild/worker"
 )
@@ -103,7 +104,7 @@ func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
 	case *op.OCILayout:
 		return e.pinLayout(ctx, s)
 	case *op.Git:
-		return e.b.deps.Runner.PinGit(ctx, s)
+		return e.pinGit(ctx, s)
 	}
 	return nil, fmt.Errorf("%s: this kind of source is not supported", src)
 }
@@ -127,6 +128,29 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	e.mu.Lock()
 	e.cleanup = append(e.cleanup, remove)
 	e.mu.Unlock()
+	return &pinned, nil
+}
+
+// pinGit asks what a ref means once a build: directories of one branch are of one commit.
+func (e *env) pinGit(ctx context.Context, s *op.Git) (op.Source, error) {
+	q := s.Question()
+	if *q == *s {
+		pinned, err := e.b.deps.Runner.PinGit(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		return pinned, nil
+	}
+	src, err := e.Pin(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	answer, ok := src.(*op.Git)
+	if !ok {
+		return nil, fmt.Errorf("pinning %s: got %s", s, src)
+	}
+	pinned := *s
+	pinned.Ref, pinned.Commit = answer.Ref, answer.Commit
 	return &pinned, nil
 }
 
@@ -269,7 +293,9 @@ func (e *env) tree(ctx context.Context, in solver.Input) (treehash.Tree, func(),
 
 // Step implements frontend.Env.
 func (e *env) Step(ctx context.Context, name string, fn func(ctx context.Context) error) error {
-	return e.em.step(ctx, name, func(ctx context.Context, _ *progress) error { return fn(ctx) })
+	return e.em.step(ctx, name, func(ctx context.Context, p *progress) error {
+		return fn(run.WithStatus(ctx, p.status))
+	})
 }
 
 // Warn implements frontend.Env.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
@@ -95,7 +94,7 @@ func (t *translation) checkNames() error {
 
 // resolveOrigins finds the origins of the stages that have none yet.
 func (t *translation) resolveOrigins(ctx context.Context, stages []*stage) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := together(ctx)
 	for _, s := range stages {
 		if s.origin != nil {
 			continue

@@ -13,8 +13,14 @@ var sections = []struct {
 	name string
 	rows int
 }{
-	{"Parsing", 16}, {"Expansion", 12}, {"Arguments", 11}, {"Instructions", 35},
-	{"The image's configuration and history", 4}, {"Contexts", 6}, {"Checks, outline, targets", 6}, {"Names in the progress", 2},
+	{"Parsing", 16},
+	{"Expansion", 12},
+	{"Arguments", 11},
+	{"Instructions", 35},
+	{"The image's configuration and history", 4},
+	{"Contexts", 6},
+	{"Checks, outline, targets", 6},
+	{"Names in the progress", 2},
 }
 
 // places are the folders that the table abbreviates, and what their files end with.

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -46,10 +45,11 @@ func (tr *tree) follow() []string {
 	return out
 }
 
-// pin fixes the content.
-func (tr *tree) pin(ctx context.Context, t *translation) error {
+// pin returns the function that fixes the content. Of equal trees the one whose pin is called first gives the vertex its
+// name and place.
+func (tr *tree) pin(ctx context.Context, t *translation) func() error {
 	if tr.input != nil {
-		return nil
+		return func() error { return nil }
 	}
 	src, key := tr.src, tr.label
 	if l, ok := src.(*op.Local); ok {
@@ -67,7 +67,7 @@ func (tr *tree) pin(ctx context.Context, t *translation) error {
 		repo.WriteKey(&h)
 		key += " " + h.Document()
 	}
-	in, err := t.shared.tree(key, func() (in solver.Input, err error) {
+	find := t.shared.tree(key, func() (in solver.Input, err error) {
 		if isRepo {
 			return pinGit(ctx, t.env, repo, solver.Meta{Name: tr.label, File: t.src.name, Source: ranges(tr.where)})
 		}
@@ -84,27 +84,33 @@ func (tr *tree) pin(ctx context.Context, t *translation) error {
 			return err
 		})
 		return in, err
-	})()
-	tr.input = &in
-	if err != nil && tr.where != nil {
-		return at(err, tr.where)
+	})
+	return func() error {
+		in, err := find()
+		tr.input = &in
+		if err != nil && tr.where != nil {
+			return at(err, tr.where)
+		}
+		return err
 	}
-	return err
 }
 
 // pinTrees pins every tree that something is read from, all at once.
 func (t *translation) pinTrees(ctx context.Context) error {
 	all := []*tree{t.context}
-	for s := range t.plan.target.reachable() {
-		if s.origin != nil {
-			all = append(all, s.origin.tree)
-		}
-		all = append(all, s.remotes()...)
+	needed := t.plan.target.reachable()
+	for _, s := range t.outside(needed) {
+		all = append(all, s.origin.tree)
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range t.plan.stages {
+		if needed[s] {
+			all = append(all, s.remotes()...)
+		}
+	}
+	g, ctx := together(ctx)
 	for _, tr := range all {
 		if tr != nil && len(tr.paths) > 0 {
-			g.Go(func() error { return tr.pin(ctx, t) })
+			g.Go(tr.pin(ctx, t))
 		}
 	}
 	if err := g.Wait(); err != nil {

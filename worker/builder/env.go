@@ -64,12 +64,7 @@ func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
 	if _, img := src.(*op.Image); src.Pinned() && !img {
 		return src, nil
 	}
-	var h solver.Hasher
-	src.WriteKey(&h)
-	if img, ok := src.(*op.Image); ok {
-		h.Int("resolve", int64(img.Resolve))
-	}
-	key := h.Sum()
+	key := keyOf(src)
 	e.mu.Lock()
 	p := e.pins[key]
 	first := p == nil
@@ -91,6 +86,16 @@ func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// keyOf names a question of Pin.
+func keyOf(src op.Source) solver.Key {
+	var h solver.Hasher
+	src.WriteKey(&h)
+	if img, ok := src.(*op.Image); ok {
+		h.Int("resolve", int64(img.Resolve))
+	}
+	return h.Sum()
 }
 
 func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
@@ -134,7 +139,7 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 // pinGit asks what a ref means once a build: directories of one branch are of one commit.
 func (e *env) pinGit(ctx context.Context, s *op.Git) (op.Source, error) {
 	q := s.Question()
-	if *q == *s {
+	if keyOf(q) == keyOf(s) { // it is the question: to ask it again would be to wait for itself
 		pinned, err := e.b.deps.Runner.PinGit(ctx, s)
 		if err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -356,6 +357,29 @@ func TestSchemes(t *testing.T) {
 	})
 	if _, _, err := get(t, quick(Options{}), &Request{URL: s.URL}); !errors.Is(err, errRedirect) || n > 12 {
 		t.Errorf("an endless redirect: %d requests, %v", n, err)
+	}
+}
+
+// TLS that fails is an error at once: nothing is asked again, or in the clear.
+func TestNoFallback(t *testing.T) {
+	asked := 0
+	h := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ })
+	secure := httptest.NewUnstartedServer(h)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	plain := serve(t, h)
+	for name, u := range map[string]string{
+		"a certificate that nobody trusts": secure.URL,
+		"no TLS at all":                    strings.Replace(plain.URL, "http://", "https://", 1),
+		"a redirect to no TLS at all": serve(t, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, strings.Replace(plain.URL, "http://", "https://", 1), http.StatusFound)
+		}).URL,
+	} {
+		_, _, err := get(t, quick(Options{}), &Request{URL: u, Authorization: "secret"})
+		if err == nil || asked != 0 || strings.Contains(err.Error(), "attempts") {
+			t.Errorf("%s: %d requests, %v", name, asked, err)
+		}
 	}
 }
 

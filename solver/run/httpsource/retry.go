@@ -71,7 +71,7 @@ func retryable(err error) bool {
 		dns    *net.DNSError
 	)
 	switch {
-	case !errors.As(err, &broken), errors.Is(err, errRedirect):
+	case !errors.As(err, &broken), errors.Is(err, errRedirect), errors.Is(err, http.ErrSchemeMismatch):
 		return false
 	case errors.As(err, &cert), errors.As(err, &alert), errors.As(err, &head):
 		return false

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -13,8 +14,8 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot"
 )
 
-// Get finds an image by what a user writes: its ID, a name (canonical or not), a name with the digest of a manifest, or
-// the unique beginning of an ID, tried in this order. Of a name for several platforms it returns the one for p; nil
+// Get finds an image by what a user writes: its ID, the digest of a name's index, a name (canonical or not), a name with
+// the digest of a manifest, or the unique beginning of an ID, tried in this order. Of a name for several platforms it returns the one for p; nil
 // takes the first. Errors wrap ErrNotFound or ErrAmbiguous.
 //
 // A digest is found only under the repository that is known to have it: that some other one does says nothing.
@@ -34,7 +35,12 @@ func (s *Store) Get(ref string, p *ocispec.Platform) (img *Image, err error) {
 func find(tx *bbolt.Tx, ref string, p *ocispec.Platform) (*Image, error) {
 	hex, maybeID := hexPrefix(ref)
 	if maybeID && len(hex) == 64 {
-		return getImage(tx, digest.Digest("sha256:"+hex))
+		id := digest.Digest("sha256:" + hex)
+		img, err := getImage(tx, id)
+		if errors.Is(err, ErrNotFound) {
+			return byIndex(tx, id, p)
+		}
+		return img, err
 	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err == nil {
@@ -47,6 +53,25 @@ func find(tx *bbolt.Tx, ref string, p *ocispec.Platform) (*Image, error) {
 		return byPrefix(tx, ref, hex)
 	}
 	return nil, fmt.Errorf("parsing reference %.300q: %w", ref, err)
+}
+
+// byIndex finds an image of the index with that digest, which a name has: it is what a build for several platforms calls
+// its result.
+func byIndex(tx *bbolt.Tx, d digest.Digest, p *ocispec.Platform) (*Image, error) {
+	var found *Name
+	err := eachName(tx, func(n *Name) error {
+		if found == nil && n.Index != nil && n.Index.Digest == d {
+			found = n
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if found == nil {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, d)
+	}
+	return pick(tx, found, p)
 }
 
 func byName(tx *bbolt.Tx, named reference.Named, p *ocispec.Platform) (*Image, error) {

@@ -163,9 +163,28 @@ func TestPlatforms(t *testing.T) {
 			t.Errorf("%v: %v", tt.p, err)
 		}
 	}
+	for _, p := range []*ocispec.Platform{nil, &arm.Platform} {
+		want := amd
+		if p != nil {
+			want = arm
+		}
+		if got, err := s.Get(string(idx.Digest), p); err != nil || got.ID != want.ID {
+			t.Errorf("by the digest of the index, %v: %v", p, err)
+		}
+	}
+	if _, err := s.Get(string(digest.FromString("no index")), nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("by a digest of nothing: %v", err)
+	}
+	doc := Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("document")}
+	if err := s.Update(Update{Images: []*Image{amd}, Names: []string{refB}, Documents: []Descriptor{doc}}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Name(refB); err != nil || len(n.Documents) != 1 || n.Documents[0].Digest != doc.Digest {
+		t.Errorf("name %+v, %v", n, err)
+	}
 	r, _ := s.Roots()
-	if !slices.Contains(r.Blobs, idx.Digest) {
-		t.Error("the index is not kept")
+	if !slices.Contains(r.Blobs, idx.Digest) || !slices.Contains(r.Blobs, doc.Digest) {
+		t.Error("the index, or a document, is not kept")
 	}
 	if err := s.Delete(amd.ID); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 )
@@ -127,6 +128,10 @@ func TestAnnotations(t *testing.T) {
 		"annotation-index.i=3", "annotation-manifest-descriptor[linux/amd64].d=4", "compression=zstd",
 	}
 	if _, _, err := r.build(perPlatform, twice, tags(name), out(worker.Output{Type: worker.OutputImage}, attrs...)); err != nil {
+		t.Fatal(err)
+	}
+	// All that the name needs for that is kept.
+	if _, err := r.leases.Collect(t.Context(), lease.Policy{Evict: func(lease.Unit) bool { return true }}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.move.Push(t.Context(), name, worker.TransferOptions{}); err != nil {

@@ -79,6 +79,11 @@ func said(err error, texts ...string) bool {
 	return errors.As(err, &e) && slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(e.Stderr, t) })
 }
 
+// Denied says whether err is a server's that wants other credentials than it got, or any.
+func Denied(err error) bool {
+	return said(err, "could not read Username", "could not read Password", "Authentication failed", "returned error: 403")
+}
+
 // maxStderr is how much of what git says an error has, in bytes: of the end.
 const maxStderr = 4 << 10
 

@@ -27,6 +27,9 @@ func (r *Runner) PinGit(ctx context.Context, src *op.Git) (*op.Git, error) {
 	found, err := r.deps.Git.Resolve(ctx, &git.Query{
 		Remote: *remote, Ref: src.Ref, Checksum: src.Checksum, KeepTag: src.Keeps(), ByCommit: src.FetchByCommit,
 	})
+	if git.Denied(err) && src.AuthTokenSecret != "" {
+		err = fmt.Errorf("%w (a secret can let the build in: --secret id=%s)", err, src.AuthTokenSecret)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/patternmatcher"
+
 	"github.com/boxbuild/boxbuild/solver"
 )
 
@@ -141,6 +143,61 @@ func FuzzFilter(f *testing.F) {
 				t.Fatalf("include %q exclude %q: %q is picked, and something above it is skipped", include, exclude, p)
 			}
 			skipped = skipped || v == Skip
+		}
+	})
+}
+
+// With exclude patterns alone, what is picked is what the reference matcher, given whole paths, does not match: nothing is
+// lost by going down from directory to directory and by not reading those in which nothing could be.
+func FuzzFilterExclude(f *testing.F) {
+	for _, c := range [][2]string{
+		{"*", "a"},
+		{"*\n!a/b", "a/b"},
+		{"**/x\n!a/x", "a/x/y"},
+		{"a\n!a/b/c", "a/b/c/d"},
+		{"a/*\n!a/b", "a/b/c"},
+		{"**\n!**/*.go", "a/b/c.go"},
+		{"a/b\n!a\na/b/c", "a/b/c"},
+		{"[a-c]?\n!b*", "bx/y"},
+		{"a\\*b", "a*b"},
+		{"!a\na", "a"},
+		{"a/**/b\n!a/x/b/c", "a/x/b/c"},
+		{"a/**", "a"},
+		{"?", "é"},
+	} {
+		f.Add(c[0], c[1])
+	}
+	f.Fuzz(func(t *testing.T, exclude, p string) {
+		p = strings.Trim(filepath.Clean("/"+p), "/")
+		patterns := split(exclude)
+		if p == "" || len(p) > 200 || len(exclude) > 500 {
+			return
+		}
+		filter, err := NewFilter(nil, patterns)
+		if err != nil || filter == nil {
+			return
+		}
+		pm, err := patternmatcher.New(patterns)
+		if err != nil {
+			t.Fatalf("%q: %v", patterns, err)
+		}
+		excluded, err := pm.MatchesOrParentMatches(p)
+		if err != nil {
+			return
+		}
+		var st State
+		v := Walk
+		comps := strings.Split(p, "/")
+		for i := range comps {
+			if v, st, err = filter.Check(strings.Join(comps[:i+1], "/"), st); err != nil {
+				return
+			}
+			if v == Skip {
+				break
+			}
+		}
+		if picked := v == Pick; picked == excluded {
+			t.Errorf("exclude %q: %q is picked: %t; the matcher excludes it: %t", patterns, p, picked, excluded)
 		}
 	})
 }

@@ -197,3 +197,51 @@ func TestCopyOfChangingFile(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Whatever an archive holds, ADD of it changes nothing outside the tree and removes nothing in it, and two go the same way.
+func FuzzUnpack(f *testing.F) {
+	for _, ents := range [][]tar.Header{
+		{{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "d/f", Mode: 0o4755}, {Name: "d/l", Typeflag: tar.TypeLink, Linkname: "d/f"}},
+		{{Name: "out", Typeflag: tar.TypeSymlink, Linkname: "../../.."}, {Name: "out/canary"}, {Name: "h", Typeflag: tar.TypeLink, Linkname: "out/canary"}},
+		{{Name: ".wh.keep"}, {Name: ".wh..wh..opq"}, {Name: "../canary"}, {Name: "/canary"}, {Name: "."}},
+		{{Name: "keep", Typeflag: tar.TypeSymlink, Linkname: "/canary"}, {Name: "keep", Typeflag: tar.TypeDir}, {Name: "keep/x"}},
+	} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for i := range ents {
+			_ = w.WriteHeader(&ents[i])
+		}
+		_ = w.Close()
+		f.Add(b.Bytes())
+		var z bytes.Buffer
+		g := gzip.NewWriter(&z)
+		_, _ = g.Write(b.Bytes())
+		_ = g.Close()
+		f.Add(z.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		e := newEnv(t, plain)
+		if err := os.WriteFile(filepath.Join(filepath.Dir(e.dir), "canary"), []byte("canary"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		src := e.base(func(dir string) { _ = os.WriteFile(dir+"/a", archive, 0o644) })
+		base := e.base(files(t, "keep=kept", "to/keep=kept"))
+		add := op.FileAction{Copy: with(dockerfile("/a", "/to/"), func(c *op.Copy) { c.Unpack = true })}
+		one, err := e.do(base, src, add)
+		two, err2 := e.do(base, src, add)
+		if (err == nil) != (err2 == nil) {
+			t.Fatalf("once %v, once %v", err, err2)
+		}
+		if b, err := os.ReadFile(filepath.Join(filepath.Dir(e.dir), "canary")); err != nil || string(b) != "canary" {
+			t.Fatalf("outside: %q, %v", b, err)
+		}
+		if err != nil {
+			return
+		}
+		got := e.dump(one)
+		check(t, got, e.dump(two))
+		if b := brief(got); b[`"keep"`] != `"kept"` || b[`"to/keep"`] == "" {
+			t.Errorf("what was there is gone:\n%s", got)
+		}
+	})
+}

@@ -73,8 +73,12 @@ func (t Tree) OOMKills(cgroup string) uint64 {
 	return 0
 }
 
-// Kill kills every process in the cgroup.
-func (t Tree) Kill(cgroup string) { killAll(filepath.Join(t.devices, cgroup)) }
+// Kill kills every process in the cgroup. Of the root, which is none of ours, it kills nothing.
+func (t Tree) Kill(cgroup string) {
+	if path.Clean("/"+cgroup) != "/" {
+		killAll(filepath.Join(t.devices, cgroup))
+	}
+}
 
 // killAll kills what is in the cgroup with the directory dir. With version 2 since Linux 5.14 the kernel does so at once,
 // also in the cgroups below it, which a privileged sandbox can make; else the processes are killed one by one.

@@ -113,6 +113,15 @@ func TestKill(t *testing.T) {
 		t.Errorf("written is %q, %v", got, err)
 	}
 	h.Kill("/b/2")
+	if err := os.WriteFile(filepath.Join(h.root, "cgroup.kill"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range []string{"", "/", ".", "/b/.."} {
+		h.Kill(root)
+		if got, err := os.ReadFile(filepath.Join(h.root, "cgroup.kill")); err != nil || len(got) > 0 {
+			t.Errorf("killing in %q: %q, %v", root, got, err)
+		}
+	}
 	if _, err := os.Stat(filepath.Join(h.root, "b/2/cgroup.kill")); err == nil {
 		t.Error("a file that was not there has been made")
 	}

@@ -115,6 +115,9 @@ var (
 func TestServers(t *testing.T) {
 	for _, kind := range gittest.Kinds {
 		for _, format := range []string{"sha1", "sha256"} {
+			if format == "sha256" && kind == gittest.Daemon {
+				continue // it speaks what the smart server speaks
+			}
 			t.Run(string(kind)+"/"+format, func(t *testing.T) {
 				t.Parallel()
 				r, first, second := sample(t, "--object-format="+format)

@@ -307,16 +307,30 @@ func TestModuleNames(t *testing.T) {
 	commit := inner.Commit("inner")
 	s := gittest.Serve(t, gittest.Smart)
 	s.Publish(inner, "inner.git")
+	for _, name := range []string{"", ".", "..", "a/../../evil", "a/..", "/evil", "-evil", "a//b", `a\..\b`} {
+		if err := checkModuleName(name); err == nil {
+			t.Errorf("the name %q is taken", name)
+		}
+	}
+	named := func(names ...string) (subs []*submodule) {
+		for _, n := range names {
+			subs = append(subs, &submodule{name: n})
+		}
+		return subs
+	}
+	if err := checkNested(named("first/x/y", "z", "first")); err == nil {
+		t.Error("one repository is inside another")
+	}
+	if err := checkNested(named("firs/t", "first", "firs")); err == nil {
+		t.Error("one repository is inside another")
+	}
+	if err := checkNested(named("firs/t", "first", "a/b", "a/c")); err != nil {
+		t.Error(err)
+	}
 	for name, want := range map[string]string{
-		"../../evil":   "invalid submodule name",
-		"..":           "invalid submodule name",
-		"a/../../evil": "invalid submodule name",
-		"/evil":        "invalid submodule name",
-		"-evil":        "invalid submodule name",
-		"first/hooks":  "inside that of",
-		"first/x/y":    "inside that of",
-		"firs/t":       "",
-		"with space":   "",
+		"../../evil":  "invalid submodule name",
+		"first/hooks": "inside that of",
+		"with space":  "",
 	} {
 		r := gittest.New(t)
 		r.Write(".gitmodules", "[submodule \"first\"]\n\tpath = one\n\turl = ../inner.git\n"+

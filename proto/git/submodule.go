@@ -123,7 +123,7 @@ func checkModuleName(name string) error {
 			return fmt.Errorf("invalid submodule name %q", name)
 		}
 	}
-	if name == "" || path.Clean(name) != name || path.IsAbs(name) || strings.HasPrefix(name, "-") {
+	if name == "" || name == "." || path.Clean(name) != name || path.IsAbs(name) || strings.HasPrefix(name, "-") {
 		return fmt.Errorf("invalid submodule name %q", name)
 	}
 	return nil

@@ -54,8 +54,15 @@ func New(opt Options) *Devices {
 }
 
 // load reads the files. One that makes no sense is as if it were not there, as in other users of the interface.
-func (d *Devices) load() (*cdi.Cache, error) {
-	cache, err := cdi.NewCache(cdi.WithSpecDirs(d.opt.Dirs...), cdi.WithAutoRefresh(false))
+func (d *Devices) load() (cache *cdi.Cache, err error) {
+	// Version 1.1.0 of the library panics where a kind has a class of one letter. The files are the administrator's, but a
+	// mistake in one of them is no reason for that.
+	defer func() {
+		if r := recover(); r != nil {
+			cache, err = nil, fmt.Errorf("reading what devices there are in %s: %v", strings.Join(d.opt.Dirs, ", "), r)
+		}
+	}()
+	cache, err = cdi.NewCache(cdi.WithSpecDirs(d.opt.Dirs...), cdi.WithAutoRefresh(false))
 	if err != nil {
 		return nil, fmt.Errorf("reading what devices there are: %w", err)
 	}

@@ -86,6 +86,10 @@ func TestFind(t *testing.T) {
 		{cdi.Options{}, "vendor.com/gpu=o", ""},
 		{cdi.Options{}, "quick", "vendor.com/gpu=two!"},
 		{cdi.Options{}, "slow", ""},
+		{cdi.Options{}, "v/c", ""},
+		{cdi.Options{}, "v/c=x", ""},
+		{cdi.Options{}, "/", ""},
+		{cdi.Options{}, "=*", ""},
 		{cdi.Options{}, "", ""},
 		{cdi.Options{}, "vendor.com/open=*", "vendor.com/open=x! vendor.com/open=y"},
 		{cdi.Options{AutoAllowed: []string{"vendor.com/gpu=one"}}, "vendor.com/gpu=one", "vendor.com/gpu=one!"},
@@ -120,6 +124,17 @@ func TestBroken(t *testing.T) {
 	}
 	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "broken.yaml") {
 		t.Errorf("the log is %q", got)
+	}
+}
+
+// TestOneLetter checks that a file on which the library panics is an error, which says where the files are.
+func TestOneLetter(t *testing.T) {
+	dir := described(t)
+	if err := os.WriteFile(filepath.Join(dir, "c.yaml"), []byte(strings.ReplaceAll(vendor, "vendor.com/gpu", "v/c")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := cdi.New(cdi.Options{Dirs: []string{dir}}).Find("vendor.com/gpu"); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("got %v, %v", found, err)
 	}
 }
 

@@ -60,7 +60,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		cmd := exec.Command("sh", "-c", args[0])
 		cmd.Dir = ts.Getenv("WORK")
 		cmd.Env = os.Environ()
-		for _, name := range []string{"BOXBUILD_ROOT", "PATH", "HOME", "SLEEP"} {
+		for _, name := range []string{"BOXBUILD_ROOT", "ROOT2", "OPEN", "PATH", "HOME", "SLEEP"} {
 			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 		}
 		if cmd.Run() == nil {

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 
+	"github.com/boxbuild/boxbuild/proto/filesync"
+	"github.com/boxbuild/boxbuild/proto/git"
 	runner "github.com/boxbuild/boxbuild/solver/run"
 	"github.com/boxbuild/boxbuild/worker/images"
 )
@@ -18,4 +20,20 @@ func (m cacheMounts) CacheMounts(ctx context.Context) ([]images.CacheMount, erro
 		out[i] = images.CacheMount(c)
 	}
 	return out, err
+}
+
+// sourceCaches are what sources keep, as package images accounts for it.
+func sourceCaches(repositories *git.Client, received *filesync.Store) []images.SourceCache {
+	return []images.SourceCache{
+		{
+			Name: "git", Type: "source.git.checkout", Description: "mirrors of Git repositories",
+			Usage: func(context.Context) (int64, error) { return repositories.Usage(), nil },
+			Prune: repositories.Prune,
+		},
+		{
+			Name: "local", Type: "source.local", Description: "files that clients have sent",
+			Usage: func(context.Context) (int64, error) { return received.Usage() },
+			Prune: func(_ context.Context, limit int64) (int64, error) { return received.Prune(limit) },
+		},
+	}
 }

@@ -381,6 +381,7 @@ func (w *wiring) worker() *daemon {
 	})
 	svc := images.New(images.Deps{
 		Layers: w.layers, Leases: w.leases, Transfer: move, Platform: host, Mounts: cacheMounts{w.runner},
+		Sources: sourceCaches(w.git, w.received),
 		Reserve: images.NewReserve(w.path("reserve")),
 	})
 	return &daemon{

@@ -464,3 +464,32 @@ func TestStoreTrim(t *testing.T) {
 	}
 	_ = r.Close()
 }
+
+// What is pruned frees what it says, and nothing that an open tree needs.
+func TestStorePrune(t *testing.T) {
+	store := newStore(t)
+	dir := t.TempDir()
+	write(t, dir, "f="+strings.Repeat("a", 10_000), "g=same")
+	src, _, _ := connect(t, dir, store)
+	tree(t, src, Selection{})
+	_ = src.Close()
+	write(t, dir, "f="+strings.Repeat("b", 20_000))
+	src, _, _ = connect(t, dir, store)
+	open := tree(t, src, Selection{})
+	if size, err := store.Usage(); err != nil || size != 30_004 {
+		t.Errorf("%d bytes are there, %v", size, err)
+	}
+	for _, tt := range []struct{ limit, freed int64 }{{40_000, 0}, {25_000, 10_000}, {0, 0}} {
+		if freed, err := store.Prune(tt.limit); err != nil || freed != tt.freed {
+			t.Errorf("to %d: %d bytes are freed, %v", tt.limit, freed, err)
+		}
+	}
+	sameContents(t, open, tree(t, source(t, dir, nil), Selection{}))
+	_ = src.Close()
+	if freed, err := store.Prune(0); err != nil || freed != 20_004 {
+		t.Errorf("%d bytes are freed when all is closed, %v", freed, err)
+	}
+	// What is gone is asked for again.
+	src, _, _ = connect(t, dir, store)
+	sameContents(t, tree(t, src, Selection{}), tree(t, source(t, dir, nil), Selection{}))
+}

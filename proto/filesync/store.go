@@ -195,9 +195,37 @@ func (s *Store) trim() error {
 		return nil
 	}
 	defer s.busy.Release(everybody)
-	if over, err := s.over(); err != nil || !over {
+	if size, err := s.Usage(); err != nil || size <= s.max {
 		return err
 	}
+	return s.removeUnneeded()
+}
+
+// Prune removes what no open tree needs if there are more than limit bytes of contents, and returns how many bytes that
+// freed. While something is being transferred it does nothing.
+func (s *Store) Prune(limit int64) (freed int64, err error) {
+	if !s.busy.TryAcquire(everybody) {
+		return 0, nil
+	}
+	defer s.busy.Release(everybody)
+	before, err := s.Usage()
+	if err != nil || before <= limit {
+		return 0, err
+	}
+	s.mu.Lock()
+	for s.order.Len() > 0 {
+		s.dropLocked(s.order.Back())
+	}
+	s.mu.Unlock()
+	if err := s.removeUnneeded(); err != nil {
+		return 0, fmt.Errorf("removing files of clients: %w", err)
+	}
+	after, err := s.Usage()
+	return max(0, before-after), err
+}
+
+// removeUnneeded removes what no remembered or open tree needs. The caller holds busy.
+func (s *Store) removeUnneeded() error {
 	s.mu.Lock()
 	keep := map[string]bool{}
 	for n := range s.live {
@@ -218,7 +246,7 @@ func (s *Store) trim() error {
 				if err := os.Remove(filepath.Join(s.dir, d, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
-			} else if fi, err := e.Info(); err == nil {
+			} else if fi, err := e.Info(); err == nil && d == "files" {
 				left += fi.Size()
 			}
 		}
@@ -229,35 +257,34 @@ func (s *Store) trim() error {
 	return nil
 }
 
-// over says whether there is too much, counting what is there the first time.
-func (s *Store) over() (bool, error) {
+// Usage returns how many bytes the contents have. It counts what is there the first time.
+func (s *Store) Usage() (int64, error) {
 	s.mu.Lock()
-	counted := s.sizes
+	size, counted := s.size, s.sizes
 	s.mu.Unlock()
-	if !counted {
-		fd, err := dirfd.OpenRoot(filepath.Join(s.dir, "files"))
-		if err != nil {
-			return false, err
+	if counted {
+		return size, nil
+	}
+	fd, err := dirfd.OpenRoot(filepath.Join(s.dir, "files"))
+	if err != nil {
+		return 0, err
+	}
+	defer dirfd.Close(fd)
+	total := int64(0)
+	err = dirfd.List(fd, func(n dirfd.Name) error {
+		var st dirfd.Stat
+		if n.Lstat(fd, &st) == nil {
+			total += st.Size
 		}
-		defer dirfd.Close(fd)
-		total := int64(0)
-		err = dirfd.List(fd, func(n dirfd.Name) error {
-			var st dirfd.Stat
-			if n.Lstat(fd, &st) == nil {
-				total += st.Size
-			}
-			return nil
-		})
-		if err != nil {
-			return false, err
-		}
-		s.mu.Lock()
-		s.size, s.sizes = total, true
-		s.mu.Unlock()
+		return nil
+	})
+	if err != nil {
+		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.size > s.max, nil
+	s.size, s.sizes = total, true
+	return total, nil
 }
 
 func keepNode(n *node, keep map[string]bool) {

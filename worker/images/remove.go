@@ -254,7 +254,7 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 	got, err := s.deps.Leases.Collect(ctx, policy)
 	rep.Freed += got.Freed
 	if opt.Cache && err == nil {
-		err = errors.Join(s.prunePartials(opt, rep), s.pruneMounts(ctx, opt, got.Left, rep))
+		err = s.pruneOthers(ctx, opt, got.Left, rep)
 	}
 	for _, r := range got.Removed {
 		if opt.Cache && r.Kind == lease.Snapshot {
@@ -262,6 +262,36 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 		}
 	}
 	return rep, err
+}
+
+// pruneOthers removes what is no record of the cache; left bytes of those are left.
+func (s *Service) pruneOthers(ctx context.Context, opt worker.PruneOptions, left int64, rep *worker.PruneReport) error {
+	err := s.prunePartials(opt, rep)
+	left, mountsErr := s.pruneMounts(ctx, opt, left, rep)
+	return errors.Join(err, mountsErr, s.pruneSources(ctx, opt, left, rep))
+}
+
+// pruneSources removes what sources keep. When it was used is not known, so that none of it is too old.
+func (s *Service) pruneSources(ctx context.Context, opt worker.PruneOptions, left int64, rep *worker.PruneReport) error {
+	if opt.KeepFor > 0 {
+		return nil
+	}
+	for _, c := range s.deps.Sources {
+		freed, err := c.Prune(ctx, max(0, opt.KeepBytes-left))
+		if err != nil {
+			return err
+		}
+		if freed > 0 {
+			rep.Freed += freed
+			rep.Cache = append(rep.Cache, c.Name)
+		}
+		size, err := c.Usage(ctx)
+		if err != nil {
+			return err
+		}
+		left += size
+	}
+	return nil
 }
 
 // prunePartials removes what downloads that broke off have left, and would go on from.
@@ -287,14 +317,14 @@ func (s *Service) prunePartials(opt worker.PruneOptions, rep *worker.PruneReport
 }
 
 // pruneMounts removes the directories of cache mounts, those first that have not changed for longest, until they and left
-// other bytes are as few as are to be kept.
-func (s *Service) pruneMounts(ctx context.Context, opt worker.PruneOptions, left int64, rep *worker.PruneReport) error {
+// other bytes are as few as are to be kept. It returns how many are left.
+func (s *Service) pruneMounts(ctx context.Context, opt worker.PruneOptions, left int64, rep *worker.PruneReport) (int64, error) {
 	if s.deps.Mounts == nil {
-		return nil
+		return left, nil
 	}
 	mounts, err := s.deps.Mounts.CacheMounts(ctx)
 	if err != nil {
-		return err
+		return left, err
 	}
 	for _, m := range mounts {
 		left += m.Size
@@ -306,7 +336,7 @@ func (s *Service) pruneMounts(ctx context.Context, opt worker.PruneOptions, left
 		}
 		gone, err := s.deps.Mounts.RemoveCacheMount(ctx, m.Name)
 		if err != nil {
-			return err
+			return left, err
 		}
 		if gone {
 			left -= m.Size
@@ -314,7 +344,7 @@ func (s *Service) pruneMounts(ctx context.Context, opt worker.PruneOptions, left
 			rep.Cache = append(rep.Cache, m.Name)
 		}
 	}
-	return nil
+	return left, nil
 }
 
 func (s *Service) pruneImages(opt worker.PruneOptions, rep *worker.PruneReport) error {

@@ -46,6 +46,16 @@ type Mounts interface {
 	RemoveCacheMount(ctx context.Context, name string) (bool, error)
 }
 
+// A SourceCache is what sources keep beside the records: Git repositories, files that clients have sent. It counts, and
+// is pruned, as a whole.
+type SourceCache struct {
+	Name, Description string
+	Type              string // of the record that stands for it: "source.local"
+	Usage             func(ctx context.Context) (int64, error)
+	// Prune removes what is not in use until at most limit bytes are left, as far as it can, and says how many it freed.
+	Prune func(ctx context.Context, limit int64) (int64, error)
+}
+
 // Deps are what a Service works with.
 type Deps struct {
 	Layers   *Layers
@@ -58,6 +68,8 @@ type Deps struct {
 	Reserve *Reserve
 	// Mounts are the directories of cache mounts; nil for none.
 	Mounts Mounts
+	// Sources are what sources keep beside the records.
+	Sources []SourceCache
 	// Users are the containers that use an image; nil if there are none at all.
 	Users func(id digest.Digest) []string
 }

@@ -706,3 +706,46 @@ func TestOddConfig(t *testing.T) {
 		}
 	}
 }
+
+// What sources keep is part of the build cache, and pruned last, as a whole.
+func TestPruneSources(t *testing.T) {
+	each(t, func(t *testing.T, l *Layers) {
+		s := newService(t, l)
+		s.deps.Mounts = fakeMounts{"m": {Name: "m", Size: 100, InUse: true}}
+		sizes := map[string]int64{}
+		source := func(name string) SourceCache {
+			return SourceCache{
+				Name: name, Description: name + " files", Type: "source." + name,
+				Usage: func(context.Context) (int64, error) { return sizes[name], nil },
+				Prune: func(_ context.Context, limit int64) (int64, error) {
+					freed := max(0, sizes[name]-limit)
+					sizes[name] -= freed
+					return freed, nil
+				},
+			}
+		}
+		s.deps.Sources = []SourceCache{source("a"), source("b")}
+		for _, tt := range []struct {
+			opt    worker.PruneOptions
+			freed  int64
+			sa, sb int64
+		}{
+			{worker.PruneOptions{Images: true}, 0, 50, 7},
+			{worker.PruneOptions{Cache: true}, 57, 0, 0},
+			{worker.PruneOptions{Cache: true, KeepFor: time.Minute}, 0, 50, 7},
+			{worker.PruneOptions{Cache: true, KeepBytes: 120}, 37, 20, 0},
+			{worker.PruneOptions{Cache: true, KeepBytes: 1000}, 0, 50, 7},
+		} {
+			sizes["a"], sizes["b"] = 50, 7
+			du, err := s.DiskUsage(t.Context())
+			want := worker.UsageClass{Total: 3, Active: 1, Size: 157, Reclaimable: 57}
+			if err != nil || du.BuildCache != want {
+				t.Errorf("usage %+v, %v", du, err)
+			}
+			rep, err := s.Prune(t.Context(), tt.opt)
+			if err != nil || rep.Freed != tt.freed || sizes["a"] != tt.sa || sizes["b"] != tt.sb {
+				t.Errorf("%+v: %+v, %v; left %v", tt.opt, rep, err, sizes)
+			}
+		}
+	})
+}

@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/opencontainers/go-digest"
 
@@ -70,7 +71,7 @@ func (s *Service) DiskUsage(ctx context.Context) (*worker.DiskUsage, error) {
 			du.BuildCache.Reclaimable += r.Size
 		}
 	}
-	if err := errors.Join(s.partialUsage(du), s.mountUsage(ctx, du)); err != nil {
+	if err := errors.Join(s.partialUsage(du), s.mountUsage(ctx, du), s.sourceUsage(ctx, du)); err != nil {
 		return nil, err
 	}
 	du.Total = du.Images.Size + du.BuildCache.Size
@@ -115,6 +116,24 @@ func (s *Service) mountUsage(ctx context.Context, du *worker.DiskUsage) error {
 		}
 	}
 	return err
+}
+
+// sourceUsage adds what sources keep.
+func (s *Service) sourceUsage(ctx context.Context, du *worker.DiskUsage) error {
+	for _, c := range s.deps.Sources {
+		size, err := c.Usage(ctx)
+		if err != nil {
+			return fmt.Errorf("counting the %s: %w", c.Description, err)
+		}
+		if size == 0 {
+			continue
+		}
+		du.Records = append(du.Records, worker.UsageRecord{ID: c.Name, Type: c.Type, Description: c.Description, Size: size})
+		du.BuildCache.Total++
+		du.BuildCache.Size += size
+		du.BuildCache.Reclaimable += size
+	}
+	return nil
 }
 
 // An account says who pays for what.

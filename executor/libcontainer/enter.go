@@ -43,6 +43,9 @@ func Enter(scratch string) error {
 		return fmt.Errorf("making a mount namespace: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		if errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("making the mounts private: the root directory is not a mount point, as in a chroot, where no sandbox can be made: %w", err)
+		}
 		return fmt.Errorf("making the mounts private: %w", err)
 	}
 	if err := buildRoot(scratch); err != nil {

@@ -92,11 +92,11 @@ func (o *inspectOptions) find(ctx context.Context, images boxbuildv1.ImagesClien
 	case "object":
 		resp, err := images.Inspect(ctx, req)
 		if err != nil && boxbuildv1.KindOf(err) == boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND {
-			return nil, fmt.Errorf("Error: No such object: %s", req.GetRef()) //nolint:staticcheck // docker's words
+			return nil, fmt.Errorf("Error: No such object: %s", req.GetRef())
 		}
 		return resp, err
 	}
-	return nil, fmt.Errorf("Error: No such %s: %s", o.object, req.GetRef()) //nolint:staticcheck // docker's words
+	return nil, fmt.Errorf("Error: No such %s: %s", o.object, req.GetRef())
 }
 
 // inspect prints what there is of refs, then says which are not there.

@@ -185,16 +185,25 @@ func (b *buildctl) start(ctx context.Context) error {
 		"--oci-worker-net", "host", "--oci-worker-gc=false", "--containerd-worker=false")
 }
 
-// build keeps the result in BuildKit's cache when no files are asked for, which spares it the export of an image.
+// build keeps the result in BuildKit's cache when no files are asked for, which spares it the export of an image. Files
+// come as a tar: at tens of thousands of them its exporter to a directory stops for ever now and then.
 func (b *buildctl) build(ctx context.Context, dir, dest string) error {
 	args := []string{
 		"--addr", "unix://" + b.socket(), "build", "--progress", "plain", "--frontend", "dockerfile.v0",
 		"--local", "context=" + dir, "--local", "dockerfile=" + dir,
 	}
-	if dest != "" {
-		args = append(args, "--output", "type=local,dest="+dest)
+	if dest == "" {
+		return run(ctx, "buildctl", args...)
 	}
-	return run(ctx, "buildctl", args...)
+	tar := dest + ".tar"
+	defer func() { _ = os.Remove(tar) }()
+	if err := run(ctx, "buildctl", append(args, "--output", "type=tar,dest="+tar)...); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dest, 0o755); err != nil {
+		return err
+	}
+	return run(ctx, "tar", "-xf", tar, "-C", dest)
 }
 
 // A podman is podman or buildah: both build in their own process, on the same library.

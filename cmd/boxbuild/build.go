@@ -118,6 +118,12 @@ func (a *app) build(ctx context.Context, opt *buildOptions) error {
 	if err != nil {
 		return err
 	}
+	// A build that fails must not leave what an earlier one has written.
+	for _, f := range []string{opt.iidFile, opt.metadataFile} {
+		if err := removeStale(f); err != nil {
+			return err
+		}
+	}
 	display, err := progress.New(a.stderr, opt.progress, "boxbuild")
 	if err != nil {
 		return usageError{err.Error()}

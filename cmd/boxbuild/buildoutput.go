@@ -124,7 +124,7 @@ func (a *app) outputDest(out *boxbuildv1.Output, dest string) (clientOutput, err
 	}
 	out.Dest = &boxbuildv1.Output_Stream{Stream: true}
 	if dest == "" || dest == "-" {
-		if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if f, ok := a.stdout.(interface{ Fd() uintptr }); ok && term.IsTerminal(int(f.Fd())) {
 			return clientOutput{}, usagef("dest file is required for %s exporter. refusing to write to console", out.GetType())
 		}
 		return clientOutput{stdout: true}, nil

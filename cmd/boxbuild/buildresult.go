@@ -4,12 +4,26 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
+
+// removeStale removes a regular file that a build is to write.
+func removeStale(file string) error {
+	if fi, err := os.Stat(file); file == "" || err != nil || !fi.Mode().IsRegular() {
+		return nil //nolint:nilerr // there is nothing, or writing it will say what is wrong
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing what an earlier build wrote: %w", err)
+	}
+	return nil
+}
 
 // buildDone writes what the user wants to know of a build that went well.
 func (a *app) buildDone(opt *buildOptions, res *boxbuildv1.BuildResult) error {

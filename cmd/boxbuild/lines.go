@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -27,7 +26,7 @@ type transferLines struct {
 }
 
 func (a *app) transferLines(quiet bool, active, done string) *transferLines {
-	f, ok := a.stdout.(*os.File)
+	f, ok := a.stdout.(interface{ Fd() uintptr })
 	return &transferLines{
 		out: a.stdout, terminal: ok && term.IsTerminal(int(f.Fd())), quiet: quiet, active: active, done: done,
 		rows: map[string]int{}, last: map[string]string{},

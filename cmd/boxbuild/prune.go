@@ -104,6 +104,14 @@ func (a *app) prune(ctx context.Context, opt *pruneOptions) error {
 	return nil
 }
 
+// withoutLabel is the request's form of the filter "label!=key[=value]".
+func withoutLabel(label string) string {
+	if key, value, ok := strings.Cut(label, "="); ok {
+		return key + "!=" + value
+	}
+	return label + "!"
+}
+
 func (o *pruneOptions) parse() error {
 	o.request.All = o.all
 	for _, f := range o.filters {
@@ -118,7 +126,7 @@ func (o *pruneOptions) parse() error {
 		case key == "label" && ok:
 			o.request.Labels = append(o.request.Labels, value)
 		case key == "label!" && ok:
-			o.request.Labels = append(o.request.Labels, "!="+value)
+			o.request.Labels = append(o.request.Labels, withoutLabel(value))
 		default:
 			return usagef("invalid filter %q", f)
 		}

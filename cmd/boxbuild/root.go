@@ -14,7 +14,13 @@ import (
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
+	out := &output{to: a.stdout}
+	a.stdout = out.asFile()
+	root.SetOut(a.stdout)
 	err := root.ExecuteContext(ctx)
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("writing the output: %w", out.err)
+	}
 	if a.conn != nil {
 		_ = a.conn.Close() // nothing is under way any more
 	}

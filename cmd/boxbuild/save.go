@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -35,7 +34,7 @@ func (a *app) saveCommand() *cobra.Command {
 }
 
 func (a *app) save(ctx context.Context, req *boxbuildv1.SaveRequest, output string) error {
-	if f, ok := a.stdout.(*os.File); output == "" && ok && term.IsTerminal(int(f.Fd())) {
+	if f, ok := a.stdout.(interface{ Fd() uintptr }); output == "" && ok && term.IsTerminal(int(f.Fd())) {
 		return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
 	}
 	images, err := a.images(ctx)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -91,7 +90,7 @@ func (a *app) printTree(list []*boxbuildv1.ImageSummary) {
 			width = max(width, utf8.RuneCountInString("└─ ")+len(c.platform))
 		}
 	}
-	f, ok := a.stdout.(*os.File)
+	f, ok := a.stdout.(interface{ Fd() uintptr })
 	bold := func(s string) string { return s }
 	if ok && term.IsTerminal(int(f.Fd())) && a.env.Getenv("NO_COLOR") == "" {
 		bold = func(s string) string { return "\x1b[34;1m" + s + "\x1b[0m" }

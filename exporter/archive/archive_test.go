@@ -426,6 +426,23 @@ func TestOldDocker(t *testing.T) {
 	}
 }
 
+// A config may have any name; one that is a digest is held to it.
+func TestConfigNames(t *testing.T) {
+	files := old("busybox:1")
+	id := strings.TrimSuffix(files[3].name, ".json")
+	for name, good := range map[string]bool{
+		id: true, id + ".json": true, "sha256:" + id: true, "config.json": true, "./image.json": true, "blobs/sha256/" + id: true,
+		strings.Repeat("0", 64): false, strings.Repeat("0", 64) + ".json": false, "sha256:" + strings.Repeat("0", 64): false,
+	} {
+		files[3].name = name
+		files[4].body = fmt.Sprintf(`[{"Config":%q,"RepoTags":["busybox:1"],"Layers":["aaaa/layer.tar","bbbb/layer.tar"]}]`, name)
+		_, err := Read(t.Context(), bytes.NewReader(handmade(t, files...)), ReadOptions{Blobs: newStore(t)})
+		if (err == nil) != good {
+			t.Errorf("config named %s: %v", name, err)
+		}
+	}
+}
+
 // Archives that contradict themselves, name what is outside or overstep limits are refused (CVE-2014-9358, CVE-2014-8178,
 // CVE-2021-41190, CVE-2024-3727, CVE-2026-50195), and their last word is an error, not a crash.
 func TestHostile(t *testing.T) {

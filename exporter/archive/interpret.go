@@ -282,8 +282,13 @@ func (in *interpreter) dockerManifest(d dockerImage) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config %.300q: %w", d.Config, err)
 	}
-	// The name is the ID by which old versions would know the image: it must be what it says (CVE-2014-8178).
-	if id := strings.TrimSuffix(path.Base(d.Config), ".json"); id != digest.FromBytes(config).Encoded() {
+	// A name that is a digest is the ID by which old versions would know the image: it must be what it says
+	// (CVE-2014-8178). Other names, such as Jib's config.json, say nothing.
+	id := strings.TrimSuffix(path.Base(d.Config), ".json")
+	if !strings.Contains(id, ":") {
+		id = "sha256:" + id
+	}
+	if named, err := digest.Parse(id); err == nil && named != named.Algorithm().FromBytes(config) {
 		return nil, fmt.Errorf("config %.300q: %w", d.Config, ErrDigest)
 	}
 	m := &Manifest{Config: config}

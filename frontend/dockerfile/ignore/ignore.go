@@ -34,7 +34,7 @@ func Parse(text []byte) ([]string, error) {
 		return nil, fmt.Errorf("the file has %d patterns; at most %d are allowed", len(patterns), maxPatterns)
 	}
 	for _, p := range patterns {
-		if path.Clean(p) == "!" { // "!/" is the same to patternmatcher
+		if path.Clean(strings.TrimSpace(p)) == "!" { // "!/" and "/ !" are the same to patternmatcher
 			return nil, errors.New(`illegal exclusion pattern: "!"`)
 		}
 		if err := check(p); err != nil {

@@ -21,8 +21,9 @@ import (
 // maxUserFile bounds how much of a tree's /etc/passwd or /etc/group is read, in bytes.
 const maxUserFile = 10 << 20
 
-// owner resolves an owner by the files of the target. A name that they do not have is user or group 0, as in BuildKit,
-// and a warning. The files are read only if there is a name.
+// owner resolves an owner by the files of the target. A user that they do not have is user 0, a group that they do not
+// have is the group that the user has without one, as in BuildKit; both are a warning. The files are read only if there
+// is a name.
 func (t *target) owner(o *op.Owner) (*ids, error) {
 	if o == nil {
 		return nil, nil
@@ -41,9 +42,9 @@ func (t *target) owner(o *op.Owner) (*ids, error) {
 		if line != nil {
 			id.uid, primary = line[2], line[3]
 		} else {
-			t.unknown("user", o.User, "/etc/passwd")
+			t.unknown("user", o.User, "/etc/passwd", "user 0")
 		}
-		if o.Group == "" && o.GID == op.PrimaryGroup {
+		if o.Group != "" || o.GID == op.PrimaryGroup {
 			id.gid = primary
 		}
 	}
@@ -52,11 +53,13 @@ func (t *target) owner(o *op.Owner) (*ids, error) {
 		if err != nil {
 			return nil, err
 		}
-		id.gid = 0
+		if o.User == "" {
+			id.gid = id.uid // the group of a number, if no other is found
+		}
 		if line != nil {
 			id.gid = line[2]
 		} else {
-			t.unknown("group", o.Group, "/etc/group")
+			t.unknown("group", o.Group, "/etc/group", fmt.Sprintf("the user's own group %d", id.gid))
 		}
 	}
 	if !validID(id.uid) || !validID(id.gid) {
@@ -68,9 +71,10 @@ func (t *target) owner(o *op.Owner) (*ids, error) {
 // validID excludes what means "do not change" to chown(2).
 func validID(n int) bool { return n >= 0 && int64(n) < 1<<32-1 }
 
-func (t *target) unknown(kind, name, file string) {
+// unknown warns of a user or group that is not in its file, and says who has the files instead.
+func (t *target) unknown(kind, name, file, instead string) {
 	t.warn(solver.Warning{
-		Short:  fmt.Sprintf("there is no %s %q in %s of the image; files are given to %s 0", kind, name, file, kind),
+		Short:  fmt.Sprintf("there is no %s %q in %s of the image; files are given to %s", kind, name, file, instead),
 		Detail: []string{"Give a number, or create the " + kind + " before files are copied."},
 	})
 }

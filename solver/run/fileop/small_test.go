@@ -180,7 +180,8 @@ func TestRm(t *testing.T) {
 	check(t, dumpDir(t, canary), before)
 }
 
-// Names of owners are those of the files in the tree; unknown ones are 0 and a warning; a huge, linked or special file
+// Names of owners are those of the files in the tree; an unknown user is 0, an unknown group the user's own, and both
+// are a warning; a huge, linked or special file
 // is no way out.
 func TestOwner(t *testing.T) {
 	everyWay(t, func(t *testing.T, e *testEnv) {
@@ -197,7 +198,13 @@ func TestOwner(t *testing.T) {
 			{op.Owner{UID: 9, GID: 9}, "9:9", false},
 			{op.Owner{User: "nobody", GID: op.PrimaryGroup}, "0:0", true},
 			{op.Owner{User: "huge", GID: op.PrimaryGroup}, "0:0", true},
-			{op.Owner{User: "u", Group: "none"}, "12:0", true},
+			{op.Owner{User: "u", Group: "none"}, "12:34", true},
+			{op.Owner{UID: 7, Group: "none"}, "7:7", true},
+			{op.Owner{UID: 7, Group: "g:x"}, "7:7", true},
+			{op.Owner{UID: 5, Group: "99999999999"}, "5:5", true},
+			{op.Owner{User: "nobody", Group: "none"}, "0:0", true},
+			{op.Owner{User: "nobody", Group: "g"}, "0:56", true},
+			{op.Owner{User: "nobody", GID: 5}, "0:5", true},
 		} {
 			e.warnings = nil
 			got := e.must(base, "", op.FileAction{Mkfile: &op.Mkfile{Path: "/f", Mode: 0o644, Owner: &c.o, Time: old}})

@@ -21,7 +21,7 @@ type copying struct {
 	c     *op.Copy
 	src   treehash.Tree
 	owner *ids
-	mode  modeChange // if c.ModeString is set
+	mode  *modeChange // if c.ModeString is set
 }
 
 // Selector returns what a copy reads of its source. It is the Selector that the input of a vertex has to have for the

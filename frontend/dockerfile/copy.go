@@ -94,7 +94,11 @@ func (st *state) add(c command, ic *instructions.AddCommand) error {
 func (st *state) copying(c command, ic instructions.Command, text string, cp *copying) error {
 	s := &copyStep{link: cp.link && cp.chmod == ""}
 	s.source, s.noCache = ranges(ic.Location()), st.s.noCache
-	proto := op.Copy{MkdirDst: true, Owner: parseOwner(cp.chown), Dst: destination(cwd(&st.img), cp.params.DestPath)}
+	owner, err := parseOwner(cp.chown)
+	if err != nil {
+		return err
+	}
+	proto := op.Copy{MkdirDst: true, Owner: owner, Dst: destination(cwd(&st.img), cp.params.DestPath)}
 	if err := parseMode(cp.chmod, &proto); err != nil {
 		return err
 	}

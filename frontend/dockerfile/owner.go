@@ -10,9 +10,10 @@ import (
 
 // parseOwner parses "user[:group]", by name or number. Names are looked up when the step runs, in the files of the
 // stage. A number without a group is the group's number as well; a name brings its own group. It returns nil for "".
-func parseOwner(s string) *op.Owner {
+// A negative number is an error: to chown(2) -1 means to change nothing, and no other is a user's.
+func parseOwner(s string) (*op.Owner, error) {
 	if s == "" {
-		return nil
+		return nil, nil
 	}
 	user, group, hasGroup := strings.Cut(s, ":")
 	o := &op.Owner{}
@@ -22,15 +23,17 @@ func parseOwner(s string) *op.Owner {
 	} else {
 		o.User, o.GID = user, op.PrimaryGroup
 	}
-	if !hasGroup {
-		return o
+	if hasGroup {
+		if id, err = parseID(group); err == nil {
+			o.GID = id
+		} else {
+			o.Group, o.GID = group, 0
+		}
 	}
-	if id, err = parseID(group); err == nil {
-		o.GID = id
-	} else {
-		o.Group, o.GID = group, 0
+	if o.User == "" && o.UID < 0 || hasGroup && o.GID < 0 {
+		return nil, fmt.Errorf("invalid owner %q: a user or group is a name, or a number from 0", s)
 	}
-	return o
+	return o, nil
 }
 
 func parseID(s string) (int, error) {

@@ -12,19 +12,31 @@ import (
 // the user's own.
 func TestParseOwner(t *testing.T) {
 	for in, want := range map[string]*op.Owner{
-		"":            nil,
-		"1000":        {UID: 1000, GID: 1000},
-		"1000:5":      {UID: 1000, GID: 5},
-		"app":         {User: "app", GID: op.PrimaryGroup},
-		"app:grp":     {User: "app", Group: "grp"},
-		"app:7":       {User: "app", GID: 7},
-		"7:grp":       {UID: 7, GID: 0, Group: "grp"},
-		"root":        {},
-		"app:root":    {User: "app"},
-		"99999999999": {User: "99999999999", GID: op.PrimaryGroup},
+		"":             nil,
+		"1000":         {UID: 1000, GID: 1000},
+		"1000:5":       {UID: 1000, GID: 5},
+		"app":          {User: "app", GID: op.PrimaryGroup},
+		"app:grp":      {User: "app", Group: "grp"},
+		"app:7":        {User: "app", GID: 7},
+		"7:grp":        {UID: 7, GID: 0, Group: "grp"},
+		"root":         {},
+		"app:root":     {User: "app"},
+		"7:x:y":        {UID: 7, Group: "x:y"},
+		"5:99999999":   {UID: 5, GID: 99999999},
+		"5:4294967295": {UID: 5, Group: "4294967295"},
+		"99999999999":  {User: "99999999999", GID: op.PrimaryGroup},
 	} {
-		if diff := cmp.Diff(want, parseOwner(in)); diff != "" {
+		got, err := parseOwner(in)
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%q: -want +got:\n%s", in, diff)
+		}
+	}
+	for _, in := range []string{"-1", "-1:-1", "5:-1", "app:-1", "-7:5", "-1:grp"} {
+		if o, err := parseOwner(in); err == nil {
+			t.Errorf("%q is accepted as %+v", in, o)
 		}
 	}
 }

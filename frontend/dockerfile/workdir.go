@@ -21,8 +21,12 @@ func (st *state) workdir(c command, ic *instructions.WorkdirCommand) error {
 	if cfg.WorkingDir == "/" {
 		return st.record("WORKDIR /", false)
 	}
+	owner, err := parseOwner(cfg.User)
+	if err != nil {
+		return err
+	}
 	m := &mkdirStep{dir: op.Mkdir{
-		Path: path.Clean(cfg.WorkingDir), Mode: 0o755, Parents: true, Owner: parseOwner(cfg.User),
+		Path: path.Clean(cfg.WorkingDir), Mode: 0o755, Parents: true, Owner: owner,
 	}}
 	if st.t.epoch != nil {
 		m.dir.Time = *st.t.epoch

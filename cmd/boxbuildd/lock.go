@@ -15,6 +15,10 @@ import (
 // lockWait is how long a daemon waits for one that is going down.
 const lockWait = 15 * time.Second
 
+// lockGrace is how long it waits for any other: a process that was just killed holds its locks until it has been taken
+// apart.
+const lockGrace = 300 * time.Millisecond
+
 // leaving stands in the lock file once its holder is going down.
 const leaving = "leaving"
 
@@ -39,7 +43,11 @@ func lockRoot(root string) (*rootLock, error) {
 		}
 		text, _ := io.ReadAll(io.NewSectionReader(f, 0, 64)) // only for the message
 		pid, state, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
-		if !errors.Is(err, unix.EWOULDBLOCK) || state != leaving || time.Since(begin) > lockWait {
+		wait := lockGrace
+		if state == leaving || ending(pid) {
+			wait = lockWait
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(begin) > wait {
 			_ = f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
 				return nil, fmt.Errorf("another boxbuildd (pid %s) uses the root directory %s", pid, root)
@@ -53,6 +61,15 @@ func lockRoot(root string) (*rootLock, error) {
 		return nil, fmt.Errorf("locking the root: %w", err)
 	}
 	return l, nil
+}
+
+// ending says whether a process is being taken apart, or gone: it has no memory any more.
+func ending(pid string) bool {
+	if pid == "" || strings.Trim(pid, "0123456789") != "" {
+		return false
+	}
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	return err != nil || !strings.Contains(string(status), "\nVmSize:")
 }
 
 // leave tells who waits for the lock that it is about to be free.

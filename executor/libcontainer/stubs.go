@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,41 +58,111 @@ func makeStubs(root *os.File, points []mountPoint) (stubs, error) {
 	return out, nil
 }
 
-// makeStub makes one mount point with the directories that lack above it.
+// makeStub makes one mount point with the directories that lack above it, where the links in its path lead to.
 func makeStub(root *os.File, p mountPoint) (stubs, error) {
-	// Find the deepest directory that exists.
-	parts := strings.Split(strings.Trim(path.Clean(p.path), "/"), "/")
-	have := len(parts) - 1
-	parent := -1
-	for ; have >= 0; have-- {
-		fd, err := openIn(int(root.Fd()), strings.Join(parts[:have], "/"), unix.O_PATH|unix.O_DIRECTORY)
-		if err == nil {
-			parent = fd
-			break
+	var out stubs
+	for {
+		parts, have, whole := resolve(root, p.path)
+		if have == len(parts) {
+			return out, nil
 		}
-		if !errors.Is(err, unix.ENOENT) {
-			return nil, nil // a file or something unreadable in the way: the runtime will say so
+		made, err := makePath(root, parts, have, p.dir || !whole)
+		out = append(out, made...)
+		if whole || err != nil || len(made) < len(parts)-have {
+			return out, err
 		}
 	}
-	if parent < 0 {
-		return nil, nil
+}
+
+// makePath makes what lacks of a path without links, of which the first have elements exist. What can't be made for a
+// reason that the runtime will report is no error.
+func makePath(root *os.File, parts []string, have int, dir bool) (stubs, error) {
+	parent, err := openIn(int(root.Fd()), strings.Join(parts[:have], "/"), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, nil // a file or something unreadable in the way
 	}
 	var out stubs
-	for i := have; i < len(parts); i++ {
-		dir := p.dir || i < len(parts)-1
-		s, err := makeOne(parent, parts[i], dir)
+	for i := have; ; i++ {
+		last := i == len(parts)-1
+		s, err := makeOne(parent, parts[i], dir || !last)
 		if s == nil || err != nil {
 			return out, err
 		}
 		out = append(out, *s)
-		if !dir || i == len(parts)-1 {
-			break
+		if last {
+			return out, nil
 		}
 		if parent, err = openIn(parent, parts[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW); err != nil {
 			return out, err
 		}
 	}
-	return out, nil
+}
+
+// maxLinks is how many links a mount point's path may go through, as the runtime has it.
+const maxLinks = 255
+
+// resolve follows the links in name, also dangling ones, as far as they can be followed: up to a ".." in a directory that
+// has to be made first, for the kernel finds no way over it. It returns the elements of the path without links, how many
+// of them exist, and whether that is the whole path; no elements for a path that can't be a mount point, which the
+// runtime will report.
+func resolve(root *os.File, name string) (parts []string, have int, whole bool) {
+	todo := strings.Split(path.Clean("/"+name), "/")
+	for links := 0; len(todo) > 0; {
+		next := todo[0]
+		todo = todo[1:]
+		switch next {
+		case "", ".":
+			continue
+		case "..":
+			if have < len(parts) {
+				return parts, have, false
+			}
+			parts = parts[:max(len(parts)-1, 0)]
+			have = len(parts)
+			continue
+		}
+		if have < len(parts) {
+			parts = append(parts, next)
+			continue
+		}
+		target, err := readLink(root, strings.Join(append(parts, next), "/"))
+		switch {
+		case err == nil:
+			if links++; links > maxLinks {
+				return nil, 0, true
+			}
+			if path.IsAbs(target) {
+				parts, have = nil, 0
+			}
+			todo = slices.Concat(strings.Split(target, "/"), todo)
+		case errors.Is(err, unix.ENOENT):
+			parts = append(parts, next)
+		case errors.Is(err, unix.EINVAL):
+			parts = append(parts, next)
+			have = len(parts)
+		default:
+			return nil, 0, true
+		}
+	}
+	return parts, have, true
+}
+
+// readLink returns where the link name in root points to, or EINVAL if it is no link.
+func readLink(root *os.File, name string) (string, error) {
+	fd, err := openIn(int(root.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	b := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", b)
+	if errors.Is(err, unix.ENOENT) {
+		err = unix.EINVAL // so it is with an empty name and no link
+	}
+	if err != nil {
+		return "", err
+	}
+	return string(b[:n]), nil
 }
 
 // makeOne makes one entry in the directory parent, whose descriptor it takes over. It returns nil for one that can't

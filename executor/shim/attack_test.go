@@ -239,6 +239,60 @@ func TestStubs(t *testing.T) {
 	c.check(t)
 }
 
+// Nothing is left of mount points that were made behind dangling links, wherever in the root those lead, and nothing is
+// made where they would lead on the host.
+func TestStubsBehindLinks(t *testing.T) {
+	e := newExecutor(t)
+	c := newCanary(t)
+	outside := filepath.Join(t.TempDir(), "none")
+	for name, tc := range map[string]struct {
+		links  map[string]string // by path in the root
+		target string            // of a tmpfs and, with .f, of a file; "" for none
+	}{
+		"stub resolver":   {map[string]string{"etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf"}, ""},
+		"hosts":           {map[string]string{"etc/hosts": "/x/r"}, ""},
+		"user's":          {map[string]string{"dl": "/nowhere/x", "dl.f": "nowhere/y/z"}, "/dl"},
+		"parent":          {map[string]string{"dl": "/nowhere/x"}, "/dl/a/b"},
+		"chain":           {map[string]string{"dl": "etc/../b", "b": "./tmp/c", "tmp/c": "../new/d/"}, "/dl/a"},
+		"dots in missing": {map[string]string{"dl": "/nowhere/../other/x"}, "/dl/a"},
+		"back to present": {map[string]string{"dl": "/nowhere/../tmp"}, "/dl/a"},
+		"out of the root": {map[string]string{"dl": strings.Repeat("../", 20) + outside + "/d", "etc/hosts": outside + "/f"}, "/dl/a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, dir := newRoot(t)
+			for at, to := range tc.links {
+				_ = os.Remove(filepath.Join(dir, at))
+				if err := os.Symlink(to, filepath.Join(dir, at)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := snapshot(t, dir)
+			spec := sh(root, "cat /etc/hosts /etc/resolv.conf")
+			spec.Hosts, spec.ResolvConf = []byte("hosts\n"), []byte("resolv\n")
+			want := "hosts\nresolv\n"
+			if tc.target != "" {
+				spec = sh(root, fmt.Sprintf("echo x > %[1]s/x; cat %[1]s/x %[1]s.f /etc/hosts", tc.target))
+				spec.Hosts = []byte("hosts\n")
+				spec.Mounts = []executor.Mount{
+					{Target: tc.target, Type: executor.Tmpfs},
+					{Target: tc.target + ".f", Type: executor.File, Content: []byte("content\n")},
+				}
+				want = "x\ncontent\nhosts\n"
+			}
+			if r := run(t, e, spec); r.out != want || r.exit.Code != 0 {
+				t.Errorf("output is %q, %q", r.out, r.err)
+			}
+			if after := snapshot(t, dir); after != before {
+				t.Errorf("the root was\n%sand is\n%s", before, after)
+			}
+			if _, err := os.Lstat(outside); err == nil {
+				t.Errorf("%s was made on the host", outside)
+			}
+		})
+	}
+	c.check(t)
+}
+
 // What does not fit into a message to the process that sets up the namespaces is an error, and never a process without
 // them (CVE-2021-43784); large values that need no such message arrive.
 func TestLarge(t *testing.T) {

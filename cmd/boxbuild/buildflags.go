@@ -50,7 +50,7 @@ func keyValues(flags []string, name string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, f := range flags {
 		k, v, ok := strings.Cut(f, "=")
-		if k == "" || (!ok && name == "build-context") {
+		if k == "" || (name == "build-context" && (!ok || v == "")) {
 			return nil, usagef("invalid --%s %q: expected name=value", name, f)
 		}
 		out[k] = v

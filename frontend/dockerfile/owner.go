@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 
+	mode "github.com/tonistiigi/dchapes-mode"
+
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -54,30 +56,11 @@ func parseMode(s string, c *op.Copy) error {
 		c.Mode, c.ModeSet = uint32(n), true
 		return nil
 	}
-	if err != nil && isSymbolicMode(s) {
-		c.ModeString = s
-		return nil
+	if err != nil {
+		if _, err := mode.ParseWithUmask(s, 0); err == nil {
+			c.ModeString = s
+			return nil
+		}
 	}
 	return fmt.Errorf("invalid chmod parameter: '%v'. it should be octal string and between 0 and 07777", s)
-}
-
-// isSymbolicMode says whether s is a mode as chmod(1) takes it: "u=rwX,go=rX", "+x", "g=u".
-func isSymbolicMode(s string) bool {
-	for clause := range strings.SplitSeq(s, ",") {
-		ops := strings.TrimLeft(clause, "ugoa")
-		if ops == "" {
-			return false
-		}
-		for ops != "" {
-			if !strings.ContainsRune("+-=", rune(ops[0])) {
-				return false
-			}
-			rest := ops[1:]
-			ops = strings.TrimLeft(rest, "rwxXst")
-			if ops == rest && ops != "" && strings.ContainsRune("ugo", rune(ops[0])) {
-				ops = ops[1:] // permissions of another class
-			}
-		}
-	}
-	return true
 }

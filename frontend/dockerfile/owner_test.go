@@ -53,6 +53,7 @@ func TestParseMode(t *testing.T) {
 		"g=u":          {ModeString: "g=u"},
 		"a-w+X":        {ModeString: "a-w+X"},
 		"=":            {ModeString: "="},
+		"u=gx":         {ModeString: "u=gx"},
 		"ug+s,o=t,u-x": {ModeString: "ug+s,o=t,u-x"},
 	} {
 		var got op.Copy
@@ -63,7 +64,7 @@ func TestParseMode(t *testing.T) {
 			t.Errorf("%q: -want +got:\n%s", in, diff)
 		}
 	}
-	for _, in := range []string{"8", "10000", "-1", "u", "rwx", "u=q", "u+x,", ",", "u=gx", "+x ", "0x1"} {
+	for _, in := range []string{"8", "10000", "-1", "u", "rwx", "u=q", "u+x,", ",", "+x ", "0x1"} {
 		if err := parseMode(in, &op.Copy{}); err == nil {
 			t.Errorf("%q is accepted", in)
 		}

@@ -25,20 +25,20 @@ const epochArg = "SOURCE_DATE_EPOCH"
 type epoch = *time.Time
 
 // resolveEpoch finds what SOURCE_DATE_EPOCH is: a number of seconds, or the time of something that is fetched, which
-// "context", a named context or a stage of nothing else names. From then on the argument has the number, or is not there
-// if the time is not known.
+// "context", a named context or a stage of nothing else names. From then on the argument has the number in its plain form,
+// or is not there if the time is not known or the argument is empty.
 func (t *translation) resolveEpoch(ctx context.Context) error {
 	v, asked := t.req.BuildArgs[epochArg]
 	if !asked {
 		v, _ = t.globals.Get(epochArg)
 	}
 	if v == "" {
-		return nil
+		return t.setEpoch(asked) // an empty build argument counts as none, so that defaults of ARG apply
 	}
 	if sec, err := strconv.ParseInt(v, 10, 64); err == nil {
 		tm := time.Unix(sec, 0).UTC()
 		t.epoch = &tm
-		return nil
+		return t.setEpoch(asked)
 	}
 	src, label, err := t.epochSource(v)
 	if err != nil {
@@ -64,6 +64,9 @@ func (t *translation) setEpoch(asked bool) error {
 			req.BuildArgs[epochArg] = strconv.FormatInt(t.epoch.Unix(), 10)
 		}
 		t.req = &req
+	}
+	if _, declared := t.globals.Get(epochArg); !declared {
+		return nil
 	}
 	if t.epoch == nil {
 		t.globals.drop(epochArg)

@@ -27,7 +27,7 @@ func (t *translation) bind() error {
 		}
 		p.stages = append(p.stages, s)
 		if s.override == nil {
-			s.parent, _ = p.find(s.src.BaseName)
+			s.parent = p.byName[s.src.BaseName] // FROM, unlike --from, tells upper case: that is never a stage's
 		}
 		if s.src.Name != "" {
 			p.byName[strings.ToLower(s.src.Name)] = s
@@ -90,6 +90,22 @@ func (t *translation) from(i int) (*stage, error) {
 	return s, nil
 }
 
+// bindBase finds the stage that s starts from, if it starts from one. A context that is a stage takes the place of one
+// that has its name, with all that it does.
+func (t *translation) bindBase(s *stage) (err error) {
+	if s.override == nil {
+		var ok bool
+		if s.parent, ok = t.plan.find(s.src.BaseName); !ok {
+			s.parent, err = t.contextStage(s.src.BaseName, s.platform)
+		}
+		return err
+	}
+	if s.parent, err = t.targetOf(s.override); s.parent != nil {
+		s.override, s.src.Commands = nil, nil
+	}
+	return err
+}
+
 // count sets the number of steps that names count. The base counts if it has to be fetched.
 func (s *stage) count() {
 	if s.src.BaseName != scratch && s.parent == nil {
@@ -125,12 +141,8 @@ func (t *translation) bindTarget() error {
 		p.target = p.stages[len(p.stages)-1]
 		return nil
 	}
-	if s, ok := p.find(name); ok {
+	if s, ok := p.stage(name); ok {
 		p.target = s
-		return nil
-	}
-	if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < len(p.stages) {
-		p.target = p.stages[i]
 		return nil
 	}
 	err := didYouMean(fmt.Errorf("target stage %q could not be found", name), name, p.titles())
@@ -156,9 +168,9 @@ func (t *translation) bindCommand(ic instructions.Command) (command, error) {
 			if name == "" {
 				name = scratch // what it is in the end only the type tells, which may hold a variable
 			}
-			s, ok := t.plan.find(name)
-			if !ok {
-				s = t.aliasOf(name, nil)
+			s, err := t.sourceNamed(name, nil)
+			if err != nil {
+				return c, at(err, ic.Location())
 			}
 			c.from = append(c.from, s)
 		}
@@ -181,10 +193,18 @@ func (t *translation) bindCopySource(c *instructions.CopyCommand) (*stage, error
 		}
 		return t.plan.stages[i], nil
 	}
-	if s, ok := t.plan.find(c.From); ok {
+	return t.sourceNamed(c.From, c.Location())
+}
+
+// sourceNamed finds the stage that a name means, or the one that stands for an image or context.
+func (t *translation) sourceNamed(name string, where []parser.Range) (*stage, error) {
+	if s, ok := t.plan.find(name); ok {
 		return s, nil
 	}
-	return t.aliasOf(c.From, c.Location()), nil
+	if s, err := t.contextStage(name, nil); s != nil || err != nil {
+		return s, err
+	}
+	return t.aliasOf(name, where), nil
 }
 
 // aliasOf returns the stage that stands for an image or context which only --from names. Equal names share one.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -21,7 +22,7 @@ func (st *state) number(c command, text string) string {
 	}
 	var b strings.Builder
 	b.WriteByte('[')
-	if st.t.multi {
+	if st.t.multi && !(isRun(c) && st.s.fromNothing()) { // as BuildKit has it: such a RUN knows no platform
 		b.WriteString(platforms.FormatAll(st.platform) + crossTarget(st.platform, st.vars) + " ")
 	}
 	if st.s.title != "" {
@@ -33,6 +34,11 @@ func (st *state) number(c command, text string) string {
 		b.WriteString("ONBUILD ")
 	}
 	return b.String() + text
+}
+
+func isRun(c command) bool {
+	_, ok := c.Command.(*instructions.RunCommand)
+	return ok
 }
 
 // shown returns an instruction as names show it: with the keyword in upper case and variables replaced where that works.

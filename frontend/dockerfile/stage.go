@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -24,6 +25,17 @@ type plan struct {
 func (p *plan) find(name string) (*stage, bool) {
 	s, ok := p.byName[strings.ToLower(name)]
 	return s, ok
+}
+
+// stage returns the stage of that name, or else of that number.
+func (p *plan) stage(name string) (*stage, bool) {
+	if s, ok := p.find(name); ok {
+		return s, true
+	}
+	if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < len(p.stages) {
+		return p.stages[i], true
+	}
+	return nil, false
 }
 
 // titles returns what the stages are called, for suggestions.
@@ -81,6 +93,12 @@ func (s *stage) ground() *stage {
 		s = s.parent
 	}
 	return s
+}
+
+// fromNothing says whether s begins with an empty file system: with scratch, or an image without layers.
+func (s *stage) fromNothing() bool {
+	g := s.ground()
+	return g.override == nil && g.origin != nil && g.origin.image == nil && g.origin.tree == nil
 }
 
 // use notes that p, absolute in the stage's file system, is read. It matters for stages that start from a directory of

@@ -33,6 +33,9 @@ func (st *state) mounts(c command, ic *instructions.RunCommand, r *runStep) erro
 		case instructions.MountTypeTmpfs:
 			mount.Type, mount.Tmpfs, mount.Input = op.MountTmpfs, m.SizeLimit, op.NoInput
 			mount.ReadOnly = m.ReadOnly
+			if path.Join("/", m.Source) != "/" {
+				return fmt.Errorf("invalid source %q of a tmpfs mount: it is empty at first, and has no %[1]s", m.Source)
+			}
 			err = st.placeMount(&mount, m)
 		default:
 			mount, err = st.fileMount(m, c.from[i])
@@ -113,11 +116,10 @@ func secretMount(m *instructions.Mount, r *runStep) error {
 		id = path.Base(target)
 	}
 	if m.Env != nil {
-		name := *m.Env
-		if name == "" {
-			name = id
+		if *m.Env == "" {
+			return fmt.Errorf("invalid mount of secret %q: env= names no variable", id)
 		}
-		r.secrets = append(r.secrets, op.SecretEnv{ID: id, Name: name, Optional: !m.Required})
+		r.secrets = append(r.secrets, op.SecretEnv{ID: id, Name: *m.Env, Optional: !m.Required})
 	} else if target == "" {
 		target = "/run/secrets/" + path.Base(id)
 	}

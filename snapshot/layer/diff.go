@@ -20,6 +20,8 @@ type DiffOptions struct {
 	Epoch *time.Time
 	// Files, if not nil, is set to the sum of the files' sizes, in bytes; each is counted once, whatever links it has.
 	Files *int64
+	// LeftOut, if not nil, gets the first of the files that no layer can have, by their names.
+	LeftOut *string
 }
 
 // Diff writes the layer tar of t to w. For an overlay that is what t.Dir holds, without what says nothing new to t.Lower:
@@ -45,7 +47,7 @@ func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d := &differ{ctx: ctx, form: t.Form, first: make(map[inode]string), out: newQueue(ctx)}
+	d := &differ{ctx: ctx, form: t.Form, first: make(map[inode]string), out: newQueue(ctx), leftOut: opt.LeftOut}
 	top := &place{fd: root, base: base, emitted: true}
 	d.root = top
 	if t.Form != Plain {
@@ -79,6 +81,8 @@ type differ struct {
 	names map[int]map[inode]int // how many names an inode has in a lower directory, or in the upper one (-1)
 	first map[inode]string      // the name under which a file with several was written
 	out   *queue
+
+	leftOut *string // see DiffOptions
 }
 
 // A place is a directory that is being walked.
@@ -159,7 +163,11 @@ func (d *differ) dir(p *place) error {
 			return fmt.Errorf("looking up %s%s: %w", p.path, name, err)
 		}
 		switch {
-		case strings.HasPrefix(name, whiteoutPrefix), f.st.Mode&unix.S_IFMT == unix.S_IFSOCK:
+		case strings.HasPrefix(name, whiteoutPrefix):
+			if d.leftOut != nil && *d.leftOut == "" {
+				*d.leftOut = "/" + p.path + name
+			}
+		case f.st.Mode&unix.S_IFMT == unix.S_IFSOCK:
 		case isWhiteout(&f.st):
 			if d.form != Plain {
 				err = d.whiteout(p, whiteoutPrefix+name)

@@ -26,7 +26,7 @@ type built struct {
 
 // assemble makes an image of the tree whose top snapshot is given: the layers are the snapshots below it, and their
 // diff IDs, which have been computed while later steps ran, complete the configuration.
-func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapshot.ID) (*built, error) {
+func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapshot.ID, em *emitter) (*built, error) {
 	chain, err := b.chain(ctx, top)
 	if err != nil {
 		return nil, err
@@ -52,6 +52,9 @@ func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapsho
 		if i >= len(baseIDs) {
 			created := info.Created.UTC()
 			l.Created = &created
+			if n := i - len(baseIDs); derived.LeftOut != "" && n < len(img.Layers) {
+				em.leftOut(img.Layers[n].Vertex, derived.LeftOut)
+			}
 		}
 		draft.Layers = append(draft.Layers, l)
 		out.Layers = append(out.Layers, image.Layer{

@@ -143,7 +143,7 @@ func (b *Builder) solve(ctx context.Context, id string, out *frontend.Output, em
 				g.Go(func() error { return b.syncAhead(gctx, top) })
 			}
 			var err error
-			made[i], err = b.assemble(gctx, img, top)
+			made[i], err = b.assemble(gctx, img, top, em)
 			return err
 		})
 	}

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -175,4 +176,16 @@ func (e *emitter) step(ctx context.Context, name string, fn func(context.Context
 		e.emit(solver.Event{Kind: solver.Failed, Vertex: v, Err: err})
 	}
 	return err
+}
+
+// leftOut warns that a command has made a file which is in no layer. Of those that COPY and ADD make the step itself warns.
+func (e *emitter) leftOut(v *solver.Vertex, file string) {
+	if _, ok := v.Op().(*op.Exec); !ok {
+		return
+	}
+	e.emit(solver.Event{Kind: solver.Warned, Time: time.Now(), Vertex: v, Warning: solver.Warning{
+		Short:  fmt.Sprintf("%q is left out of the image: in a layer, a name that begins with \".wh.\" removes another file", file),
+		Detail: []string{"Rename the file. Later steps of this build still see it."},
+		Source: v.Meta().Source,
+	}})
 }

@@ -23,6 +23,8 @@ type Derived struct {
 	DiffID digest.Digest
 	Size   int64 // of the tar, uncompressed, in bytes
 	Files  int64 // sum of the sizes of its files, in bytes
+	// LeftOut is a file of the snapshot that its layer cannot have; empty if there is none, or if images know the layer.
+	LeftOut string `json:",omitempty"`
 }
 
 // layer returns the layer of which id is the top.
@@ -111,11 +113,12 @@ func (d *DiffIDs) compute(id snapshot.ID, w *walk) error {
 	}
 	defer d.slots.Release(1)
 	h := &countHash{h: sha256.New()}
-	var files int64
-	if err := layer.DiffSnapshot(d.ctx, d.snapshots, id, h, layer.DiffOptions{Files: &files}); err != nil {
+	var v Derived
+	if err := layer.DiffSnapshot(d.ctx, d.snapshots, id, h, layer.DiffOptions{Files: &v.Files, LeftOut: &v.LeftOut}); err != nil {
 		return fmt.Errorf("computing the diff ID of snapshot %s: %w", id, err)
 	}
-	w.val = Derived{DiffID: digest.NewDigest(digest.SHA256, h.h), Size: h.n, Files: files}
+	v.DiffID, v.Size = digest.NewDigest(digest.SHA256, h.h), h.n
+	w.val = v
 	return nil
 }
 

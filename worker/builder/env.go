@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"sync"
 	"time"
@@ -251,7 +252,7 @@ func (e *env) ReadHead(ctx context.Context, in solver.Input, name string, n int)
 func (e *env) open(ctx context.Context, in solver.Input, name string, read func(f io.Reader, size int64) error) error {
 	tree, done, err := e.tree(ctx, in)
 	if err != nil {
-		return err
+		return &unmadeError{err}
 	}
 	defer done()
 	name = path.Join("/", name)
@@ -272,6 +273,14 @@ func (e *env) open(ctx context.Context, in solver.Input, name string, read func(
 	}
 	return nil
 }
+
+// An unmadeError is why there is no tree to read a file from. That a step did not find something is not that the file is
+// not there, so it is no fs.ErrNotExist; for the rest it is what it wraps.
+type unmadeError struct{ err error }
+
+func (e *unmadeError) Error() string        { return e.err.Error() }
+func (e *unmadeError) Is(target error) bool { return target != fs.ErrNotExist && errors.Is(e.err, target) }
+func (e *unmadeError) As(target any) bool   { return errors.As(e.err, target) }
 
 // tree solves in and opens its result. A client's directory needs no solving.
 func (e *env) tree(ctx context.Context, in solver.Input) (treehash.Tree, func(), error) {

@@ -73,7 +73,7 @@ type Request struct {
 	Dockerfile op.Source
 	Filename   string // "Dockerfile" if empty
 	Text       []byte // the Dockerfile itself
-	// Contexts are the named contexts: "base" to a source or the name of another target.
+	// Contexts are the named contexts: "base" to a source, or to "target:name", a stage of the same file.
 	Contexts map[string]string
 
 	Target    string

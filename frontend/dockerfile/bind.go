@@ -25,10 +25,10 @@ func (t *translation) bind() error {
 		if err != nil {
 			return at(err, t.doc.stages[i].Location)
 		}
-		p.stages = append(p.stages, s)
-		if s.override == nil {
-			s.parent = p.byName[s.src.BaseName] // FROM, unlike --from, tells upper case: that is never a stage's
+		if err := t.bindBase(s); err != nil {
+			return at(fmt.Errorf("looking for stages above this FROM: %w", err), s.src.Location)
 		}
+		p.stages = append(p.stages, s)
 		if s.src.Name != "" {
 			p.byName[strings.ToLower(s.src.Name)] = s
 		}
@@ -94,8 +94,8 @@ func (t *translation) from(i int) (*stage, error) {
 // that has its name, with all that it does.
 func (t *translation) bindBase(s *stage) (err error) {
 	if s.override == nil {
-		var ok bool
-		if s.parent, ok = t.plan.find(s.src.BaseName); !ok {
+		// FROM, unlike --from, tells upper case: that is never a stage's.
+		if s.parent = t.plan.byName[s.src.BaseName]; s.parent == nil {
 			s.parent, err = t.contextStage(s.src.BaseName, s.platform)
 		}
 		return err

@@ -73,6 +73,32 @@ func (t *translation) namedContext(name string, p *op.Platform) (*namedContext, 
 	return nil, nil
 }
 
+// targetPrefix begins the value of a named context that is a stage of the same Dockerfile.
+const targetPrefix = "target:"
+
+// contextStage returns the stage, of those bound so far, that a named context called name is: it is given as
+// "target:name" or "target:number". It is nil if there is no such context.
+func (t *translation) contextStage(name string, p *op.Platform) (*stage, error) {
+	nc, _ := t.namedContext(name, p) // what is wrong with a name, the lookup of an image says
+	if nc == nil {
+		return nil, nil
+	}
+	return t.targetOf(nc)
+}
+
+// targetOf returns the stage that a named context is; nil if it is something else.
+func (t *translation) targetOf(nc *namedContext) (*stage, error) {
+	target, ok := strings.CutPrefix(nc.value, targetPrefix)
+	if !ok {
+		return nil, nil
+	}
+	if s, ok := t.plan.stage(target); ok {
+		return s, nil
+	}
+	err := fmt.Errorf("target stage %q for context %s could not be found", target, nc.name)
+	return nil, didYouMean(err, target, t.plan.titles())
+}
+
 // loadNamed returns what a stage starts from that a named context replaces, or replaces the base of.
 func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Platform) (*origin, error) {
 	kind, rest, ok := strings.Cut(nc.value, ":")

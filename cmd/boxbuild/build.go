@@ -114,6 +114,9 @@ func (a *app) build(ctx context.Context, opt *buildOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := checkText(plan.request); err != nil {
+		return err
+	}
 	conn, err := a.connect(ctx)
 	if err != nil {
 		return err

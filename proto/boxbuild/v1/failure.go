@@ -32,8 +32,12 @@ func (f *Failure) GRPCStatus() *status.Status {
 	if !ok {
 		code = codes.Internal
 	}
-	st := status.New(code, f.Wire.GetMessage())
-	if with, err := st.WithDetails(f.Wire); err == nil {
+	wire := f.Wire
+	if valid, ok := ValidText(wire).(*Error); ok {
+		wire = valid // what is not UTF-8 does not pass
+	}
+	st := status.New(code, wire.GetMessage())
+	if with, err := st.WithDetails(wire); err == nil {
 		return with
 	}
 	return st

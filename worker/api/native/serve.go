@@ -6,6 +6,10 @@ import (
 	"runtime/debug"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto" // registers it
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
@@ -21,6 +25,7 @@ func GRPCOptions(log *slog.Logger) []grpc.ServerOption {
 		grpc.Creds(peerCredentials{}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
+		grpc.ForceServerCodecV2(textCodec{encoding.GetCodecV2(protocodec.Name)}),
 		// A large window lets an archive pass at the speed of the disk; it is used only where there is a reader.
 		grpc.InitialWindowSize(1 << 20),
 		grpc.InitialConnWindowSize(4 << 20),
@@ -38,6 +43,23 @@ func GRPCOptions(log *slog.Logger) []grpc.ServerOption {
 			return fail(handler(srv, stream))
 		}),
 	}
+}
+
+// A textCodec is the codec of gRPC, except that a message with text that is not UTF-8 is sent with U+FFFD in its place
+// rather than not at all. Nothing is looked at that can be sent as it is.
+type textCodec struct{ encoding.CodecV2 }
+
+// Marshal implements encoding.CodecV2.
+func (c textCodec) Marshal(v any) (mem.BufferSlice, error) {
+	data, err := c.CodecV2.Marshal(v)
+	if err == nil {
+		return data, nil
+	}
+	m, ok := v.(proto.Message)
+	if !ok {
+		return nil, err
+	}
+	return c.CodecV2.Marshal(boxbuildv1.ValidText(m))
 }
 
 // recovered makes *err of a panic.

@@ -344,11 +344,12 @@ func (w *wiring) shimBinary() (string, error) {
 	return filepath.Abs(path)
 }
 
-// hostResolvConf is /etc/resolv.conf for processes on the host's network; a host without one has none for them either.
+// hostResolvConf is /etc/resolv.conf for processes on the host's network or none. On a host without one theirs is empty,
+// which means the same, but is there: what they write to it would be in the image else.
 func hostResolvConf() ([]byte, error) {
 	b, err := os.ReadFile("/etc/resolv.conf")
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return []byte{}, nil
 	}
 	return b, err
 }

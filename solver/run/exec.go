@@ -130,15 +130,15 @@ func (r *Runner) spec(ctx context.Context, e *op.Exec, m *execMounts) (*executor
 	if s.Hostname == "" {
 		s.Hostname = defaultHostname
 	}
-	resolv := func() ([]byte, error) { return nil, nil }
+	resolv := r.deps.HostResolvConf
 	switch e.Network {
 	case op.NetworkSandbox:
 		s.Network.Mode = executor.NetworkBridge
 		resolv = r.deps.ResolvConf
 	case op.NetworkHost:
 		s.Network.Mode = executor.NetworkHost
-		resolv = r.deps.HostResolvConf
 	case op.NetworkNone:
+		// The file is of no use there, but what a process writes to it is to be in the image as little as elsewhere.
 		s.Network.Mode = executor.NetworkNone
 	default:
 		return nil, fmt.Errorf("unknown network %d", e.Network)

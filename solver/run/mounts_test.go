@@ -75,6 +75,67 @@ func TestNoStubs(t *testing.T) {
 	}
 }
 
+// TestNoStubsBehindLinks checks that nothing is left in a layer of mount points behind dangling links.
+func TestNoStubsBehindLinks(t *testing.T) {
+	r := newRig(t)
+	dir, links := t.TempDir(), t.TempDir()
+	err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "f"), []byte("f\n"), 0o644),
+		os.Mkdir(filepath.Join(links, "etc"), 0o755),
+		os.Symlink("/nowhere/x", filepath.Join(links, "dl")),
+		os.Symlink("/x/r", filepath.Join(links, "etc/hosts")),
+		os.Symlink("../run/systemd/resolve/stub-resolv.conf", filepath.Join(links, "etc/resolv.conf")),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := solver.NewVertex(&op.File{Actions: []op.FileAction{{
+		Input: 0, Second: 1, Output: 0, Copy: &op.Copy{Src: "/", Dst: "/", DirContents: true},
+	}}}, []solver.Input{{Vertex: r.busybox()}, {Vertex: r.local(links)}}, solver.Meta{Name: "links"})
+	v = sh(v, "test -L /dl && test -L /etc/hosts && test -L /etc/resolv.conf && touch -d 2001-02-03 /etc /")
+	res, _ := r.run(v)
+	if got := r.changes(res); len(got) != 0 {
+		t.Errorf("no mount but those of every step: left are %q", got)
+	}
+	for _, tc := range []struct {
+		script string
+		mount  op.ExecMount
+	}{
+		{"touch /dl/x", op.ExecMount{Type: op.MountTmpfs, Input: op.NoInput, Output: op.NoOutput, Dest: "/dl"}},
+		{"touch /dl/x", op.ExecMount{Type: op.MountCache, Input: op.NoInput, Output: op.NoOutput, Dest: "/dl", Cache: op.CacheMount{ID: "dl"}}},
+		{"cat /dl/f", op.ExecMount{Type: op.MountBind, Input: 1, Output: op.NoOutput, Dest: "/dl", ReadOnly: true}},
+		{"cat /dl", op.ExecMount{Type: op.MountBind, Input: 1, Output: op.NoOutput, Dest: "/dl", Selector: "f", ReadOnly: true}},
+		{"cat /dl/deeper/f", op.ExecMount{Type: op.MountBind, Input: 1, Output: op.NoOutput, Dest: "/dl/deeper", ReadOnly: true}},
+	} {
+		res, _ := r.run(shWith(v, []*solver.Vertex{r.local(dir)}, tc.script, tc.mount))
+		if got := r.changes(res); len(got) != 0 {
+			t.Errorf("%q with %v at %s leaves %q", tc.script, tc.mount.Type, tc.mount.Dest, got)
+		}
+	}
+}
+
+// TestResolvConf checks that a step without a network and one on the host's see the host's /etc/resolv.conf, and that what
+// one on any network writes to that file fails and is no part of the layer.
+func TestResolvConf(t *testing.T) {
+	r := newRig(t)
+	base := r.busybox()
+	for _, network := range []op.Network{op.NetworkNone, op.NetworkHost, op.NetworkSandbox} {
+		v := sh(base, "exec 2>&1; echo leak > /etc/resolv.conf || echo refused; cat /etc/resolv.conf")
+		e := *v.Op().(*op.Exec)
+		e.Network = network
+		res, log := r.run(solver.NewVertex(&e, []solver.Input{{Vertex: base}}, solver.Meta{Name: "resolv.conf"}))
+		if !strings.Contains(log, "Read-only file system\nrefused\nnameserver ") {
+			t.Errorf("network %d: %q", network, log)
+		}
+		if got := strings.HasSuffix(log, hostResolvConf); got != (network != op.NetworkSandbox) {
+			t.Errorf("network %d: the host's file is seen: %t, in %q", network, got, log)
+		}
+		if got := r.changes(res); len(got) != 0 {
+			t.Errorf("network %d: the layer has %q", network, got)
+		}
+	}
+}
+
 // TestStubBehindSymlink checks that a process which moves the parent of a mount point away, and puts a symlink to the
 // host in its place, has nothing removed there (CVE-2024-23652).
 func TestStubBehindSymlink(t *testing.T) {

@@ -66,8 +66,8 @@ type Deps struct {
 	Parallelism int
 	// CgroupPath is the parent of the cgroups of steps that name none.
 	CgroupPath string
-	// ResolvConf returns /etc/resolv.conf for sandboxes on the bridge, and HostResolvConf for those that share the
-	// host's network. A nil func leaves the image's file.
+	// ResolvConf returns /etc/resolv.conf for sandboxes on the bridge, and HostResolvConf for all others. A nil func,
+	// and nil for the content, leave the image's file.
 	ResolvConf, HostResolvConf func() ([]byte, error)
 }
 

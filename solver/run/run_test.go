@@ -85,6 +85,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// hostResolvConf is what a rig's host has in /etc/resolv.conf.
+const hostResolvConf = "nameserver 192.0.2.53\n"
+
 func newRig(t testing.TB) *rig {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -132,6 +135,7 @@ func newRig(t testing.TB) *rig {
 		Snapshots: snaps, Executor: ex,
 		CacheDir: filepath.Join(dir, "cache"), RecentDir: filepath.Join(dir, "recent"),
 		SocketDir: filepath.Join(dir, "sockets"), Devices: &r.devices, Git: repos,
+		ResolvConf: pool.ResolvConf, HostResolvConf: func() ([]byte, error) { return []byte(hostResolvConf), nil },
 	})
 	cache, err := cachedb.Open(filepath.Join(dir, "cache.db"))
 	if err != nil {

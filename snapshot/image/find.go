@@ -142,6 +142,35 @@ func (s *Store) Tag(id digest.Digest, name string) error {
 	return nil
 }
 
+// SetServed notes what a registry was given under a name, which means exactly these images: desc, and, if that is an
+// index, docs in it. A name that has been moved, or removed, in the meantime is left alone.
+func (s *Store) SetServed(name string, ids []digest.Digest, desc Descriptor, docs []Descriptor) error {
+	if n, err := s.Name(name); err == nil && n.Served != nil && n.Served.Digest == desc.Digest {
+		return nil // nothing to sync for
+	}
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		n, err := getName(tx, name)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(n.Images, ids) {
+			return nil
+		}
+		n.Served = &Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+		if n.Index == nil && len(n.Documents) == 0 && IsIndex(desc.MediaType) {
+			n.Documents = docs
+		}
+		return putJSON(tx.Bucket(bucketNames), name, n)
+	})
+	if err != nil {
+		return fmt.Errorf("noting what %s has: %w", Familiar(name), err)
+	}
+	return nil
+}
+
 // Untag removes a canonical reference and returns what it pointed to. The images stay, dangling if they have no other
 // name. ErrNotFound if there is no such name.
 func (s *Store) Untag(name string) (ids []digest.Digest, err error) {
@@ -279,10 +308,7 @@ func (s *Store) Roots() (Roots, error) {
 		}
 	}
 	for _, n := range names {
-		if n.Index != nil {
-			r.Blobs = append(r.Blobs, n.Index.Digest)
-		}
-		for _, d := range n.Documents {
+		for _, d := range n.Blobs() {
 			r.Blobs = append(r.Blobs, d.Digest)
 		}
 	}

@@ -54,6 +54,8 @@ type Image struct {
 	// Names are the canonical references that point to it, sorted; they are not part of the record, and filled in by
 	// the store.
 	Names []string `json:"-"`
+	// Served are the digests of what registries had under Names, where that is known; filled in like Names.
+	Served map[string]digest.Digest `json:"-"`
 }
 
 // A Layer is a layer of an image.
@@ -72,6 +74,8 @@ type Layer struct {
 type Manifest struct {
 	Repository string // "docker.io/library/busybox"
 	Descriptor Descriptor
+	// Inner says that only an index led to it: the image was never pulled or pushed by its digest.
+	Inner bool `json:",omitempty"`
 }
 
 // IsIndex says whether the media type is that of an index of manifests.
@@ -88,7 +92,39 @@ type Name struct {
 	// Documents are manifests of Images that were made for the name, with annotations or layers that it was given: a push
 	// of the name sends these. There are none where any manifest will do.
 	Documents []Descriptor
-	Tagged    time.Time
+	// Served is what the registry had under the name when it was last pulled or pushed, a manifest or an index; nil if it
+	// was neither. Another name of the same images may have another one.
+	Served *Descriptor
+	Tagged time.Time
+}
+
+// Manifests returns the manifests that are the name's own.
+func (n *Name) Manifests() []Descriptor {
+	out := slices.Clone(n.Documents)
+	if n.Served != nil && !IsIndex(n.Served.MediaType) {
+		out = append(out, *n.Served)
+	}
+	return out
+}
+
+// Blobs returns all documents that the name has.
+func (n *Name) Blobs() []Descriptor {
+	out := n.Manifests()
+	if n.Index != nil {
+		out = append(out, *n.Index)
+	}
+	if n.Served != nil && IsIndex(n.Served.MediaType) {
+		out = append(out, *n.Served)
+	}
+	return out
+}
+
+// OwnIndex returns the index that is the name's own, or nil.
+func (n *Name) OwnIndex() *Descriptor {
+	if n.Index == nil && n.Served != nil && IsIndex(n.Served.MediaType) {
+		return n.Served
+	}
+	return n.Index
 }
 
 // ChainID returns the identity of a pile of layers (OCI image specification, config.md, "Layer ChainID"), or "" for none.
@@ -122,11 +158,12 @@ func (i *Image) Size() int64 {
 	return n
 }
 
-// RepoDigests returns the manifests as references: "docker.io/library/busybox@sha256:…".
+// RepoDigests returns as references what the image was pulled or pushed as: "docker.io/library/busybox@sha256:…". What an
+// index led to is not among them.
 func (i *Image) RepoDigests() []string {
 	var out []string
 	for _, m := range i.Manifests {
-		if s := m.Repository + "@" + string(m.Descriptor.Digest); !slices.Contains(out, s) {
+		if s := m.Repository + "@" + string(m.Descriptor.Digest); !m.Inner && !slices.Contains(out, s) {
 			out = append(out, s)
 		}
 	}

@@ -149,9 +149,11 @@ type Update struct {
 	Images []*Image
 	// Names will point to Images and to nothing else. They are canonical.
 	Names []string
-	// Index is what a registry calls all of Images, and Documents the manifests to push under Names; nil for none.
+	// Index is what a registry calls all of Images, Documents the manifests to push under Names, and Served what the
+	// registries have under them; nil for none.
 	Index     *Descriptor
 	Documents []Descriptor
+	Served    *Descriptor
 }
 
 // Put stores one image, or replaces the record of one that exists (its manifests are added to those known), and makes
@@ -198,7 +200,8 @@ func (s *Store) Update(u Update) error {
 			ids = append(ids, rec.ID)
 		}
 		for _, n := range u.Names {
-			if err := putJSON(tx.Bucket(bucketNames), n, Name{Ref: n, Images: ids, Index: u.Index, Documents: u.Documents, Tagged: now}); err != nil {
+			rec := Name{Ref: n, Images: ids, Index: u.Index, Documents: u.Documents, Served: u.Served, Tagged: now}
+			if err := putJSON(tx.Bucket(bucketNames), n, rec); err != nil {
 				return err
 			}
 		}
@@ -227,9 +230,12 @@ func merge(tx *bbolt.Tx, img *Image) (rec, old *Image, err error) {
 	rec.Tagged = old.Tagged
 	rec.Manifests = slices.Clone(img.Manifests)
 	for _, m := range old.Manifests {
-		if !slices.ContainsFunc(rec.Manifests, m.same) {
+		i := slices.IndexFunc(rec.Manifests, m.same)
+		if i < 0 {
 			rec.Manifests = append(rec.Manifests, m)
+			continue
 		}
+		rec.Manifests[i].Inner = rec.Manifests[i].Inner && m.Inner
 	}
 	return rec, old, nil
 }
@@ -392,20 +398,32 @@ func complete(tx *bbolt.Tx, img *Image) error {
 	}
 	return eachName(tx, func(n *Name) error {
 		if slices.Contains(n.Images, img.ID) {
-			img.Names = append(img.Names, n.Ref) // in key order: sorted
+			img.named(n) // in key order: sorted
 		}
 		return nil
 	})
+}
+
+// named notes that n points to the image.
+func (i *Image) named(n *Name) {
+	i.Names = append(i.Names, n.Ref)
+	if n.Served == nil {
+		return
+	}
+	if i.Served == nil {
+		i.Served = make(map[string]digest.Digest)
+	}
+	i.Served[n.Ref] = n.Served.Digest
 }
 
 // List returns every image, the youngest first.
 func (s *Store) List() ([]*Image, error) {
 	var out []*Image
 	err := s.db.View(func(tx *bbolt.Tx) error {
-		names := make(map[digest.Digest][]string)
+		names := make(map[digest.Digest][]*Name)
 		err := eachName(tx, func(n *Name) error {
 			for _, id := range n.Images {
-				names[id] = append(names[id], n.Ref)
+				names[id] = append(names[id], n)
 			}
 			return nil
 		})
@@ -424,7 +442,9 @@ func (s *Store) List() ([]*Image, error) {
 				}
 				img.Layers[n].Blobs, img.Layers[n].Origins = r.Blobs, r.Origins
 			}
-			img.Names = names[img.ID]
+			for _, n := range names[img.ID] {
+				img.named(n)
+			}
 			out = append(out, img)
 			return nil
 		})

@@ -167,6 +167,9 @@ type ImageSummary struct {
 	ID          digest.Digest
 	Names       []string // canonical references with tags; empty for a dangling image
 	RepoDigests []string
+	// NameDigests are the digests of what registries had under Names when these were last pulled or pushed, where that is
+	// known; "" for one that was removed.
+	NameDigests map[string]digest.Digest
 	Created     time.Time
 	Size        int64 // bytes of the files in all layers
 	SharedSize  int64 // of those, bytes of layers that other images have too

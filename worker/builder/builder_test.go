@@ -47,6 +47,7 @@ type rig struct {
 	t        *testing.T
 	builder  *builder.Builder
 	move     *transfer.Service
+	images   *images.Service
 	store    *image.Store
 	leases   *lease.Manager
 	exec     *executortest.Fake
@@ -142,6 +143,7 @@ func newRig(t *testing.T) *rig {
 	r.move = transfer.New(transfer.Deps{
 		Client: client, Images: imgs, Blobs: blobs, Layers: layers, Leases: r.leases, Platform: amd64,
 	})
+	r.images = images.New(images.Deps{Layers: layers, Leases: r.leases, Transfer: r.move, Platform: amd64})
 	runner := run.New(run.Deps{
 		Snapshots: snaps, Executor: r.exec, Images: r.move, DiffIDs: layers.DiffIDs,
 		CacheDir: filepath.Join(dir, "cachemounts"), RecentDir: filepath.Join(dir, "copies"),

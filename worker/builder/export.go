@@ -191,6 +191,9 @@ func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update,
 				return err
 			}
 			u.Index, u.Documents = docs.Index, docs.Manifests
+			if !p.byDigest {
+				u.Served = &image.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+			}
 			if err := b.storeImages(ctx, u); err != nil {
 				return err
 			}

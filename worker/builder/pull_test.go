@@ -446,3 +446,103 @@ func TestSeveralOutputs(t *testing.T) {
 		t.Errorf("metadata says %q, want %q", got, want)
 	}
 }
+
+// Names of one image keep what the registry had under each of them, whatever is pulled under another, and in whatever order: a
+// push sends that, and the digest that a pull tells is that. A copy of the name sends it elsewhere.
+func TestNamesKeepManifests(t *testing.T) {
+	tagged := func(r *rig, ref string) string { return r.host + "/" + ref }
+	for _, order := range [][]string{{"app:plain", "app:noted", "app:index"}, {"app:index", "app:noted", "app:plain"}} {
+		r := newRig(t)
+		l := layer(t, "sh", "a shell")
+		d, plain := r.registry.PutImage("app", "plain", config(t, l), l)
+		var m ocispec.Manifest
+		if err := json.Unmarshal(plain, &m); err != nil {
+			t.Fatal(err)
+		}
+		inner := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.Digest(d), Size: int64(len(plain)), Platform: &amd64}
+		m.Annotations = map[string]string{"k": "v"}
+		noted := marshal(t, m)
+		index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{inner}}
+		index.SchemaVersion = 2
+		docs := map[string][]byte{"app:plain": plain, "app:noted": noted, "app:index": marshal(t, index)}
+		r.registry.PutManifest("app", "noted", m.MediaType, noted)
+		r.registry.PutManifest("app", "index", index.MediaType, docs["app:index"])
+		var id digest.Digest
+		for range 2 { // also when all is known
+			for _, name := range order {
+				got, err := r.move.Pull(t.Context(), tagged(r, name), worker.TransferOptions{})
+				if err != nil || got.Digest != digest.FromBytes(docs[name]) {
+					t.Fatalf("%v: pulling %s: %+v, %v; want digest %s", order, name, got, err, digest.FromBytes(docs[name]))
+				}
+				id = got.ID
+			}
+		}
+		for name, want := range docs {
+			copied := strings.Replace(name, "app", "copy", 1)
+			n, err := r.store.Name(tagged(r, name))
+			if err != nil || n.Served == nil || n.Served.Digest != digest.FromBytes(want) {
+				t.Fatalf("%v: %s is %+v, %v", order, name, n, err)
+			}
+			if err := r.images.Tag(t.Context(), tagged(r, name), tagged(r, copied)); err != nil {
+				t.Fatal(err)
+			}
+			for _, to := range []string{name, copied} {
+				got, err := r.move.Push(t.Context(), tagged(r, to), worker.TransferOptions{})
+				if err != nil || got.Digest != digest.FromBytes(want) {
+					t.Errorf("%v: pushing %s: %s, %v; want %s", order, to, got.Digest, err, want)
+				}
+			}
+			if n, err := r.store.Name(tagged(r, copied)); err != nil || n.Served == nil || n.Served.Digest != digest.FromBytes(want) {
+				t.Errorf("%v: after a push %s is %+v, %v", order, copied, n, err)
+			}
+		}
+		// A name of its own, of the ID alone, gets no annotations of another's.
+		if err := r.images.Tag(t.Context(), string(id), tagged(r, "bare:1")); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.move.Push(t.Context(), tagged(r, "bare:1"), worker.TransferOptions{}); err != nil || got.Digest == digest.FromBytes(noted) {
+			t.Errorf("%v: pushing a bare ID: %s, %v", order, got.Digest, err)
+		}
+	}
+}
+
+// What an index leads to is no digest of the image until it is pulled as such.
+func TestInnerManifests(t *testing.T) {
+	r := newRig(t)
+	index := r.multi("app", "sh")
+	if _, err := r.pull("app"); err != nil {
+		t.Fatal(err)
+	}
+	img, err := r.store.Get(r.name("app"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo := r.host + "/app@"
+	if got, want := img.RepoDigests(), []string{repo + string(digest.FromBytes(index))}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	var idx ocispec.Index
+	if err := json.Unmarshal(index, &idx); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second pull by tag takes nothing back
+		if _, err := r.move.Pull(t.Context(), repo+string(idx.Manifests[0].Digest), worker.TransferOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if img, err = r.store.Get(r.name("app"), nil); err != nil || len(img.RepoDigests()) != 2 {
+			t.Errorf("got %q, %v, want two", img.RepoDigests(), err)
+		}
+		if _, err := r.pull("app"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func marshal(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

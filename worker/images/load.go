@@ -121,7 +121,7 @@ func (s *Service) Save(ctx context.Context, refs []string, wanted []op.Platform,
 	defer l.Release()
 	ctx = lease.With(ctx, l)
 	var imgs []*exporter.Image
-	same := make(map[string]*exporter.Image) // by the IDs of the images
+	same := make(map[string]*exporter.Image) // by the IDs of the images and their manifests
 	for _, ref := range refs {
 		all, err := s.wanted(ref, wanted)
 		if err != nil {
@@ -132,7 +132,7 @@ func (s *Service) Save(ctx context.Context, refs []string, wanted []op.Platform,
 			if out == nil {
 				out = new(exporter.Image)
 				for _, img := range n.imgs {
-					m, err := s.Manifest(ctx, img)
+					m, err := s.Manifest(ctx, img, n.docs...)
 					if err != nil {
 						return fmt.Errorf("saving %s: %w", ref, err)
 					}
@@ -159,12 +159,16 @@ func (s *Service) Save(ctx context.Context, refs []string, wanted []op.Platform,
 type wantedImage struct {
 	imgs []*image.Image
 	name string
+	docs []image.Descriptor // manifests that are the name's own
 }
 
 func (w *wantedImage) key() string {
 	var ids []string
 	for _, img := range w.imgs {
 		ids = append(ids, string(img.ID))
+	}
+	for _, d := range w.docs {
+		ids = append(ids, string(d.Digest))
 	}
 	return strings.Join(ids, " ")
 }
@@ -208,12 +212,16 @@ func (s *Service) wanted(ref string, platforms []op.Platform) ([]wantedImage, er
 			return nil, err
 		}
 	}
-	return []wantedImage{{imgs: []*image.Image{img}}}, nil
+	return []wantedImage{{imgs: []*image.Image{img}, docs: byDigest(ref, img).Manifests()}}, nil
 }
 
 // wantedName returns the images that a name has, for those platforms or for all that are there.
 func (s *Service) wantedName(name string, platforms []op.Platform) (*wantedImage, error) {
-	out := &wantedImage{name: name}
+	n, err := s.images.Name(name)
+	if err != nil {
+		return nil, translate(err)
+	}
+	out := &wantedImage{name: name, docs: n.Manifests()}
 	for _, p := range platforms {
 		img, err := s.findFor(name, &p)
 		if err != nil {
@@ -223,10 +231,6 @@ func (s *Service) wantedName(name string, platforms []op.Platform) (*wantedImage
 	}
 	if len(platforms) > 0 {
 		return out, nil
-	}
-	n, err := s.images.Name(name)
-	if err != nil {
-		return nil, translate(err)
 	}
 	for _, id := range n.Images {
 		img, err := s.images.Get(string(id), nil)

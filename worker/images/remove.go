@@ -87,7 +87,7 @@ func (s *Service) others(img *image.Image, named reference.Named) (*image.Update
 	if err != nil {
 		return nil, err
 	}
-	u := &image.Update{Names: []string{n.Ref}, Index: n.Index, Documents: n.Documents}
+	u := &image.Update{Names: []string{n.Ref}, Index: n.Index, Documents: n.Documents, Served: n.Served}
 	for _, id := range n.Images {
 		if id == img.ID {
 			continue
@@ -174,7 +174,9 @@ func (s *Service) removeName(img *image.Image, named reference.Named, opt worker
 		if err := s.images.Forget(img.ID, repo, m.Descriptor.Digest); err != nil {
 			return out, err
 		}
-		out = append(out, worker.Removed{Untagged: image.Familiar(repo + "@" + string(m.Descriptor.Digest))})
+		if !m.Inner {
+			out = append(out, worker.Removed{Untagged: image.Familiar(repo + "@" + string(m.Descriptor.Digest))})
+		}
 	}
 	return s.deleteIfBare(img.ID, out)
 }
@@ -185,7 +187,7 @@ func (s *Service) deleteIfBare(id digest.Digest, out []worker.Removed) ([]worker
 	if err != nil {
 		return out, err
 	}
-	if len(img.Names) > 0 || len(img.Manifests) > 0 || s.inUse(id) != nil {
+	if len(img.Names) > 0 || len(img.RepoDigests()) > 0 || s.inUse(id) != nil {
 		return out, nil
 	}
 	if err := s.images.Delete(id); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -27,8 +28,9 @@ type Transfer interface {
 	Pull(ctx context.Context, ref string, opt worker.TransferOptions) (*worker.PullResult, error)
 	Push(ctx context.Context, ref string, opt worker.TransferOptions) (ocispec.Descriptor, error)
 	Tags(ctx context.Context, repository string, opt worker.TransferOptions) ([]string, error)
-	// Manifest makes an image of the store ready for export; the lease in ctx holds what it needs.
-	Manifest(ctx context.Context, img *image.Image) (exporter.Manifest, error)
+	// Manifest makes an image of the store ready for export, with its manifest among docs if there is one; the lease in ctx
+	// holds what it needs.
+	Manifest(ctx context.Context, img *image.Image, docs ...image.Descriptor) (exporter.Manifest, error)
 }
 
 // A CacheMount is the directory of cache mounts of one ID.
@@ -171,6 +173,13 @@ func (s *Service) summarise(img *image.Image, c *frontend.ImageConfig, users map
 		ID: img.ID, Names: img.Names, RepoDigests: img.RepoDigests(), Created: img.Created, Size: img.Size(),
 		Labels: c.Config.Labels, Platform: img.Platform,
 	}
+	sum.NameDigests = make(map[string]digest.Digest, len(img.Served))
+	for n, d := range img.Served {
+		if !slices.Contains(sum.RepoDigests, repoOf(n)+"@"+string(d)) {
+			d = "" // it was removed
+		}
+		sum.NameDigests[n] = d
+	}
 	sum.ContentSize = int64(len(img.Config))
 	for _, l := range img.Layers {
 		if users[l.Snapshot] > 1 {
@@ -205,9 +214,26 @@ func (s *Service) Inspect(_ context.Context, ref string, p *op.Platform) (*worke
 		}
 	}
 	c := configOf(img)
+	sum := s.summarise(img, c, users)
+	if name, err := image.Normalize(ref); err == nil {
+		sum.RepoDigests = digestsOf(name, &sum)
+	}
 	return &worker.ImageDetail{
-		ImageSummary: s.summarise(img, c, users), Config: *c, Raw: img.Config, Layers: img.DiffIDs(), LastTagged: img.Tagged,
+		ImageSummary: sum, Config: *c, Raw: img.Config, Layers: img.DiffIDs(), LastTagged: img.Tagged,
 	}, nil
+}
+
+// digestsOf returns the digests of an image that is called by a name: of the name's repository that of the name alone, if
+// it is known which that is.
+func digestsOf(name string, sum *worker.ImageSummary) []string {
+	d, ok := sum.NameDigests[name]
+	if !ok {
+		return sum.RepoDigests
+	}
+	own := repoOf(name) + "@"
+	return slices.DeleteFunc(slices.Clone(sum.RepoDigests), func(r string) bool {
+		return strings.HasPrefix(r, own) && r != own+string(d)
+	})
 }
 
 // History implements worker.Images.
@@ -236,7 +262,8 @@ func (s *Service) History(_ context.Context, ref string, p *op.Platform) ([]work
 	return out, nil
 }
 
-// Tag implements worker.Images. A name for several platforms is copied with all of them.
+// Tag implements worker.Images. A name for several platforms is copied with all of them, and a push of dst sends the
+// manifests that one of src would send.
 func (s *Service) Tag(_ context.Context, src, dst string) error {
 	name, err := image.Normalize(dst)
 	if err != nil {
@@ -246,8 +273,15 @@ func (s *Service) Tag(_ context.Context, src, dst string) error {
 	if err != nil {
 		return err
 	}
-	if from, err := s.nameOf(src); err == nil && (len(from.Images) > 1 || from.Index != nil || len(from.Documents) > 0) {
-		u := image.Update{Names: []string{name}, Index: from.Index, Documents: from.Documents}
+	from, err := s.nameOf(src)
+	if err != nil {
+		from = byDigest(src, img)
+	}
+	if len(from.Images) > 1 || len(from.Blobs()) > 0 {
+		u := image.Update{Names: []string{name}, Index: from.OwnIndex(), Documents: from.Manifests()}
+		if repoOf(name) == repoOf(from.Ref) {
+			u.Index, u.Documents, u.Served = from.Index, from.Documents, from.Served
+		}
 		for _, id := range from.Images {
 			one, err := s.images.Get(string(id), nil)
 			if err != nil {
@@ -258,6 +292,26 @@ func (s *Service) Tag(_ context.Context, src, dst string) error {
 		return s.images.Update(u)
 	}
 	return translate(s.images.Tag(img.ID, name))
+}
+
+// byDigest is what a name would be that was pulled as img by a reference with a digest; it has no documents if ref is no
+// such reference.
+func byDigest(ref string, img *image.Image) *image.Name {
+	n := &image.Name{Ref: ref, Images: []digest.Digest{img.ID}}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return n
+	}
+	d, ok := named.(reference.Digested)
+	if !ok {
+		return n
+	}
+	for _, m := range img.Manifests {
+		if m.Repository == named.Name() && m.Descriptor.Digest == d.Digest() {
+			n.Served = &m.Descriptor
+		}
+	}
+	return n
 }
 
 // nameOf returns what a reference with a tag, or without anything, points to.

@@ -35,7 +35,7 @@ type localTransfer struct {
 	l *Layers
 }
 
-func (t localTransfer) Manifest(_ context.Context, img *image.Image) (exporter.Manifest, error) {
+func (t localTransfer) Manifest(_ context.Context, img *image.Image, _ ...image.Descriptor) (exporter.Manifest, error) {
 	m := exporter.Manifest{Platform: img.Platform, Config: img.Config}
 	for _, ly := range img.Layers {
 		m.Layers = append(m.Layers, t.l.Layer(ly.Snapshot, ly.DiffID))
@@ -746,6 +746,54 @@ func TestPruneSources(t *testing.T) {
 			if err != nil || rep.Freed != tt.freed || sizes["a"] != tt.sa || sizes["b"] != tt.sb {
 				t.Errorf("%+v: %+v, %v; left %v", tt.opt, rep, err, sizes)
 			}
+		}
+	})
+}
+
+// An image that is called by a name has of its repository the digest of that name, and goes with its last name although an
+// index led to more manifests of it.
+func TestDigestsOfNames(t *testing.T) {
+	eachService(t, func(t *testing.T, s *Service) {
+		id := putPulled(t, s, "p:1", "x")
+		img, err := s.images.Get("p:1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := img.Manifests[0]
+		doc, err := s.deps.Layers.Blobs.Put("m", []byte("another"), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		repo := first.Repository
+		img.Manifests = append(img.Manifests, image.Manifest{Repository: repo, Descriptor: doc})
+		for name, d := range map[string]*image.Descriptor{":1": &first.Descriptor, ":2": &doc, ":3": nil} {
+			if err := s.store(t.Context(), image.Update{Images: []*image.Image{img}, Names: []string{repo + name}, Served: d}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for ref, want := range map[string][]image.Descriptor{
+			"p:1": {first.Descriptor}, "p:2": {doc}, "p:3": {first.Descriptor, doc}, string(id): {first.Descriptor, doc},
+		} {
+			var all []string
+			for _, d := range want {
+				all = append(all, repo+"@"+string(d.Digest))
+			}
+			slices.Sort(all)
+			if got := mustInspect(t, s, ref).RepoDigests; !slices.Equal(got, all) {
+				t.Errorf("%s: got %q, want %q", ref, got, all)
+			}
+		}
+		img.Manifests = []image.Manifest{{Repository: "x/inner", Descriptor: doc, Inner: true}}
+		if err := s.images.Put(img); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []string{"p:1", "p:2", "p:3"} {
+			if _, err := s.Remove(t.Context(), n, worker.RemoveOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.images.Get(string(id), nil); !errors.Is(err, image.ErrNotFound) {
+			t.Errorf("after the last name: %v", err)
 		}
 	})
 }

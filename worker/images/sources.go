@@ -118,10 +118,7 @@ func (l *Layers) indexes() (map[digest.Digest][]lease.Item, error) {
 	out := make(map[digest.Digest][]lease.Item)
 	for _, n := range names {
 		for _, id := range n.Images {
-			if n.Index != nil {
-				out[id] = append(out[id], blobItem(n.Index.Digest))
-			}
-			for _, d := range n.Documents {
+			for _, d := range n.Blobs() {
 				out[id] = append(out[id], blobItem(d.Digest))
 			}
 		}

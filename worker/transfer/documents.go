@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -13,9 +14,9 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 )
 
-// documentOf returns the manifest of an image that was made for a name, or nil.
-func (s *Service) documentOf(n *image.Name, id digest.Digest) *exporter.Raw {
-	for _, desc := range n.Documents {
+// documentOf returns the manifest among docs that is one of an image, or nil.
+func (s *Service) documentOf(docs []image.Descriptor, id digest.Digest) *exporter.Raw {
+	for _, desc := range docs {
 		raw := s.raw(desc)
 		if raw == nil {
 			continue
@@ -25,6 +26,28 @@ func (s *Service) documentOf(n *image.Name, id digest.Digest) *exporter.Raw {
 		}
 	}
 	return nil
+}
+
+// anyDocument returns a manifest under which a registry has the image, or nil: the same one whatever was pulled or pushed
+// last, so one with OCI's media type if there is any. None has annotations, since these were given to some name alone.
+func (s *Service) anyDocument(img *image.Image) *exporter.Raw {
+	var best *exporter.Raw
+	for _, known := range img.Manifests {
+		oci := known.Descriptor.MediaType == ocispec.MediaTypeImageManifest
+		if image.IsIndex(known.Descriptor.MediaType) || best != nil && !oci {
+			continue
+		}
+		raw := s.raw(known.Descriptor)
+		var m ocispec.Manifest
+		if raw == nil || json.Unmarshal(raw.Bytes, &m) != nil || len(m.Annotations) > 0 {
+			continue
+		}
+		if oci {
+			return raw
+		}
+		best = raw
+	}
+	return best
 }
 
 // raw reads a manifest or an index; nil if it is gone: it can be made anew.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,7 +81,7 @@ func (s *Service) store(ctx context.Context, r *remote, ref registry.Ref, move m
 		img.Created = *r.image.Created
 	}
 	held := lease.From(ctx)
-	for _, f := range append([]registry.Fetched{r.manifest}, r.indexes...) {
+	for i, f := range append(slices.Clone(r.indexes), r.manifest) {
 		if held != nil {
 			if err := held.Reserve(ctx, lease.Item{Kind: lease.Blob, Name: f.Digest.String()}); err != nil {
 				return nil, err
@@ -90,7 +91,9 @@ func (s *Service) store(ctx context.Context, r *remote, ref registry.Ref, move m
 		if err != nil {
 			return nil, err
 		}
-		img.Manifests = append(img.Manifests, image.Manifest{Repository: r.repo.String(), Descriptor: desc})
+		img.Manifests = append(img.Manifests, image.Manifest{
+			Repository: r.repo.String(), Descriptor: desc, Inner: i > 0,
+		})
 	}
 	u, err := s.naming(r, img, ref, move)
 	if err != nil {
@@ -112,12 +115,11 @@ func (s *Service) naming(r *remote, img *image.Image, ref registry.Ref, move mov
 		return u, nil // the tag beside a digest says nothing
 	}
 	name := ref.String()
+	if r.tag == ref.Tag {
+		u.Served = &img.Manifests[0].Descriptor
+	}
 	if len(r.indexes) > 0 {
-		for _, m := range img.Manifests {
-			if m.Descriptor.Digest == digest.Digest(r.indexes[0].Digest.String()) {
-				u.Index = &m.Descriptor
-			}
-		}
+		u.Index, u.Documents = &img.Manifests[0].Descriptor, []image.Descriptor{img.Manifests[len(r.indexes)].Descriptor}
 	}
 	n, err := s.deps.Images.Name(name)
 	switch {
@@ -128,6 +130,9 @@ func (s *Service) naming(r *remote, img *image.Image, ref registry.Ref, move mov
 		return nil, err
 	}
 	same := u.Index != nil && n.Index != nil && n.Index.Digest == u.Index.Digest
+	if same {
+		u.Documents = merged(u.Documents, n.Documents)
+	}
 	replaces := false
 	for _, id := range n.Images {
 		other, err := s.deps.Images.Get(string(id), nil)
@@ -146,9 +151,19 @@ func (s *Service) naming(r *remote, img *image.Image, ref registry.Ref, move mov
 	if same || replaces || bool(move) {
 		u.Names = []string{name}
 	} else {
-		u.Index = nil
+		u.Index, u.Documents, u.Served = nil, nil, nil
 	}
 	return u, nil
+}
+
+// merged returns all descriptors of a and b, each once.
+func merged(a, b []image.Descriptor) []image.Descriptor {
+	for _, d := range b {
+		if !slices.ContainsFunc(a, func(o image.Descriptor) bool { return o.Digest == d.Digest }) {
+			a = append(a, d)
+		}
+	}
+	return a
 }
 
 // plain is a descriptor without what only its manifest means.

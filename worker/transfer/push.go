@@ -23,7 +23,7 @@ import (
 	"github.com/boxbuild/boxbuild/worker"
 )
 
-// Push pushes an image of the store under its name. A manifest that was pulled is pushed byte for byte.
+// Push pushes an image of the store under its name. What was pulled, pushed or made under the name is pushed byte for byte.
 func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOptions) (ocispec.Descriptor, error) {
 	ref, err := image.Normalize(name)
 	if err != nil {
@@ -48,12 +48,9 @@ func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOpti
 		if opt.Platform != nil && !runsOn(img.Platform, *opt.Platform) {
 			continue
 		}
-		m, err := s.Manifest(ctx, img)
+		m, err := s.Manifest(ctx, img, n.Manifests()...)
 		if err != nil {
 			return ocispec.Descriptor{}, err
-		}
-		if raw := s.documentOf(n, img.ID); raw != nil {
-			m.Raw = raw
 		}
 		out.Manifests = append(out.Manifests, m)
 	}
@@ -61,8 +58,8 @@ func (s *Service) Push(ctx context.Context, name string, opt worker.TransferOpti
 		return ocispec.Descriptor{}, notFound(fmt.Sprintf("image with reference %s was found but does not provide the specified platform (%s)",
 			image.Familiar(ref), platforms.Format(*opt.Platform)))
 	}
-	if n.Index != nil {
-		out.Raw = s.raw(*n.Index)
+	if idx := n.OwnIndex(); idx != nil {
+		out.Raw = s.raw(*idx)
 	}
 	return s.Export(ctx, out, ExportOptions{Status: opt.Progress, Ways: true})
 }
@@ -87,9 +84,9 @@ func (s *Service) Tags(ctx context.Context, repository string, opt worker.Transf
 	return s.deps.Client.Tags(ctx, ref.Repo)
 }
 
-// Manifest makes an image of the store ready for export, and holds what it needs. Where a manifest of it was pulled,
-// that one is used.
-func (s *Service) Manifest(ctx context.Context, img *image.Image) (exporter.Manifest, error) {
+// Manifest makes an image of the store ready for export, and holds what it needs. Its manifest among docs is used if
+// there is one, and otherwise one that was pulled or pushed, unless that has annotations.
+func (s *Service) Manifest(ctx context.Context, img *image.Image, docs ...image.Descriptor) (exporter.Manifest, error) {
 	m := exporter.Manifest{Platform: img.Platform, Config: img.Config}
 	for _, l := range img.Layers {
 		if held := lease.From(ctx); held != nil {
@@ -99,13 +96,8 @@ func (s *Service) Manifest(ctx context.Context, img *image.Image) (exporter.Mani
 		}
 		m.Layers = append(m.Layers, s.deps.Layers.Layer(l.Snapshot, l.DiffID))
 	}
-	for _, known := range img.Manifests {
-		if image.IsIndex(known.Descriptor.MediaType) {
-			continue
-		}
-		if m.Raw = s.raw(known.Descriptor); m.Raw != nil {
-			break
-		}
+	if m.Raw = s.documentOf(docs, img.ID); m.Raw == nil {
+		m.Raw = s.anyDocument(img)
 	}
 	return m, nil
 }
@@ -136,7 +128,36 @@ func (s *Service) Export(ctx context.Context, img *exporter.Image, opt ExportOpt
 	if err := s.noteOrigins(ctx, img); err != nil {
 		return desc, err
 	}
-	return desc, s.noteManifests(ctx, img, docs.all)
+	ids, err := s.noteManifests(ctx, img, docs.all, desc.Digest)
+	if err != nil || opt.ByDigest {
+		return desc, err
+	}
+	return desc, s.noteServed(img, ids, docs.all, desc)
+}
+
+// noteServed notes under the names that were pushed what their repositories have now.
+func (s *Service) noteServed(img *exporter.Image, ids []digest.Digest, docs []pushedDoc, desc exporter.Descriptor) error {
+	for _, name := range img.Names {
+		var inner []image.Descriptor
+		for _, d := range docs {
+			if d.repo == repoOf(name) && d.doc.Descriptor.Digest != desc.Digest {
+				inner = append(inner, plain(d.doc.Descriptor))
+			}
+		}
+		if err := s.deps.Images.SetServed(name, ids, desc, inner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repoOf returns the repository of a canonical reference.
+func repoOf(name string) string {
+	ref, err := registry.ParseRef(name)
+	if err != nil {
+		return ""
+	}
+	return ref.Repo.String()
 }
 
 // noteOrigins notes that the repositories that img was pushed to have its layers, so that a push to another repository
@@ -163,36 +184,45 @@ func (s *Service) noteOrigins(ctx context.Context, img *exporter.Image) error {
 
 // noteManifests notes by which digests repositories have the images now, as a pull does: they are the RepoDigests that
 // `image inspect` shows, and the next push sends the same bytes. An image that was pushed without being in the store has
-// no record that could say so.
-func (s *Service) noteManifests(ctx context.Context, pushed *exporter.Image, docs []pushedDoc) error {
+// no record that could say so. It returns the IDs of the images; top is the digest of what stands for all of them.
+func (s *Service) noteManifests(ctx context.Context, pushed *exporter.Image, docs []pushedDoc, top digest.Digest) ([]digest.Digest, error) {
+	var ids []digest.Digest
 	for _, m := range pushed.Manifests {
 		id := digest.FromBytes(m.Config)
+		ids = append(ids, id)
 		img, err := s.deps.Images.Get(string(id), nil)
 		if errors.Is(err, image.ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		known := len(img.Manifests)
+		news := false
 		for _, d := range docs {
-			if !d.leadsTo(id) || slices.ContainsFunc(img.Manifests, d.is) {
+			inner := d.doc.Descriptor.Digest != top
+			if i := slices.IndexFunc(img.Manifests, d.is); i >= 0 {
+				news = news || img.Manifests[i].Inner && !inner
+				img.Manifests[i].Inner = img.Manifests[i].Inner && inner
+				continue
+			}
+			if !d.leadsTo(id) {
 				continue
 			}
 			desc, err := s.keep(ctx, d.doc)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			img.Manifests = append(img.Manifests, image.Manifest{Repository: d.repo, Descriptor: desc})
+			img.Manifests = append(img.Manifests, image.Manifest{Repository: d.repo, Descriptor: desc, Inner: inner})
+			news = true
 		}
-		if len(img.Manifests) == known {
+		if !news {
 			continue
 		}
 		if err := s.deps.Images.Put(img); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return ids, nil
 }
 
 // A pushedDoc is a manifest or an index that a repository was given.

@@ -64,12 +64,13 @@ func New(deps Deps) *Service {
 // A knownKey names an image of a registry, as it is there for some user: what was shown to one is not shown to another.
 type knownKey struct {
 	repo   string
+	tag    string // what led to it: two tags may come to the same manifest by different indexes; "" for any
 	digest digest.Digest
 	who    registry.Identity
 }
 
-func (s *Service) knownKey(ctx context.Context, repo registry.Repo, d digest.Digest) knownKey {
-	return knownKey{repo.String(), d, s.deps.Client.Identity(ctx, repo)}
+func (s *Service) knownKey(ctx context.Context, repo registry.Repo, tag string, d digest.Digest) knownKey {
+	return knownKey{repo.String(), tag, d, s.deps.Client.Identity(ctx, repo)}
 }
 
 // maxKnown bounds how many images of registries are remembered.
@@ -78,6 +79,7 @@ const maxKnown = 64
 // A remote is an image as a registry has it.
 type remote struct {
 	repo     registry.Repo
+	tag      string // that it was asked for by; "" if it was by digest
 	manifest registry.Fetched
 	indexes  []registry.Fetched
 	config   []byte
@@ -185,11 +187,17 @@ func (s *Service) fetch(ctx context.Context, ref registry.Ref, p op.Platform) (*
 	if err != nil {
 		return nil, err
 	}
-	key := s.knownKey(ctx, ref.Repo, digest.Digest(sel.Digest.String()))
-	if r := s.remember(key, nil); r != nil {
+	r := &remote{repo: ref.Repo, manifest: sel.Fetched, indexes: sel.Indexes}
+	if (ref.Digest == v1.Hash{}) {
+		r.tag = ref.Tag
+	}
+	d := digest.Digest(sel.Digest.String())
+	whole, tagged := s.knownKey(ctx, ref.Repo, "", d), s.knownKey(ctx, ref.Repo, r.tag, d)
+	if have := s.remembered(whole); have != nil {
+		r.config, r.image, r.layers = have.config, have.image, have.layers
+		s.remember(tagged, r)
 		return r, nil
 	}
-	r := &remote{repo: ref.Repo, manifest: sel.Fetched, indexes: sel.Indexes}
 	if r.config, err = s.deps.Client.ReadBlob(ctx, ref.Repo, sel.Manifest.Config, maxConfig); err != nil {
 		return nil, err
 	}
@@ -207,21 +215,26 @@ func (s *Service) fetch(ctx context.Context, ref registry.Ref, p op.Platform) (*
 			return nil, fmt.Errorf("reading the configuration of %s: %w", ref, err)
 		}
 	}
-	return s.remember(key, r), nil
+	s.remember(whole, r)
+	s.remember(tagged, r)
+	return r, nil
 }
 
-// remember stores r under key, unless it is nil, and returns what is stored.
-func (s *Service) remember(key knownKey, r *remote) *remote {
+// remembered returns what was remembered under key, or nil.
+func (s *Service) remembered(key knownKey) *remote {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if have := s.known[key]; have != nil || r == nil {
-		return have
-	}
+	return s.known[key]
+}
+
+// remember stores r under key.
+func (s *Service) remember(key knownKey, r *remote) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.known) >= maxKnown {
 		clear(s.known) // asking again is cheap
 	}
 	s.known[key] = r
-	return r
 }
 
 // rememberLocal remembers an image that a build was pinned to. No registry has it, so if it is deleted while the build
@@ -269,8 +282,10 @@ func (s *Service) find(ctx context.Context, img *op.Image) (*image.Image, *remot
 	if have := s.rememberedLocal(ctx, img.Digest); have != nil {
 		return have, nil, nil
 	}
-	if r := s.remember(s.knownKey(ctx, ref.Repo, img.Digest), nil); r != nil {
-		return nil, r, nil
+	for _, tag := range []string{ref.Tag, ""} {
+		if r := s.remembered(s.knownKey(ctx, ref.Repo, tag, img.Digest)); r != nil {
+			return nil, r, nil
+		}
 	}
 	r, err := s.fetch(ctx, ref, p)
 	return nil, r, err

@@ -159,7 +159,7 @@ func (o *imagesOptions) choose(all []*boxbuildv1.ImageSummary) ([]*boxbuildv1.Im
 	}
 	var out []*boxbuildv1.ImageSummary
 	for _, img := range all {
-		dangling := len(img.GetNames()) == 0
+		dangling := len(img.GetNames())+len(img.GetRepoDigests()) == 0
 		at := img.GetCreated().AsTime()
 		switch {
 		case o.dangling == "true" && !dangling, o.dangling == "false" && dangling:
@@ -179,22 +179,33 @@ func (o *imagesOptions) choose(all []*boxbuildv1.ImageSummary) ([]*boxbuildv1.Im
 	return out, nil
 }
 
-// named returns img with the names that the user wants; nil if it has none.
+// named returns img with the names that the user wants, and the digests in their repositories and those that are wanted
+// themselves; nil if it has none.
 func (o *imagesOptions) named(img *boxbuildv1.ImageSummary) *boxbuildv1.ImageSummary {
 	if len(o.references) == 0 {
 		return img
 	}
-	var names []string
+	wanted := func(ref string) bool {
+		return slices.ContainsFunc(o.references, func(pattern string) bool { return matchesReference(pattern, ref) })
+	}
+	var names, digests []string
+	repos := make(map[string]bool)
 	for _, n := range img.GetNames() {
-		if slices.ContainsFunc(o.references, func(pattern string) bool { return matchesReference(pattern, n) }) {
+		if wanted(n) {
 			names = append(names, n)
+			repos[repoOf(n)] = true
 		}
 	}
-	if names == nil {
+	for _, d := range img.GetRepoDigests() {
+		if repos[repoOf(d)] || wanted(d) {
+			digests = append(digests, d)
+		}
+	}
+	if names == nil && digests == nil {
 		return nil
 	}
 	return &boxbuildv1.ImageSummary{
-		Id: img.GetId(), Names: names, RepoDigests: img.GetRepoDigests(), Created: img.GetCreated(), Size: img.GetSize(),
+		Id: img.GetId(), Names: names, RepoDigests: digests, Created: img.GetCreated(), Size: img.GetSize(), NameDigests: img.GetNameDigests(),
 		SharedSize: img.GetSharedSize(), ContentSize: img.GetContentSize(), Labels: img.GetLabels(), Platform: img.GetPlatform(),
 	}
 }
@@ -241,8 +252,9 @@ func hasLabels(labels map[string]string, want []string) bool {
 	return true
 }
 
-// rows turns images into what docker's formatter takes: one image for each repository, since the formatter itself
-// prints the repositories of one image in random order.
+// rows turns images into what docker's formatter takes: one image for each name with the digest that the registry has under
+// it, or those of the repository where that is not known, and one for each repository that has digests alone. The formatter
+// itself prints the repositories of one image in random order, and every tag with every digest.
 func rows(list []*boxbuildv1.ImageSummary) []image.Summary {
 	var out []image.Summary
 	for _, img := range list {
@@ -250,36 +262,48 @@ func rows(list []*boxbuildv1.ImageSummary) []image.Summary {
 			ID: img.GetId(), Created: img.GetCreated().AsTime().Unix(), Size: img.GetSize(),
 			SharedSize: img.GetSharedSize(), Labels: img.GetLabels(), Containers: -1,
 		}
-		repos := map[string]*image.Summary{}
-		var order []string
-		at := func(name string, add bool) *image.Summary {
-			ref, err := reference.ParseNormalizedNamed(name)
-			if err != nil {
-				return nil
-			}
-			if repos[ref.Name()] == nil && add {
-				next := row
-				repos[ref.Name()] = &next
-				order = append(order, ref.Name())
-			}
-			return repos[ref.Name()]
-		}
-		for _, n := range img.GetNames() {
-			if r := at(n, true); r != nil {
-				r.RepoTags = append(r.RepoTags, n)
-			}
-		}
+		digests := make(map[string][]string) // by repository
+		var repos []string                   // those that have digests
 		for _, d := range img.GetRepoDigests() {
-			if r := at(d, len(img.GetNames()) == 0); r != nil {
-				r.RepoDigests = append(r.RepoDigests, d)
+			repo := repoOf(d)
+			if digests[repo] == nil {
+				repos = append(repos, repo)
+			}
+			digests[repo] = append(digests[repo], d)
+		}
+		named := make(map[string]bool)
+		for _, n := range img.GetNames() {
+			repo := repoOf(n)
+			named[repo] = true
+			next := row
+			next.RepoTags, next.RepoDigests = []string{n}, digests[repo]
+			if d, ok := img.GetNameDigests()[n]; ok {
+				next.RepoDigests = nil
+				if d != "" {
+					next.RepoDigests = []string{repo + "@" + d}
+				}
+			}
+			out = append(out, next)
+		}
+		for _, repo := range repos {
+			if !named[repo] {
+				next := row
+				next.RepoDigests = digests[repo]
+				out = append(out, next)
 			}
 		}
-		if len(order) == 0 {
+		if len(img.GetNames())+len(repos) == 0 {
 			out = append(out, row)
-		}
-		for _, name := range order {
-			out = append(out, *repos[name])
 		}
 	}
 	return out
+}
+
+// repoOf returns the repository of a canonical reference.
+func repoOf(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return named.Name()
 }

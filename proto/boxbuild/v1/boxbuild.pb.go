@@ -3366,16 +3366,19 @@ func (x *ListResponse) GetImages() []*ImageSummary {
 }
 
 type ImageSummary struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Names         []string               `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
-	RepoDigests   []string               `protobuf:"bytes,3,rep,name=repo_digests,json=repoDigests,proto3" json:"repo_digests,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
-	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`                               // bytes of the files in all layers
-	SharedSize    int64                  `protobuf:"varint,6,opt,name=shared_size,json=sharedSize,proto3" json:"shared_size,omitempty"` // of those, bytes of layers that other images have too
-	Labels        map[string]string      `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Platform      *Platform              `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
-	ContentSize   int64                  `protobuf:"varint,9,opt,name=content_size,json=contentSize,proto3" json:"content_size,omitempty"` // bytes of the blobs that the store has of it
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Names       []string               `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	RepoDigests []string               `protobuf:"bytes,3,rep,name=repo_digests,json=repoDigests,proto3" json:"repo_digests,omitempty"`
+	Created     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	Size        int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`                               // bytes of the files in all layers
+	SharedSize  int64                  `protobuf:"varint,6,opt,name=shared_size,json=sharedSize,proto3" json:"shared_size,omitempty"` // of those, bytes of layers that other images have too
+	Labels      map[string]string      `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Platform    *Platform              `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
+	ContentSize int64                  `protobuf:"varint,9,opt,name=content_size,json=contentSize,proto3" json:"content_size,omitempty"` // bytes of the blobs that the store has of it
+	// The digests of what registries had under names when these were last pulled or pushed, where that is known; "" for one
+	// that was removed.
+	NameDigests   map[string]string `protobuf:"bytes,10,rep,name=name_digests,json=nameDigests,proto3" json:"name_digests,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3471,6 +3474,13 @@ func (x *ImageSummary) GetContentSize() int64 {
 		return x.ContentSize
 	}
 	return 0
+}
+
+func (x *ImageSummary) GetNameDigests() map[string]string {
+	if x != nil {
+		return x.NameDigests
+	}
+	return nil
 }
 
 type InspectRequest struct {
@@ -6315,7 +6325,7 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x05chunk\"\r\n" +
 	"\vListRequest\"A\n" +
 	"\fListResponse\x121\n" +
-	"\x06images\x18\x01 \x03(\v2\x19.boxbuild.v1.ImageSummaryR\x06images\"\x92\x03\n" +
+	"\x06images\x18\x01 \x03(\v2\x19.boxbuild.v1.ImageSummaryR\x06images\"\xa1\x04\n" +
 	"\fImageSummary\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12!\n" +
@@ -6326,8 +6336,13 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"sharedSize\x12=\n" +
 	"\x06labels\x18\a \x03(\v2%.boxbuild.v1.ImageSummary.LabelsEntryR\x06labels\x121\n" +
 	"\bplatform\x18\b \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\x12!\n" +
-	"\fcontent_size\x18\t \x01(\x03R\vcontentSize\x1a9\n" +
+	"\fcontent_size\x18\t \x01(\x03R\vcontentSize\x12M\n" +
+	"\fname_digests\x18\n" +
+	" \x03(\v2*.boxbuild.v1.ImageSummary.NameDigestsEntryR\vnameDigests\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10NameDigestsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"U\n" +
 	"\x0eInspectRequest\x12\x10\n" +
@@ -6566,7 +6581,7 @@ func file_boxbuild_v1_boxbuild_proto_rawDescGZIP() []byte {
 }
 
 var file_boxbuild_v1_boxbuild_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
 var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	(ErrorKind)(0),                // 0: boxbuild.v1.ErrorKind
 	(Call)(0),                     // 1: boxbuild.v1.Call
@@ -6656,7 +6671,8 @@ var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	nil,                           // 85: boxbuild.v1.Output.AttrsEntry
 	nil,                           // 86: boxbuild.v1.BuildResult.MetadataEntry
 	nil,                           // 87: boxbuild.v1.ImageSummary.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 88: google.protobuf.Timestamp
+	nil,                           // 88: boxbuild.v1.ImageSummary.NameDigestsEntry
+	(*timestamppb.Timestamp)(nil), // 89: google.protobuf.Timestamp
 }
 var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	0,   // 0: boxbuild.v1.Error.kind:type_name -> boxbuild.v1.ErrorKind
@@ -6688,7 +6704,7 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	20,  // 26: boxbuild.v1.BuildResult.images:type_name -> boxbuild.v1.BuiltImage
 	86,  // 27: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
 	15,  // 28: boxbuild.v1.BuiltImage.platform:type_name -> boxbuild.v1.Platform
-	88,  // 29: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
+	89,  // 29: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
 	22,  // 30: boxbuild.v1.Event.declared:type_name -> boxbuild.v1.Declared
 	23,  // 31: boxbuild.v1.Event.started:type_name -> boxbuild.v1.Started
 	24,  // 32: boxbuild.v1.Event.cached:type_name -> boxbuild.v1.Cached
@@ -6700,8 +6716,8 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	30,  // 38: boxbuild.v1.Event.warning:type_name -> boxbuild.v1.Warning
 	5,   // 39: boxbuild.v1.Declared.ranges:type_name -> boxbuild.v1.LineRange
 	2,   // 40: boxbuild.v1.Failed.error:type_name -> boxbuild.v1.Error
-	88,  // 41: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
-	88,  // 42: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
+	89,  // 41: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
+	89,  // 42: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
 	5,   // 43: boxbuild.v1.Warning.ranges:type_name -> boxbuild.v1.LineRange
 	32,  // 44: boxbuild.v1.Ask.credentials:type_name -> boxbuild.v1.CredentialsQuestion
 	33,  // 45: boxbuild.v1.Ask.channel:type_name -> boxbuild.v1.ChannelQuestion
@@ -6713,85 +6729,86 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	38,  // 51: boxbuild.v1.Answer.ssh:type_name -> boxbuild.v1.SSHAnswer
 	2,   // 52: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
 	43,  // 53: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
-	88,  // 54: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
+	89,  // 54: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
 	87,  // 55: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
 	15,  // 56: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
-	15,  // 57: boxbuild.v1.InspectRequest.platform:type_name -> boxbuild.v1.Platform
-	43,  // 58: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
-	88,  // 59: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
-	15,  // 60: boxbuild.v1.HistoryRequest.platform:type_name -> boxbuild.v1.Platform
-	48,  // 61: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
-	88,  // 62: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
-	15,  // 63: boxbuild.v1.RemoveRequest.platforms:type_name -> boxbuild.v1.Platform
-	53,  // 64: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
-	15,  // 65: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
-	54,  // 66: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
-	36,  // 67: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
-	29,  // 68: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
-	31,  // 69: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
-	57,  // 70: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
-	54,  // 71: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
-	36,  // 72: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
-	29,  // 73: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
-	31,  // 74: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
-	60,  // 75: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
-	15,  // 76: boxbuild.v1.LoadOptions.platforms:type_name -> boxbuild.v1.Platform
-	61,  // 77: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
-	29,  // 78: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
-	64,  // 79: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
-	65,  // 80: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
-	15,  // 81: boxbuild.v1.SaveRequest.platforms:type_name -> boxbuild.v1.Platform
-	15,  // 82: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
-	67,  // 83: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
-	15,  // 84: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
-	88,  // 85: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
-	88,  // 86: boxbuild.v1.InfoResponse.time:type_name -> google.protobuf.Timestamp
-	76,  // 87: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
-	76,  // 88: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
-	77,  // 89: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	88,  // 90: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	88,  // 91: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
-	53,  // 92: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
-	39,  // 93: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
-	6,   // 94: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
-	40,  // 95: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
-	41,  // 96: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
-	44,  // 97: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
-	46,  // 98: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
-	49,  // 99: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
-	51,  // 100: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
-	55,  // 101: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
-	58,  // 102: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
-	62,  // 103: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
-	66,  // 104: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
-	68,  // 105: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	70,  // 106: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
-	72,  // 107: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	74,  // 108: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	78,  // 109: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	80,  // 110: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	16,  // 111: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	40,  // 112: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	42,  // 113: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	45,  // 114: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	47,  // 115: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	50,  // 116: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	52,  // 117: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	56,  // 118: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	59,  // 119: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	63,  // 120: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	40,  // 121: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	69,  // 122: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	71,  // 123: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
-	73,  // 124: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	75,  // 125: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	79,  // 126: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	81,  // 127: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	111, // [111:128] is the sub-list for method output_type
-	94,  // [94:111] is the sub-list for method input_type
-	94,  // [94:94] is the sub-list for extension type_name
-	94,  // [94:94] is the sub-list for extension extendee
-	0,   // [0:94] is the sub-list for field type_name
+	88,  // 57: boxbuild.v1.ImageSummary.name_digests:type_name -> boxbuild.v1.ImageSummary.NameDigestsEntry
+	15,  // 58: boxbuild.v1.InspectRequest.platform:type_name -> boxbuild.v1.Platform
+	43,  // 59: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
+	89,  // 60: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
+	15,  // 61: boxbuild.v1.HistoryRequest.platform:type_name -> boxbuild.v1.Platform
+	48,  // 62: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
+	89,  // 63: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
+	15,  // 64: boxbuild.v1.RemoveRequest.platforms:type_name -> boxbuild.v1.Platform
+	53,  // 65: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
+	15,  // 66: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
+	54,  // 67: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
+	36,  // 68: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
+	29,  // 69: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
+	31,  // 70: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
+	57,  // 71: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
+	54,  // 72: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
+	36,  // 73: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
+	29,  // 74: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
+	31,  // 75: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
+	60,  // 76: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
+	15,  // 77: boxbuild.v1.LoadOptions.platforms:type_name -> boxbuild.v1.Platform
+	61,  // 78: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
+	29,  // 79: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
+	64,  // 80: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
+	65,  // 81: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
+	15,  // 82: boxbuild.v1.SaveRequest.platforms:type_name -> boxbuild.v1.Platform
+	15,  // 83: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
+	67,  // 84: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
+	15,  // 85: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
+	89,  // 86: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
+	89,  // 87: boxbuild.v1.InfoResponse.time:type_name -> google.protobuf.Timestamp
+	76,  // 88: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
+	76,  // 89: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
+	77,  // 90: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
+	89,  // 91: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	89,  // 92: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	53,  // 93: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
+	39,  // 94: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
+	6,   // 95: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
+	40,  // 96: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
+	41,  // 97: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
+	44,  // 98: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
+	46,  // 99: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
+	49,  // 100: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
+	51,  // 101: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
+	55,  // 102: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
+	58,  // 103: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
+	62,  // 104: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
+	66,  // 105: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
+	68,  // 106: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
+	70,  // 107: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	72,  // 108: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	74,  // 109: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	78,  // 110: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	80,  // 111: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	16,  // 112: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	40,  // 113: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	42,  // 114: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	45,  // 115: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	47,  // 116: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	50,  // 117: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	52,  // 118: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	56,  // 119: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	59,  // 120: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	63,  // 121: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	40,  // 122: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	69,  // 123: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	71,  // 124: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	73,  // 125: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	75,  // 126: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	79,  // 127: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	81,  // 128: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	112, // [112:129] is the sub-list for method output_type
+	95,  // [95:112] is the sub-list for method input_type
+	95,  // [95:95] is the sub-list for extension type_name
+	95,  // [95:95] is the sub-list for extension extendee
+	0,   // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_boxbuild_v1_boxbuild_proto_init() }
@@ -6898,7 +6915,7 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_boxbuild_v1_boxbuild_proto_rawDesc), len(file_boxbuild_v1_boxbuild_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   86,
+			NumMessages:   87,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -22,10 +22,14 @@ func (s *Server) List(ctx context.Context, _ *boxbuildv1.ListRequest) (*boxbuild
 }
 
 func wireSummary(img *worker.ImageSummary) *boxbuildv1.ImageSummary {
+	digests := make(map[string]string, len(img.NameDigests))
+	for n, d := range img.NameDigests {
+		digests[n] = string(d)
+	}
 	return &boxbuildv1.ImageSummary{
 		Id: img.ID.String(), Names: img.Names, RepoDigests: img.RepoDigests, Created: timestamp(img.Created),
 		Size: img.Size, SharedSize: img.SharedSize, ContentSize: img.ContentSize, Labels: img.Labels,
-		Platform: wirePlatform(img.Platform),
+		Platform: wirePlatform(img.Platform), NameDigests: digests,
 	}
 }
 

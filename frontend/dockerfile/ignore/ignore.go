@@ -45,12 +45,12 @@ func Parse(text []byte) ([]string, error) {
 }
 
 // check finds what is wrong with a pattern. What path.Match takes may still make a regular expression that is none; only
-// these characters can.
+// characters that mean something in one can.
 func check(p string) error {
 	if _, err := path.Match(p, "."); err != nil {
 		return err
 	}
-	if utf8.ValidString(p) && !strings.ContainsAny(p, `\[`) {
+	if utf8.ValidString(p) && !strings.ContainsAny(p, `\[](){}+|^`) {
 		return nil
 	}
 	m, err := New([]string{p})

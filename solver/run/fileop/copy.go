@@ -132,12 +132,31 @@ func (cp *copying) one(ctx context.Context, items []treehash.Item) error {
 	if err != nil {
 		return err
 	}
-	if err := cp.touch(p); err != nil {
+	enter := cp.touch
+	if again, err := cp.again(p, name, items[0].Entry); err != nil {
+		return err
+	} else if again {
+		enter = cp.keep
+	}
+	if err := enter(p); err != nil {
 		return err
 	}
 	e := newEngine(cp, items)
 	e.unsayable(items, name)
 	return e.run(ctx, p, name)
+}
+
+// again says whether name in p is a file already that has the size and metadata of the copy. Without it the directory
+// would be part of the layer for its time alone, when all that is copied was there.
+func (cp *copying) again(p *place, name string, e *treehash.Entry) (bool, error) {
+	if name == "" || e.IsDir() {
+		return false, nil
+	}
+	l, err := cp.lookup(p, name)
+	if err != nil || !l.there || (e.IsRegular() && l.st.Size != e.Size) {
+		return false, err
+	}
+	return cp.metaOf(e) == meta{l.st.Mode, l.st.UID, l.st.GID, l.st.MTime}, nil
 }
 
 // destination finds out where a source goes: the directory, which is made if need be, and the name in it; no name

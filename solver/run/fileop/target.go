@@ -41,6 +41,7 @@ type place struct {
 	// restore says that the directory gets its old modification time back at the end: names were only added to it that
 	// it shows anyway.
 	restore bool
+	touched bool // a name was added or removed: the time is a new one
 	// kids are the directories in it that were entered or made. There is one place for a directory, or else one would put
 	// back the time that another has changed.
 	kids  map[string]*place
@@ -324,7 +325,16 @@ func (t *target) touch(p *place) error {
 	if err := t.materialise(p); err != nil {
 		return err
 	}
-	p.restore = false
+	p.restore, p.touched = false, true
+	return nil
+}
+
+// keep says that in p a name is being replaced by one that is alike, which is no reason for a new modification time.
+func (t *target) keep(p *place) error {
+	if err := t.materialise(p); err != nil {
+		return err
+	}
+	p.restore = !p.touched
 	return nil
 }
 

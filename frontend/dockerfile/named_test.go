@@ -41,7 +41,7 @@ func TestTargetContext(t *testing.T) {
 		"FROM x AS nc\nFROM busybox AS later\n":                                    `target stage "later" for context nc could not be found`,
 		"FROM busybox AS later\nCOPY --from=nc /a /\n":                             "circular dependency",
 		"FROM x\nCOPY --from=nc /a /\nFROM busybox AS later\nCOPY --from=0 /a /\n": "circular dependency",
-		"FROM x AS y\nCOPY --from=nc /a /\nFROM busybox AS later\nFROM y\n":                "it needs to be defined before current stage",
+		"FROM x AS y\nCOPY --from=nc /a /\nFROM busybox AS later\nFROM y\n":        "it needs to be defined before current stage",
 	} {
 		c := dockerfileCase(t, file)
 		c.req.Contexts["nc"] = "target:later"

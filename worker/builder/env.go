@@ -278,9 +278,11 @@ func (e *env) open(ctx context.Context, in solver.Input, name string, read func(
 // not there, so it is no fs.ErrNotExist; for the rest it is what it wraps.
 type unmadeError struct{ err error }
 
-func (e *unmadeError) Error() string        { return e.err.Error() }
-func (e *unmadeError) Is(target error) bool { return target != fs.ErrNotExist && errors.Is(e.err, target) }
-func (e *unmadeError) As(target any) bool   { return errors.As(e.err, target) }
+func (e *unmadeError) Error() string { return e.err.Error() }
+func (e *unmadeError) Is(target error) bool {
+	return target != fs.ErrNotExist && errors.Is(e.err, target)
+}
+func (e *unmadeError) As(target any) bool { return errors.As(e.err, target) }
 
 // tree solves in and opens its result. A client's directory needs no solving.
 func (e *env) tree(ctx context.Context, in solver.Input) (treehash.Tree, func(), error) {

@@ -54,6 +54,7 @@ func dial(ctx context.Context, socket string) (*grpc.ClientConn, error) {
 			}
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		}),
+		grpc.WithChainUnaryInterceptor(validCall),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
 		grpc.WithInitialWindowSize(1<<20),

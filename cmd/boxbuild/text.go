@@ -1,6 +1,13 @@
 package main
 
-import "github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+)
 
 // fieldFlags are the flags that fields of a request have their text from. A file name is that of the Dockerfile.
 var fieldFlags = map[string]string{
@@ -28,4 +35,16 @@ func checkText(req *boxbuildv1.BuildRequest) error {
 	default:
 		return usagef("invalid %s of the build: %q is not UTF-8", field, text)
 	}
+}
+
+// validCall refuses to ask for anything whose name is not UTF-8, which gRPC would not say as clearly.
+func validCall(
+	ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+) error {
+	if m, ok := req.(proto.Message); ok {
+		if field, text := boxbuildv1.InvalidText(m); field != "" {
+			return usagef("invalid name %q: it is not UTF-8", text)
+		}
+	}
+	return invoke(ctx, method, req, reply, conn, opts...)
 }

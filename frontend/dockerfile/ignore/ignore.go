@@ -53,7 +53,7 @@ func check(p string) error {
 	if utf8.ValidString(p) && !strings.ContainsAny(p, `\[](){}+|^`) {
 		return nil
 	}
-	m, err := New([]string{p})
+	m, err := New([]string{strings.TrimPrefix(p, "!")}) // an exception that comes first is not looked at
 	if err != nil {
 		return err
 	}

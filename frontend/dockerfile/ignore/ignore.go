@@ -53,7 +53,11 @@ func check(p string) error {
 	if utf8.ValidString(p) && !strings.ContainsAny(p, `\[](){}+|^`) {
 		return nil
 	}
-	m, err := New([]string{strings.TrimPrefix(p, "!")}) // an exception that comes first is not looked at
+	patterns := []string{p}
+	if strings.HasPrefix(p, "!") { // an exception is looked at only where something is excluded
+		patterns = []string{"**", p}
+	}
+	m, err := New(patterns)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/proto/filesync"
@@ -40,12 +41,29 @@ type Builder interface {
 type BuildRequest struct {
 	ID       string // unique; made up if empty
 	Frontend frontend.Request
+	// Use is the frontend that translates; nil for the daemon's own, which reads Dockerfiles.
+	Use frontend.Frontend
+	// Origin is the request as the client put it, for the history only.
+	Origin   Origin
 	Sources  Sources
 	Keychain authn.Keychain  // the user's registry credentials; nil for none
 	Session  session.Session // the client's secrets and agents; nil for none
 	Call     frontend.Call   // what is wanted; anything but Build has only a Report for a result
 	Tags     []string        // names for the image, as the user wrote them
 	Outputs  []Output
+}
+
+// An Origin is a request for a build in the client's words. It has no secrets.
+type Origin struct {
+	Frontend string            // "dockerfile.v0", "gateway.v0"; empty where the client directs the build itself
+	Attrs    map[string]string // of the frontend, by BuildKit's names
+	Outputs  []OriginOutput
+}
+
+// An OriginOutput is an output in the client's words.
+type OriginOutput struct {
+	Type  string
+	Attrs map[string]string
 }
 
 // Sources give a build the directories of its client.
@@ -89,6 +107,9 @@ type Dest struct {
 	Dir string
 	// Stream takes a tar; the files of a directory output are one too, which the client unpacks.
 	Stream io.WriteCloser
+	// Files takes what a directory output has, for a client that asks for the files that it lacks. The trees are valid
+	// until it returns.
+	Files func(ctx context.Context, parts []local.Part) error
 }
 
 // A BuildResult is what a build made.

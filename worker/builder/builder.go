@@ -97,14 +97,18 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if fr.Default.OS == "" {
 		fr.Default = b.deps.Platform
 	}
+	use := b.deps.Frontend
+	if req.Use != nil {
+		use = req.Use
+	}
 	if req.Call != frontend.Build {
-		doc, err := frontend.Inspect(ctx, b.deps.Frontend, req.Call, &fr, env)
+		doc, err := frontend.Inspect(ctx, use, req.Call, &fr, env)
 		if err != nil {
 			return nil, err
 		}
 		return &worker.BuildResult{Report: doc}, nil
 	}
-	out, err := b.deps.Frontend.Translate(ctx, &fr, env)
+	out, err := use.Translate(ctx, &fr, env)
 	if err != nil {
 		return nil, err
 	}

@@ -73,7 +73,7 @@ func (p *plan) noteTag(name string) {
 
 // read checks the output's type and destination, and reads its attributes.
 func (p *plan) read() error {
-	hasDest := p.Dest.Dir != "" || p.Dest.Stream != nil
+	hasDest := p.Dest.Dir != "" || p.Dest.Stream != nil || p.Dest.Files != nil && p.Type == worker.OutputLocal
 	switch p.Type {
 	case worker.OutputImage, worker.OutputNone:
 		if hasDest {

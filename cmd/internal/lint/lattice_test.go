@@ -68,11 +68,12 @@ var lattice = []struct {
 	{"proto/registry/registrytest", []string{"proto/registry"}},
 	{"proto/git/...", nil},
 	{"proto/filesync/...", []string{"solver", "solver/treehash/...", "proto/filesync"}},
-	{"proto/llb", []string{"solver", "solver/op"}},
+	{"proto/llb/...", []string{"solver", "solver/op", "proto/llb"}},
+	{"proto/bksession/...", []string{"solver", "solver/session", "solver/treehash/...", "proto/filesync", "proto/registry", "proto/bksession"}},
 
-	{"frontend", []string{"frontend/report", "solver", "solver/op", "proto/llb"}},
+	{"frontend", []string{"frontend/report", "solver", "solver/op", "proto/llb/..."}},
 	{"frontend/report", nil}, // which the command line reads
-	{"frontend/...", []string{"solver", "solver/op", "proto/llb", "frontend/..."}},
+	{"frontend/...", []string{"solver", "solver/op", "proto/llb/...", "frontend/..."}},
 
 	{"snapshot", nil},
 	{"snapshot/mount", []string{"snapshot"}},
@@ -96,9 +97,9 @@ var lattice = []struct {
 
 	{"worker", []string{"solver/...", "snapshot/...", "exporter/...", "frontend", "frontend/report", "executor", "proto/registry", "proto/filesync"}},
 	{"worker/builder", []string{
-		"worker", "worker/images", "worker/transfer", "solver/...", "snapshot/...", "exporter/...", "frontend/...", "executor", "proto/registry", "proto/filesync", "proto/llb",
+		"worker", "worker/images", "worker/transfer", "solver/...", "snapshot/...", "exporter/...", "frontend/...", "executor", "proto/registry", "proto/filesync", "proto/llb/...",
 	}},
-	{"worker/api/...", []string{"worker/...", "proto/...", "solver", "solver/op", "solver/session", "frontend/...", "exporter", "executor"}},
+	{"worker/api/...", []string{"worker/...", "proto/...", "solver", "solver/op", "solver/session", "solver/treehash", "frontend/...", "exporter", "exporter/local", "executor", "snapshot/blob"}},
 	{"worker/workertest", []string{
 		"worker", "solver", "solver/op", "solver/treehash", "executor", "frontend/...", "proto/registry", "proto/filesync",
 	}},

@@ -80,6 +80,9 @@ type Request struct {
 	BuildArgs map[string]string
 	Labels    map[string]string
 	Platforms []op.Platform // asked for; empty means Default
+	// Multi says, if set, whether the result is an index; else it is one for several platforms. The build argument
+	// BUILDKIT_MULTI_PLATFORM goes before it.
+	Multi *bool
 	// Default is the platform of the daemon.
 	Default op.Platform
 

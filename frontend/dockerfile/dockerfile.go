@@ -87,13 +87,16 @@ func newTranslation(req *frontend.Request, env frontend.Env, src *source) *trans
 	}
 }
 
-// isMulti says whether names have to tell platforms apart: when there are several, or as the build argument says.
+// isMulti says whether names have to tell platforms apart: when there are several, or as the request says.
 func isMulti(req *frontend.Request, platforms int) (bool, error) {
 	v := req.BuildArgs["BUILDKIT_MULTI_PLATFORM"]
-	if v == "" {
+	if v == "" && req.Multi == nil {
 		return platforms > 1, nil
 	}
-	b, err := strconv.ParseBool(v)
+	b, err := req.Multi != nil && *req.Multi, error(nil)
+	if v != "" {
+		b, err = strconv.ParseBool(v)
+	}
 	switch {
 	case err != nil:
 		return false, &frontend.UsageError{Message: "invalid boolean value for multi-platform: " + v}

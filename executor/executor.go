@@ -10,6 +10,7 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,6 +39,27 @@ type Sandbox interface {
 	// sandbox runs and nothing holds the root's mounts. It is idempotent.
 	Close() error
 }
+
+// A Spawner is a Sandbox that starts a process without waiting for it. All sandboxes of this module's executors are.
+type Spawner interface {
+	// Spawn starts one more process in the sandbox, as Exec does. Cancelling ctx before Spawn returns aborts it;
+	// afterwards ctx has no more effect.
+	Spawn(ctx context.Context, p *Process, io IO) (Running, error)
+}
+
+// A Running is a process that was started. Its methods are safe for concurrent use. The Sandbox of a Spawner is one, for
+// its first process.
+type Running interface {
+	// Signal sends sig. It returns os.ErrProcessDone once the process has ended.
+	Signal(sig syscall.Signal) error
+	// Resize sets the size of the process's terminal, in characters. Without a terminal it is an error.
+	Resize(rows, cols uint16) error
+	// Wait is as that of Sandbox.
+	Wait(ctx context.Context) (Exit, error)
+}
+
+// ErrNoTerminal is returned by Resize for a process that has none.
+var ErrNoTerminal = errors.New("the process has no terminal")
 
 // IO is where the standard streams of a process go. A nil Stdin reads nothing; a nil writer discards. The executor
 // writes whatever the process wrote before Wait or Exec returns; it closes nothing.

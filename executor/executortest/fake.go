@@ -123,15 +123,16 @@ type fakeBox struct {
 }
 
 type fakeProc struct {
-	kill    context.CancelFunc
-	signals chan syscall.Signal
-	done    chan struct{}
-	exit    executor.Exit // set before done is closed
+	kill     context.CancelFunc
+	signals  chan syscall.Signal
+	terminal bool
+	done     chan struct{}
+	exit     executor.Exit // set before done is closed
 }
 
 // process starts p, to be killed when ctx ends.
 func (b *fakeBox) process(ctx context.Context, p *executor.Process, rw executor.IO) *fakeProc {
-	fp := &fakeProc{signals: make(chan syscall.Signal, 16), done: make(chan struct{})}
+	fp := &fakeProc{terminal: p.Terminal, signals: make(chan syscall.Signal, 16), done: make(chan struct{})}
 	ctx, fp.kill = context.WithCancel(ctx)
 	proc := &Proc{
 		Spec: b.spec, Process: p, Root: b.path, Signals: fp.signals, Stdin: rw.Stdin, Stdout: rw.Stdout, Stderr: rw.Stderr,
@@ -158,28 +159,46 @@ func (b *fakeBox) process(ctx context.Context, p *executor.Process, rw executor.
 	return fp
 }
 
+// Spawn implements executor.Spawner.
+func (b *fakeBox) Spawn(ctx context.Context, p *executor.Process, rw executor.IO) (executor.Running, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return b.spawn(context.Background(), p, rw)
+}
+
+// spawn starts one more process, to be killed when ctx ends.
+func (b *fakeBox) spawn(ctx context.Context, p *executor.Process, rw executor.IO) (*fakeProc, error) {
+	select {
+	case <-b.init.done:
+		return nil, os.ErrProcessDone
+	default:
+	}
+	if err := lookUp(b.path, p.Args[0]); err != nil {
+		return nil, err
+	}
+	fp := b.process(ctx, p, rw)
+	b.execs.Go(func() {
+		select {
+		case <-fp.done:
+		case <-b.init.done: // which ends all others
+			fp.kill()
+			<-fp.done
+		}
+	})
+	return fp, nil
+}
+
 // Exec implements executor.Sandbox.
 func (b *fakeBox) Exec(ctx context.Context, p *executor.Process, rw executor.IO) (executor.Exit, error) {
 	if ctx.Err() != nil {
 		return executor.Exit{}, context.Cause(ctx)
 	}
-	select {
-	case <-b.init.done:
-		return executor.Exit{}, os.ErrProcessDone
-	default:
-	}
-	if err := lookUp(b.path, p.Args[0]); err != nil {
+	fp, err := b.spawn(ctx, p, rw)
+	if err != nil {
 		return executor.Exit{}, err
 	}
-	b.execs.Add(1)
-	defer b.execs.Done()
-	fp := b.process(ctx, p, rw)
-	select {
-	case <-fp.done:
-	case <-b.init.done: // which ends all others
-		fp.kill()
-		<-fp.done
-	}
+	<-fp.done
 	if ctx.Err() != nil {
 		return executor.Exit{}, context.Cause(ctx)
 	}
@@ -187,28 +206,45 @@ func (b *fakeBox) Exec(ctx context.Context, p *executor.Process, rw executor.IO)
 }
 
 // Signal implements executor.Sandbox.
-func (b *fakeBox) Signal(sig syscall.Signal) error {
+func (b *fakeBox) Signal(sig syscall.Signal) error { return b.init.Signal(sig) }
+
+// Resize implements executor.Running.
+func (b *fakeBox) Resize(rows, cols uint16) error { return b.init.Resize(rows, cols) }
+
+// Wait implements executor.Sandbox.
+func (b *fakeBox) Wait(ctx context.Context) (executor.Exit, error) { return b.init.Wait(ctx) }
+
+// Signal implements executor.Running.
+func (p *fakeProc) Signal(sig syscall.Signal) error {
 	select {
-	case <-b.init.done:
+	case <-p.done:
 		return os.ErrProcessDone
 	default:
 	}
 	if sig == syscall.SIGKILL {
-		b.init.kill()
+		p.kill()
 		return nil
 	}
 	select {
-	case b.init.signals <- sig:
+	case p.signals <- sig:
 	default: // as with the kernel, a signal that is pending already is not kept again
 	}
 	return nil
 }
 
-// Wait implements executor.Sandbox.
-func (b *fakeBox) Wait(ctx context.Context) (executor.Exit, error) {
+// Resize implements executor.Running. Where there is a terminal it is remembered that its size has changed.
+func (p *fakeProc) Resize(_, _ uint16) error {
+	if !p.terminal {
+		return executor.ErrNoTerminal
+	}
+	return p.Signal(syscall.SIGWINCH)
+}
+
+// Wait implements executor.Running.
+func (p *fakeProc) Wait(ctx context.Context) (executor.Exit, error) {
 	select {
-	case <-b.init.done:
-		return b.init.exit, nil
+	case <-p.done:
+		return p.exit, nil
 	case <-ctx.Done():
 		return executor.Exit{}, context.Cause(ctx)
 	}

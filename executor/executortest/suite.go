@@ -48,6 +48,8 @@ func Run(t *testing.T, maker Maker) {
 		"ExecCancel":   testExecCancel,
 		"ExecMissing":  testExecMissing,
 		"ExecAfterEnd": testExecAfterEnd,
+		"Spawn":        testSpawn,
+		"SpawnEnds":    testSpawnEnds,
 		"Many":         testMany,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -380,6 +382,55 @@ func testExecAfterEnd(t *testing.T, s *suite) {
 	wait(t, b)
 	if exit, err := b.Exec(t.Context(), shell(scriptTrue), executor.IO{}); err == nil {
 		t.Errorf("exit is %+v", exit)
+	}
+}
+
+// What Spawn started takes signals of its own and says how it ended, and the sandbox goes on. The context of Spawn has
+// no more to say, and without a terminal there is nothing to resize.
+func testSpawn(t *testing.T, s *suite) {
+	b, _ := s.startReady(t, scriptSleep)
+	out := newBufio()
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := b.(executor.Spawner).Spawn(ctx, shell(scriptTrap), executor.IO{Stdout: out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	out.await("ready\n")
+	if err := r.Resize(10, 20); !errors.Is(err, executor.ErrNoTerminal) {
+		t.Errorf("resizing: %v", err)
+	}
+	if err := r.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if exit, err := r.Wait(t.Context()); err != nil || exit.Code != 9 {
+		t.Errorf("exit is %+v, %v", exit, err)
+	}
+	if err := r.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("signal after the end: %v", err)
+	}
+	if err := b.Signal(0); err != nil {
+		t.Errorf("the sandbox has ended: %v", err)
+	}
+}
+
+// The end of the first process is that of what Spawn started.
+func testSpawnEnds(t *testing.T, s *suite) {
+	b, _ := s.startReady(t, scriptSleep)
+	out := newBufio()
+	r, err := b.(executor.Spawner).Spawn(t.Context(), shell(scriptSleep), executor.IO{Stdout: out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.await("ready\n")
+	if err := b.Signal(syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if exit, err := r.Wait(t.Context()); err == nil && exit.Code == 0 {
+		t.Errorf("exit is %+v", exit)
+	}
+	if _, err := b.(executor.Spawner).Spawn(t.Context(), shell(scriptTrue), executor.IO{}); err == nil {
+		t.Error("a process was started in a sandbox that has ended")
 	}
 }
 

@@ -22,7 +22,13 @@ type box struct {
 	closed sync.Once
 	id     string
 	claim  *claim
+	s      *streams
 }
+
+var (
+	_ executor.Spawner = (*box)(nil)
+	_ executor.Running = (*box)(nil)
+)
 
 // Start implements executor.Executor.
 func (e *Executor) Start(ctx context.Context, spec *executor.Spec, rw executor.IO) (executor.Sandbox, error) {
@@ -77,7 +83,7 @@ func (e *Executor) start(ctx context.Context, c *call, id *claim, spec *executor
 		s.close()
 		return nil, err
 	}
-	b := &box{e: e, c: c, id: spec.ID, claim: id, done: make(chan struct{})}
+	b := &box{e: e, c: c, id: spec.ID, claim: id, s: s, done: make(chan struct{})}
 	if err := s.run(c.terminal); err != nil {
 		e.kill(c)
 		<-c.ended
@@ -202,6 +208,9 @@ func (b *box) Wait(ctx context.Context) (executor.Exit, error) {
 // Signal implements executor.Sandbox.
 func (b *box) Signal(sig syscall.Signal) error { return b.e.signal(b.c, sig) }
 
+// Resize implements executor.Running.
+func (b *box) Resize(rows, cols uint16) error { return b.s.resize(rows, cols) }
+
 // Close implements executor.Sandbox. Removing the cgroup is left to the shim, which does it soon.
 func (b *box) Close() error {
 	b.closed.Do(func() {
@@ -214,38 +223,4 @@ func (b *box) Close() error {
 		b.e.settle(b.id, b.claim, true, false)
 	})
 	return nil
-}
-
-// Exec implements executor.Sandbox.
-func (b *box) Exec(ctx context.Context, p *executor.Process, rw executor.IO) (executor.Exit, error) {
-	if err := ctx.Err(); err != nil {
-		return executor.Exit{}, context.Cause(ctx)
-	}
-	req := &wire.Request{Op: wire.Exec, Of: b.c.id, Proc: p}
-	s, err := processStreams(p, rw)
-	if err != nil {
-		return executor.Exit{}, err
-	}
-	files := s.files(nil, &req.Files)
-	c := newCall()
-	if err := b.e.begin(ctx, c, req, files); err != nil {
-		s.close()
-		return executor.Exit{}, err
-	}
-	if err := s.run(c.terminal); err != nil {
-		b.e.kill(c)
-		<-c.ended
-		s.close()
-		return executor.Exit{}, err
-	}
-	select {
-	case <-c.ended:
-	case <-ctx.Done():
-		b.e.kill(c)
-		<-c.ended
-		s.drain()
-		return executor.Exit{}, context.Cause(ctx)
-	}
-	s.drain()
-	return c.exit, c.lostErr
 }

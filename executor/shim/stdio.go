@@ -22,7 +22,8 @@ type streams struct {
 	stdin *os.File   // our end
 	outs  []*outPipe // our ends
 	theirs
-	copies sync.WaitGroup // of the output
+	terminal *os.File       // the master, if there is a terminal; closed by drain
+	copies   sync.WaitGroup // of the output
 }
 
 // theirs are the process's ends, which are closed when the shim has them.
@@ -175,6 +176,7 @@ func (s *streams) useTerminal(terminal *os.File) error {
 	if err := pollable(&terminal); err != nil {
 		return err
 	}
+	s.terminal = terminal
 	w := s.io.Stdout
 	if w == nil {
 		w = io.Discard
@@ -184,6 +186,24 @@ func (s *streams) useTerminal(terminal *os.File) error {
 		s.stdin = terminal
 	}
 	return nil
+}
+
+// resize sets the size of the terminal.
+func (s *streams) resize(rows, cols uint16) error {
+	if s.terminal == nil {
+		return executor.ErrNoTerminal
+	}
+	rc, err := s.terminal.SyscallConn()
+	if err != nil {
+		return os.ErrProcessDone
+	}
+	cerr := rc.Control(func(fd uintptr) {
+		err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	})
+	if cerr != nil {
+		return os.ErrProcessDone // closed
+	}
+	return os.NewSyscallError("ioctl", err)
 }
 
 // feed copies the caller's input. The end of it is the end of the process's input, unless that is a terminal.

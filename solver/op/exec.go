@@ -98,7 +98,22 @@ type ExecMount struct {
 	// ContentKey makes a read-only input count by its content rather than by its identity; the vertex's input must
 	// have a Selector then. It is written by the frontend and only recorded here for LLB.
 	ContentKey bool
+	// ContentCache is what an LLB definition says of that. It is only recorded.
+	ContentCache ContentCache
+	// ResultID names the mount's result where the processes of a client's containers share one. It has no influence on
+	// what runs.
+	ResultID string
 }
+
+// A ContentCache says whether an input of an Exec counts by its content, numbered as in LLB.
+type ContentCache int
+
+// The modes of content caching. The first leaves it to the builder.
+const (
+	ContentCacheDefault ContentCache = iota
+	ContentCacheOn
+	ContentCacheOff
+)
 
 // A MountType is the kind of an ExecMount, numbered as in LLB.
 type MountType int

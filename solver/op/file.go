@@ -35,10 +35,13 @@ type FileAction struct {
 const PrimaryGroup = -1
 
 // Owner is a user and a group, by name or number; an empty name means the number. Names are looked up in the files
-// of the tree that is being changed.
+// of the tree that is being changed, unless UserTree or GroupTree say otherwise.
 type Owner struct {
 	User, Group string
 	UID, GID    int
+	// UserTree and GroupTree say which tree's /etc/passwd and /etc/group have the names: 1 more than a number as
+	// FileAction.Input has it, or 0 for the tree that is being changed.
+	UserTree, GroupTree int
 }
 
 // Copy copies files from one tree to another.
@@ -169,6 +172,9 @@ func (c *Copy) writeKey(h *solver.Hasher) {
 func writeOwner(h *solver.Hasher, o *Owner) {
 	if o != nil {
 		h.Strs("owner", []string{o.User, strconv.Itoa(o.UID), o.Group, strconv.Itoa(o.GID)})
+		if o.UserTree != 0 || o.GroupTree != 0 {
+			h.Strs("owner.trees", []string{strconv.Itoa(o.UserTree), strconv.Itoa(o.GroupTree)})
+		}
 	}
 }
 

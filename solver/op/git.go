@@ -3,6 +3,7 @@ package op
 import (
 	"net/url"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/boxbuild/boxbuild/solver"
@@ -35,6 +36,15 @@ type Git struct {
 	// FetchByCommit takes Checksum, a full hash, for the commit without asking the remote what Ref means.
 	FetchByCommit bool
 
+	// Bundle is where a Git bundle is that has the commit, for a fetch without the remote: "docker-image+blob://…@sha256:…"
+	// or "oci-layout+blob://…@sha256:…"; empty for none. It wants a Checksum. BundleSession and BundleStore name the
+	// client and its directory for the latter; empty for those of the locator.
+	Bundle, BundleSession, BundleStore string
+	// CheckoutBundle makes the result a single file "bundle", a Git bundle of the commit, instead of its tree.
+	CheckoutBundle bool
+	// Signature, if not nil, is how the commit or the tag has to be signed.
+	Signature *GitSignature
+
 	// AuthTokenSecret and AuthHeaderSecret name secrets of the client: a password, and an Authorization header.
 	AuthTokenSecret, AuthHeaderSecret string
 	// SSH is the ID of the client's agent for an ssh remote; empty for none.
@@ -46,6 +56,16 @@ type Git struct {
 	Written string
 	// Commit is the full hash of the commit, set by pinning; of an annotated tag itself with KeepGitDir.
 	Commit string
+}
+
+// A GitSignature says who has to have signed a commit or an annotated tag of it.
+type GitSignature struct {
+	// PublicKeys are armored OpenPGP keys or lines of authorized_keys.
+	PublicKeys string
+	// RejectExpired refuses keys that have expired by now, whenever they signed.
+	RejectExpired bool
+	// RequireSignedTag wants the signature to be that of a tag, and IgnoreSignedTag that of the commit.
+	RequireSignedTag, IgnoreSignedTag bool
 }
 
 // Pinned implements Source.
@@ -68,6 +88,9 @@ func (g *Git) WriteKey(h *solver.Hasher) {
 		h.Str("authheader", g.AuthHeaderSecret)
 		h.Str("ssh", g.SSH)
 		h.Str("knownhosts", g.KnownHosts)
+		if g.Bundle != "" {
+			h.Strs("bundle", []string{g.Bundle, g.BundleSession, g.BundleStore})
+		}
 	}
 	if g.Commit == "" || g.Keeps() {
 		h.Str("ref", g.Ref)
@@ -80,6 +103,15 @@ func (g *Git) WriteKey(h *solver.Hasher) {
 	}
 	h.Bool("skipsubmodules", g.SkipSubmodules)
 	h.Bool("committime", g.CommitTime)
+	if g.CheckoutBundle {
+		h.Str("checkoutbundle", g.Ref) // the bundle has the name
+	}
+	if s := g.Signature; s != nil {
+		// In the key, so that what somebody else has fetched without a check never passes for checked.
+		h.Strs("signature", []string{
+			s.PublicKeys, strconv.FormatBool(s.RejectExpired), strconv.FormatBool(s.RequireSignedTag), strconv.FormatBool(s.IgnoreSignedTag),
+		})
+	}
 }
 
 // String has neither the scheme nor credentials, as BuildKit's identifiers: "git://host/path#ref:subdir".

@@ -27,6 +27,10 @@ type HTTP struct {
 	AuthHeaderSecret string
 	Header           []HTTPHeader // of the request; only Accept and User-Agent, sorted by name
 
+	// Signature, if not nil, is what the content has to be signed with. It is part of the key, so that what somebody else
+	// has fetched without a check never passes for checked.
+	Signature *HTTPSignature
+
 	// What follows is set by pinning.
 
 	// Digest is that of the content.
@@ -37,6 +41,10 @@ type HTTP struct {
 	// in the key as that, to the second. A source that Checksum pins has none, since nobody was asked.
 	Modified time.Time
 }
+
+// An HTTPSignature is a detached OpenPGP signature of a file, and the keys one of which has to have made it. Both are
+// armored.
+type HTTPSignature struct{ PublicKeys, Signature string }
 
 // An HTTPHeader is a field of a request's header.
 type HTTPHeader struct{ Name, Value string }
@@ -74,6 +82,9 @@ func (s *HTTP) WriteKey(h *solver.Hasher) {
 		for _, f := range s.Header {
 			h.Strs("header", []string{f.Name, f.Value})
 		}
+	}
+	if s.Signature != nil {
+		h.Strs("signature", []string{s.Signature.PublicKeys, s.Signature.Signature})
 	}
 	h.Int("perm", int64(s.Perm))
 	h.Int("uid", int64(s.UID))

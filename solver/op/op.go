@@ -64,6 +64,10 @@ type Image struct {
 	Resolve ResolveMode
 	// LayerLimit keeps only that many of the lowest layers; 0 means all.
 	LayerLimit int
+	// Checksum is the digest that the reference has to mean, of an index or a manifest; empty for any.
+	Checksum digest.Digest
+	// RecordType is LLB's image.recordtype: what the image is listed as. It has no influence on anything here.
+	RecordType string
 }
 
 // A ResolveMode says where the reference of an image is looked up.
@@ -86,6 +90,9 @@ func (i *Image) WriteKey(h *solver.Hasher) {
 		h.Str("digest", string(i.Digest))
 	} else {
 		h.Str("ref", i.Ref)
+		if i.Checksum != "" {
+			h.Str("checksum", string(i.Checksum))
+		}
 	}
 	writePlatform(h, i.Platform)
 	if i.LayerLimit != 0 {
@@ -108,9 +115,27 @@ type Local struct {
 	Exclude   []string // patternmatcher syntax
 	Follow    []string // only these paths, with symlinks resolved inside the directory; empty means everything
 	Session   string   // of the client; empty for the one that asked for the build
+	// Differ says what makes a file of the client's a changed one. It matters for the transfer only.
+	Differ LocalDiffer
+	// MetadataOnly has files come without their contents, as empty files with all of their metadata, except for those
+	// that MetadataExceptions (patternmatcher syntax) selects.
+	MetadataOnly       bool
+	MetadataExceptions []string
+	// Unique is LLB's local.unique, which makes definitions differ. It has no influence on the tree.
+	Unique string
 	// Root is the Merkle root of what the other fields select, in lower-case hex; set by pinning.
 	Root string
 }
+
+// A LocalDiffer is a way to find out which files of a client's directory have changed since its last transfer.
+type LocalDiffer int
+
+// The differs, as LLB's local.differ. The first compares what there is to compare.
+const (
+	DifferDefault  LocalDiffer = iota
+	DifferNone                 // everything counts as changed
+	DifferMetadata             // what has the same metadata has the same content
+)
 
 // Pinned implements Source.
 func (l *Local) Pinned() bool { return l.Root != "" }
@@ -131,6 +156,9 @@ func (l *Local) WriteKey(h *solver.Hasher) {
 	h.Strs("include", l.Include)
 	h.Strs("exclude", l.Exclude)
 	h.Strs("follow", l.Follow)
+	if l.MetadataOnly {
+		h.Strs("metadataonly", l.MetadataExceptions)
+	}
 }
 
 func (l *Local) String() string { return "local://" + l.Name }

@@ -98,6 +98,7 @@ type Warning struct {
 	File   string
 	Source []Range
 	Quote  string // the lines of Source, marked, ready to print; may be empty
+	Text   []byte // of the whole of File, if that is known; not to be changed
 }
 
 // A Cache remembers the results of keys. It is safe for concurrent use.

@@ -88,6 +88,7 @@ func (t *translation) lintConfig(directive string) (*linter.Config, error) {
 		}
 		w.Short = linter.LintFormatShort(rule, msg, line)
 		if t.warned <= maxQuoted && len(where) <= maxQuoted {
+			w.Text = t.src.text
 			w.Quote = (&frontend.SourceError{File: t.src.name, Text: t.src.text, Ranges: source}).Quote()
 		}
 		t.env.Warn(w)

@@ -1,0 +1,157 @@
+// Package failure turns errors into those that BuildKit's clients understand: a gRPC status with typed details, from which
+// its errdefs packages make errors again. A client prints the lines of a Dockerfile from one of them, and takes the exit
+// code of a command from another.
+//
+// A detail is a message of BuildKit's as JSON, under the name that it is registered by with containerd's typeurl; a client
+// puts them around the status one by one, the last one outermost.
+package failure
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/typeurl/v2"
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/progress"
+)
+
+// Status returns err as a gRPC status; nil stays nil. One that is a status already keeps its code and its details.
+func Status(err error) error {
+	if err == nil {
+		return nil
+	}
+	p := status.New(Code(err), Message(err)).Proto()
+	var have interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &have) {
+		p.Details = have.GRPCStatus().Proto().GetDetails()
+	}
+	for _, d := range details(err) {
+		if a, aerr := detail(d); aerr == nil {
+			p.Details = append(p.Details, a)
+		}
+	}
+	return status.FromProto(p).Err()
+}
+
+// detail encodes a message as BuildKit's clients expect it.
+func detail(m proto.Message) (*anypb.Any, error) {
+	url, err := typeurl.TypeURL(m)
+	if err != nil {
+		return nil, err
+	}
+	value, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return &anypb.Any{TypeUrl: url, Value: value}, nil
+}
+
+// details are the messages for what is known of err, the most particular one first.
+func details(err error) []proto.Message {
+	var out []proto.Message
+	var exit *executor.ExitError
+	if errors.As(err, &exit) {
+		out = append(out, &gatewaypb.ExitMessage{Code: uint32(exit.Exit.Code)})
+	}
+	var vertex *solver.VertexError
+	if errors.As(err, &vertex) && vertex.Vertex != nil {
+		out = append(out, &errdefs.Vertex{Digest: progress.Digest(vertex.Vertex).String()})
+	}
+	for _, src := range sources(err) {
+		out = append(out, Source(src))
+	}
+	var call *errdefs.UnsupportedSubrequestError
+	if errors.As(err, &call) {
+		out = append(out, call.Subrequest)
+	}
+	var missing *errdefs.UnsupportedFrontendCapError
+	if errors.As(err, &missing) {
+		out = append(out, missing.FrontendCap)
+	}
+	return out
+}
+
+// sources are the places that err names, the innermost first.
+func sources(err error) []*frontend.SourceError {
+	var src *frontend.SourceError
+	if !errors.As(err, &src) {
+		return nil
+	}
+	return append(sources(src.Err), src)
+}
+
+// Source returns the place of an error as BuildKit's message.
+func Source(src *frontend.SourceError) *errdefs.Source {
+	out := &errdefs.Source{Info: &pb.SourceInfo{Filename: src.File, Data: src.Text, Language: "Dockerfile"}}
+	out.Ranges = progress.Ranges(src.Ranges)
+	return out
+}
+
+// Message is the text of err without the places in files, and the names of steps, that the details have: clients print
+// these from there.
+func Message(err error) string {
+	var st interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &st) && err.Error() == st.GRPCStatus().Err().Error() {
+		return st.GRPCStatus().Message()
+	}
+	text := err.Error()
+	var src *frontend.SourceError
+	for inner := err; errors.As(inner, &src) && src.Err != nil; inner = src.Err {
+		text = strings.Replace(text, src.Error(), src.Err.Error(), 1)
+	}
+	var vertex *solver.VertexError
+	if errors.As(err, &vertex) && vertex.Err != nil {
+		text = strings.Replace(text, vertex.Error(), vertex.Err.Error(), 1)
+	}
+	return text
+}
+
+// Code classifies err. Of several kinds that it has, the one wins on which a client acts first.
+func Code(err error) codes.Code {
+	var coded interface{ Code() codes.Code }
+	var st interface{ GRPCStatus() *status.Status }
+	var resp *registry.StatusError
+	switch {
+	case errors.As(err, &coded):
+		return coded.Code()
+	case errors.As(err, &st) && st.GRPCStatus().Code() != codes.OK:
+		return st.GRPCStatus().Code()
+	case is[*errdefs.UnsupportedFrontendCapError](err):
+		return codes.Unimplemented
+	case errors.Is(err, context.Canceled):
+		return codes.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return codes.DeadlineExceeded
+	case is[*executor.ExitError](err):
+		return codes.Unknown
+	case errors.As(err, &resp) && resp.Status == http.StatusForbidden:
+		return codes.PermissionDenied
+	case errors.Is(err, registry.ErrUnauthorized):
+		return codes.Unauthenticated
+	case errors.Is(err, worker.ErrNotFound), errors.Is(err, registry.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return codes.NotFound
+	}
+	// What a user wrote is wrong in too many ways for a code; BuildKit has this one for all of them.
+	return codes.Unknown
+}
+
+func is[E error](err error) bool {
+	var e E
+	return errors.As(err, &e)
+}

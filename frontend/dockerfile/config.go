@@ -160,7 +160,7 @@ func (st *state) withShell(args []string) []string {
 	shell := st.img.Config.Shell
 	switch {
 	case len(shell) > 0:
-	case st.img.OS == "windows":
+	case st.img.OS == windows:
 		shell = []string{"cmd", "/S", "/C"}
 	default:
 		shell = []string{"/bin/sh", "-c"}

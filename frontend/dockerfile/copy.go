@@ -98,7 +98,10 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 	if err != nil {
 		return err
 	}
-	proto := op.Copy{MkdirDst: true, Owner: owner, Dst: destination(cwd(&st.img), cp.params.DestPath)}
+	proto := op.Copy{MkdirDst: true, Owner: owner}
+	if proto.Dst, err = st.destination(cp.params.DestPath); err != nil {
+		return err
+	}
 	if err := parseMode(cp.chmod, &proto); err != nil {
 		return err
 	}
@@ -136,13 +139,20 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 			st.t.lintsLeft -= len(st.t.src.ignore)
 			lint.IgnoredSource(title(cp.verb), src, st.out, ic.Location(), st.lint)
 		}
-		s.copies = append(s.copies, cp.source(src, proto))
-		cp.use(src)
+		source, err := cp.source(st.platform.OS, src, proto)
+		if err != nil {
+			return err
+		}
+		s.copies = append(s.copies, source)
 	}
 	for i := range cp.params.SourceContents {
 		doc := &cp.params.SourceContents[i]
 		record += " <<" + doc.Path
-		file := &op.Mkfile{Path: path.Join("/", doc.Path), Mode: 0o644, Data: []byte(doc.Data)}
+		name, err := unixPath(st.platform.OS, doc.Path)
+		if err != nil {
+			return err
+		}
+		file := &op.Mkfile{Path: path.Join("/", name), Mode: 0o644, Data: []byte(doc.Data)}
 		a := proto
 		a.Src, a.Exclude = file.Path, cp.exclude
 		s.copies = append(s.copies, copySource{inline: file, action: a})
@@ -167,8 +177,13 @@ func (cp *copying) use(src string) {
 }
 
 // source returns the copy of one source. What it reads is named as exactly as it can be: that is what decides whether
-// it has to run again.
-func (cp *copying) source(src string, a op.Copy) copySource {
+// it has to run again. system is the one that the paths are written for.
+func (cp *copying) source(system, src string, a op.Copy) (copySource, error) {
+	whole, err := unixPath(system, src)
+	if err != nil {
+		return copySource{}, err
+	}
+	cp.use(whole)
 	a.FollowSymlinks, a.DirContents, a.Exclude = true, true, cp.exclude
 	a.Unpack = cp.verb == "ADD"
 	if cp.unpack != nil {
@@ -180,21 +195,27 @@ func (cp *copying) source(src string, a op.Copy) copySource {
 		if !ok {
 			root, pattern = "/", src
 		}
+		if root, err = unixPath(system, root); err != nil {
+			return copySource{}, err
+		}
+		if pattern, err = unixPath(system, pattern); err != nil {
+			return copySource{}, err
+		}
 		pattern = path.Join("/", pattern)
 		if !hasWildcards(root) && !hasWildcards(pattern) {
 			a.Required = []string{path.Join("/", root, pattern)}
 		}
-		src = root
+		whole = root
 		if pattern != "/" {
 			a.Include = []string{pattern[1:]}
 		}
 	}
-	a.Src = path.Join("/", src)
-	a.Wildcard = hasWildcards(src)
+	a.Src = path.Join("/", whole)
+	a.Wildcard = hasWildcards(whole)
 	a.EmptyWildcard = a.Wildcard
 	return copySource{from: cp.from, action: a, sel: solver.Selector{
 		Paths: []string{a.Src}, Wildcard: a.Wildcard, Follow: true, Include: a.Include, Exclude: a.Exclude,
-	}}
+	}}, nil
 }
 
 // destination returns where files go. A slash at the end says that it is a directory.

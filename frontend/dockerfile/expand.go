@@ -95,7 +95,7 @@ func (t *translation) begin(s *stage) (*state, error) {
 		return nil, err
 	}
 	c := &st.img.Config
-	if _, ok := shell.EnvsFromSlice(c.Env).Get("PATH"); !ok && st.platform.OS != "windows" {
+	if _, ok := shell.EnvsFromSlice(c.Env).Get("PATH"); !ok && st.platform.OS != windows {
 		c.Env = append(slices.Clip(c.Env), "PATH="+defaultPath)
 	}
 	// The image's environment comes after ARGs of the parent's: it wins.
@@ -110,7 +110,9 @@ func (t *translation) begin(s *stage) (*state, error) {
 		}
 	}
 	if c.WorkingDir != "" {
-		c.WorkingDir = absolute("/", c.WorkingDir)
+		if err := st.startIn(c.WorkingDir); err != nil {
+			return nil, err
+		}
 	}
 	return st, nil
 }

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/patternmatcher"
 	"github.com/opencontainers/go-digest"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -188,7 +189,7 @@ func (e *fakeEnv) Warn(w solver.Warning) {
 
 // A testcase is a request and its surroundings, read from an archive. The comment at its top has one option a line:
 //
-//	target: name         arg: NAME=value     label: name=value    platform: amd64 (repeatable)
+//	target: name         arg: NAME=value     label: name=value    platform: amd64, or windows/amd64 (repeatable)
 //	context: name=value  no-cache: [stage]   pull: yes            grant: network.host
 //	main: URL            subdir: path
 //
@@ -281,7 +282,11 @@ func (c *testcase) option(t testing.TB, line string) {
 	case "label":
 		c.req.Labels[name] = rest
 	case "platform":
-		c.req.Platforms = append(c.req.Platforms, op.Platform{OS: "linux", Architecture: val})
+		p := op.Platform{OS: "linux", Architecture: val}
+		if strings.Contains(val, "/") {
+			p = platforms.MustParse(val)
+		}
+		c.req.Platforms = append(c.req.Platforms, p)
 	case "context":
 		c.req.Contexts[name] = rest
 	case "no-cache":

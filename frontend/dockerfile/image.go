@@ -54,7 +54,7 @@ func emptyConfig(p op.Platform) frontend.ImageConfig {
 	img.Platform = p
 	img.RootFS.Type = "layers"
 	img.Config.WorkingDir = "/"
-	if p.OS != "windows" {
+	if p.OS != windows {
 		img.Config.Env = []string{"PATH=" + defaultPath}
 	}
 	return img
@@ -91,7 +91,7 @@ func (t *translation) image() *frontend.Image {
 	switch {
 	case t.implicit && (c.OS != img.Platform.OS || c.Architecture != img.Platform.Architecture):
 		img.Platform = c.Platform // it is what its base is
-	case c.OS == "windows":
+	case c.OS == windows:
 		img.Platform.OSVersion, img.Platform.OSFeatures = c.OSVersion, c.OSFeatures // bases are for one version each
 	}
 	return img

@@ -96,7 +96,7 @@ func (st *state) fileMount(m *instructions.Mount, source *stage) (runMount, erro
 
 // placeMount sets the target.
 func (st *state) placeMount(mount *runMount, m *instructions.Mount) error {
-	mount.Dest = path.Clean(absolute(cwd(&st.img), m.Target))
+	mount.Dest = path.Clean(absolute(st.cwd(), m.Target))
 	if mount.Dest == "/" {
 		return fmt.Errorf("invalid mount target %q", mount.Dest)
 	}

@@ -24,7 +24,7 @@ func (st *state) run(c command, ic *instructions.RunCommand) error {
 		return err
 	}
 	r.meta = op.ExecMeta{
-		Args: args, Env: st.vars.environ(), Cwd: cwd(&st.img), User: st.img.Config.User,
+		Args: args, Env: st.vars.environ(), Cwd: st.cwd(), User: st.img.Config.User,
 		Hostname: hostname(req), ExtraHosts: req.ExtraHosts, Proxy: st.t.proxy(),
 		ShmSize: req.ShmSize, Ulimits: req.Ulimits, CgroupParent: req.CgroupParent,
 		RemoveStubs: true,
@@ -63,9 +63,6 @@ func hostname(req *frontend.Request) string {
 	return req.Hostname
 }
 
-// cwd returns the working directory of a process.
-func cwd(img *frontend.ImageConfig) string { return absolute("/", img.Config.WorkingDir) }
-
 // runArgs returns what is executed, and what the name of the step gets at its end.
 func (st *state) runArgs(ic *instructions.RunCommand, r *runStep) (args []string, suffix string, err error) {
 	args = ic.CmdLine
@@ -96,7 +93,7 @@ func (st *state) runArgs(ic *instructions.RunCommand, r *runStep) (args []string
 	if file.Chomp {
 		data = parser.ChompHeredocContent(data)
 	}
-	if st.img.OS == "windows" || !strings.HasPrefix(data, "#!") {
+	if st.img.OS == windows || !strings.HasPrefix(data, "#!") {
 		// The document is the command, so that a shell without here-documents will do.
 		return st.withShell([]string{data}), suffix, nil
 	}

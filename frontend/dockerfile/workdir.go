@@ -11,29 +11,31 @@ import (
 
 // workdir applies WORKDIR. The directory is made, for the user that is set, unless it is the root.
 func (st *state) workdir(c command, ic *instructions.WorkdirCommand) error {
-	if !st.workdirSet && !path.IsAbs(ic.Path) {
+	if given, err := unixPath(st.platform.OS, ic.Path); !st.workdirSet && (err != nil || !path.IsAbs(given)) {
 		rule := &linter.RuleWorkdirRelativePath
 		st.lint.Run(rule, ic.Location(), rule.Format(ic.Path))
 	}
 	st.workdirSet = true
-	cfg := &st.img.Config
-	cfg.WorkingDir = absolute(cfg.WorkingDir, ic.Path)
-	if cfg.WorkingDir == "/" {
+	dir, err := st.setCwd(ic.Path)
+	if err != nil {
+		return err
+	}
+	if dir == "/" {
 		return st.record("WORKDIR /", false)
 	}
-	owner, err := parseOwner(cfg.User)
+	owner, err := parseOwner(st.img.Config.User)
 	if err != nil {
 		return err
 	}
 	m := &mkdirStep{dir: op.Mkdir{
-		Path: path.Clean(cfg.WorkingDir), Mode: 0o755, Parents: true, Owner: owner,
+		Path: path.Clean(dir), Mode: 0o755, Parents: true, Owner: owner,
 	}}
 	if st.t.epoch != nil {
 		m.dir.Time = *st.t.epoch
 	}
 	m.source = ranges(ic.Location())
 	m.name = st.number(c, st.shown(st.t.doc.lex, ic.String(), st.vars))
-	if err := st.record("WORKDIR "+cfg.WorkingDir, true); err != nil {
+	if err := st.record("WORKDIR "+dir, true); err != nil {
 		return err
 	}
 	return st.addStep(m, 500)

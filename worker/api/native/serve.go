@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -33,17 +34,25 @@ func GRPCOptions(log *slog.Logger) []grpc.ServerOption {
 			ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 		) (resp any, err error) {
 			defer recovered(log, info.FullMethod, &err)
-			resp, err = handler(ctx, req)
-			return resp, fail(err)
+			if resp, err = handler(ctx, req); ours(info.FullMethod) {
+				err = fail(err)
+			}
+			return resp, err
 		}),
 		grpc.ChainStreamInterceptor(func(
 			srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
 		) (err error) {
 			defer recovered(log, info.FullMethod, &err)
-			return fail(handler(srv, stream))
+			if err = handler(srv, stream); ours(info.FullMethod) {
+				err = fail(err)
+			}
+			return err
 		}),
 	}
 }
+
+// ours says whether a method is one of this package's services. Others have errors of their own.
+func ours(method string) bool { return strings.HasPrefix(method, "/boxbuild.") }
 
 // A textCodec is the codec of gRPC, except that a message with text that is not UTF-8 is sent with U+FFFD in its place
 // rather than not at all. Nothing is looked at that can be sent as it is.

@@ -55,10 +55,13 @@ type Meta struct {
 	Group       string   // progress group, or empty
 	Source      []Range  // where in the user's file it comes from
 	File        string   // that file's name
+	Text        []byte   // the whole of File, where it is not the one file that the graph comes from
 	IgnoreCache bool     // never answered from the cache; the result is still recorded
 	Internal    bool     // machinery; shown, but not a step of the user's
 	Platform    string   // "linux/amd64", where the vertex has one
 	Tags        []string // free labels for the caller, such as a stage's name
+	// Wire is what a codec remembers of the form that the vertex came in. Nobody else looks inside.
+	Wire any
 }
 
 // A Range is a range of lines of a file, both ends included; the first line is 1.
@@ -99,6 +102,12 @@ func NewVertex(op Op, inputs []Input, meta Meta) *Vertex {
 	}
 	v.doc, v.key = h.Document(), h.Sum()
 	return v
+}
+
+// Recall makes a vertex that stands for one of an earlier build, whose recipe key it has, whatever op says. It is for
+// telling what happened, and cannot be solved.
+func Recall(recipe Key, op Op, inputs []Input, meta Meta) *Vertex {
+	return &Vertex{op: op, inputs: inputs, outputs: 1, key: recipe, meta: meta}
 }
 
 // Op returns the operation.

@@ -157,7 +157,8 @@ func (l *Local) WriteKey(h *solver.Hasher) {
 	h.Strs("exclude", l.Exclude)
 	h.Strs("follow", l.Follow)
 	if l.MetadataOnly {
-		h.Strs("metadataonly", l.MetadataExceptions)
+		h.Bool("metadataonly", true) // also without exceptions, which would write nothing
+		h.Strs("metadataonly.except", l.MetadataExceptions)
 	}
 }
 

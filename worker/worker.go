@@ -29,6 +29,9 @@ var (
 	ErrAmbiguous = errors.New("more than one image matches")
 )
 
+// ErrRunning is the error of a build whose ID is that of one that runs. It is found with errors.Is.
+var ErrRunning = errors.New("a build of that ID is running")
+
 // A Builder performs builds. It is safe for concurrent use.
 type Builder interface {
 	// Build performs one build and reports its events to events, which is called from one goroutine at a time and must
@@ -44,7 +47,9 @@ type BuildRequest struct {
 	// Use is the frontend that translates; nil for the daemon's own, which reads Dockerfiles.
 	Use frontend.Frontend
 	// Origin is the request as the client put it, for the history only.
-	Origin   Origin
+	Origin Origin
+	// Internal says that the history need not remember the build: it is no user's.
+	Internal bool
 	Sources  Sources
 	Keychain authn.Keychain  // the user's registry credentials; nil for none
 	Session  session.Session // the client's secrets and agents; nil for none

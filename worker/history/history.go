@@ -33,10 +33,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -48,12 +52,20 @@ const (
 
 // Errors of a Store, found with errors.Is.
 var (
-	ErrNotFound    = errors.New("no such build")
+	ErrNotFound    = fmt.Errorf("no such build%w", silent{fs.ErrNotExist})
 	ErrAmbiguous   = errors.New("more than one build matches")
 	ErrRunning     = worker.ErrRunning
 	ErrClosed      = errors.New("the history is closed")
 	ErrDaemonEnded = errors.New("the daemon ended") // how a build ended that was running when the daemon did
 )
+
+// silent is an error without a text of its own.
+type silent struct{ error }
+
+func (silent) Error() string { return "" }
+
+// Unwrap returns the error itself.
+func (s silent) Unwrap() error { return s.error }
 
 // Options are what a Store needs.
 type Options struct {
@@ -65,6 +77,9 @@ type Options struct {
 	MaxEntries int
 	// Errors are the forms in which services want the errors of builds back, by names of theirs: see Error.Form.
 	Errors map[string]func(error) []byte
+	// Digest is what BuildKit's clients know a vertex by, for the vertices of Watch to say the same; nil stands for one that is
+	// made of the recipe key.
+	Digest func(*solver.Vertex) digest.Digest
 	Log    *slog.Logger // slog.Default() if nil
 }
 

@@ -11,6 +11,10 @@ import (
 func (s *Store) List() []*Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.listLocked()
+}
+
+func (s *Store) listLocked() []*Record {
 	out := make([]*Record, 0, len(s.entries))
 	for _, e := range s.entries {
 		if !e.rec.Internal {

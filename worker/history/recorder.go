@@ -48,21 +48,6 @@ func newRecorder(s *Store, log *journal) *recorder {
 	return &recorder{store: s, log: log, numbers: map[identity]uint32{}, parts: map[part]*partState{}}
 }
 
-// A declaration is a vertex as the log has it.
-type declaration struct {
-	Key    string
-	Op     string
-	Inputs []declaredInput `json:",omitempty"`
-	Meta   solver.Meta
-}
-
-// A declaredInput is an input of a vertex. Vertex is 0 for one that was not declared.
-type declaredInput struct {
-	Vertex uint32 `json:",omitempty"`
-	Key    string `json:",omitempty"` // of a vertex that was not declared
-	Output int    `json:",omitempty"`
-}
-
 // A keyEvent is what Started and Cached say.
 type keyEvent struct {
 	Key string         `json:",omitempty"`
@@ -149,7 +134,7 @@ func (r *recorder) number(v *solver.Vertex, at time.Time) uint32 {
 	}
 	n := uint32(len(r.numbers) + 1)
 	r.numbers[id] = n
-	d := declaration{Key: v.Recipe().String(), Op: v.Op().String(), Meta: v.Meta()}
+	d := r.store.declaration(v)
 	for _, in := range v.Inputs() {
 		di := declaredInput{Vertex: r.numbers[identify(in.Vertex)], Output: in.Output}
 		if di.Vertex == 0 {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/boxbuild/boxbuild/solver"
 )
 
@@ -14,7 +16,13 @@ type replay struct {
 }
 
 // A past is the operation of a vertex of the past.
-type past struct{ text string }
+type past struct {
+	text   string
+	digest digest.Digest
+}
+
+// VertexDigest returns what BuildKit's clients know the vertex by.
+func (p past) VertexDigest() digest.Digest { return p.digest }
 
 // WriteKey implements solver.Op. It is never called for the key of the vertex, which is known.
 func (p past) WriteKey(h *solver.Hasher) {
@@ -109,7 +117,7 @@ func (r *replay) declare(h head, body []byte) (*solver.Vertex, error) {
 			inputs[i].Vertex = r.vertices[in.Vertex-1]
 		}
 	}
-	v := solver.Recall(key, past{d.Op}, inputs, d.Meta)
+	v := solver.Recall(key, past{d.Op, d.digest(key)}, inputs, d.meta())
 	r.vertices = append(r.vertices, v)
 	return v, nil
 }
@@ -125,7 +133,7 @@ func (r *replay) other(text string) (*solver.Vertex, error) {
 		if r.others == nil {
 			r.others = map[solver.Key]*solver.Vertex{}
 		}
-		v = solver.Recall(key, past{}, nil, solver.Meta{Internal: true})
+		v = solver.Recall(key, past{digest: keyDigest(key)}, nil, solver.Meta{Internal: true})
 		r.others[key] = v
 	}
 	return v, nil

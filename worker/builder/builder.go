@@ -112,6 +112,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if err != nil {
 		return nil, err
 	}
+	env.settle(out)
 	if err := b.admit(out.Targets(), grants); err != nil {
 		return nil, located(err, out)
 	}

@@ -19,6 +19,8 @@ type emitter struct {
 	def   *solver.Vertex
 	steps int
 	state map[*solver.Vertex]vertexState
+	// same is, by recipe, the vertex that was met first. A build that is made piece by piece has others like it later.
+	same map[solver.Key]*solver.Vertex
 }
 
 func (e *emitter) emit(ev solver.Event) {
@@ -35,20 +37,40 @@ func (e *emitter) emit(ev solver.Event) {
 	}
 	if e.state == nil {
 		e.state = make(map[*solver.Vertex]vertexState)
+		e.same = make(map[solver.Key]*solver.Vertex)
 	}
+	ev.Vertex = e.firstLocked(ev.Vertex)
 	switch {
 	case ev.Kind == solver.Cached && e.state[ev.Vertex] == implied:
-		e.state[ev.Vertex] = told
+		e.state[ev.Vertex] = ended
 		return // that is what the user has been told
+	case e.state[ev.Vertex] == ended && (ev.Kind == solver.Cached || ev.Kind == solver.Declared):
+		return // as is what became of it
+	case ev.Kind == solver.Started: // perhaps once more
+		e.state[ev.Vertex] = told
+	case ev.Kind == solver.Done:
+		e.state[ev.Vertex] = ended
 	case ev.Kind == solver.Declared:
 		e.state[ev.Vertex] = max(e.state[ev.Vertex], declared)
 	case ev.Kind == solver.Cached && ev.Hit == solver.RecipeHit:
 		e.impliedLocked(ev)
 		fallthrough
 	default:
-		e.state[ev.Vertex] = told
+		e.state[ev.Vertex] = max(e.state[ev.Vertex], told)
+		if ev.Kind == solver.Cached {
+			e.state[ev.Vertex] = ended
+		}
 	}
 	e.sink(ev)
+}
+
+// firstLocked returns the vertex that stands for v and all like it.
+func (e *emitter) firstLocked(v *solver.Vertex) *solver.Vertex {
+	if first, ok := e.same[v.Recipe()]; ok {
+		return first
+	}
+	e.same[v.Recipe()] = v
+	return v
 }
 
 // shown says whether the work of a vertex was shown as a step of the translation: reading a directory of the client's, and
@@ -72,6 +94,7 @@ const (
 	declared             // that it exists
 	implied              // that it is cached, since something that needs it is
 	told                 // something that happened to it
+	ended                // that it is done, or cached
 )
 
 // impliedLocked tells of the vertices that a hit made unnecessary, so that a user sees every step of the file: the
@@ -84,12 +107,16 @@ func (e *emitter) impliedLocked(hit solver.Event) {
 		v := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		for _, in := range v.Inputs() {
-			if shown(in.Vertex) || met[in.Vertex] || e.state[in.Vertex] >= implied {
+			if shown(in.Vertex) {
 				continue
 			}
-			met[in.Vertex] = true
-			order = append(order, in.Vertex)
-			stack = append(stack, in.Vertex)
+			below := e.firstLocked(in.Vertex)
+			if met[below] || e.state[below] >= implied {
+				continue
+			}
+			met[below] = true
+			order = append(order, below)
+			stack = append(stack, below)
 		}
 	}
 	for _, v := range slices.Backward(order) {

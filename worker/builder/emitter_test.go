@@ -85,3 +85,29 @@ func TestStep(t *testing.T) {
 		}
 	}
 }
+
+// TestPieces checks that a step which a build solves again as part of more is told of once, also if it is another vertex
+// then; but that it is told when it has to run again.
+func TestPieces(t *testing.T) {
+	em, got := listing()
+	first, again := named("step"), named("step")
+	for _, v := range []*solver.Vertex{first, again} {
+		em.emit(solver.Event{Kind: solver.Declared, Vertex: v})
+		if v == first {
+			em.emit(solver.Event{Kind: solver.Started, Vertex: v})
+			em.emit(solver.Event{Kind: solver.Done, Vertex: v})
+		} else {
+			em.emit(solver.Event{Kind: solver.Cached, Vertex: v, Hit: solver.RecipeHit})
+		}
+	}
+	em.emit(solver.Event{Kind: solver.Cached, Vertex: named("top", again), Hit: solver.RecipeHit})
+	em.emit(solver.Event{Kind: solver.Started, Vertex: again})
+	var want []string
+	for _, k := range []solver.EventKind{solver.Declared, solver.Started, solver.Done} {
+		want = append(want, fmt.Sprintf("%v step", k))
+	}
+	want = append(want, fmt.Sprintf("%v top", solver.Cached), fmt.Sprintf("%v step", solver.Started))
+	if !slices.Equal(*got, want) {
+		t.Errorf("got  %q\nwant %q", *got, want)
+	}
+}

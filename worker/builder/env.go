@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +39,11 @@ type env struct {
 	pins    map[solver.Key]*pin
 	cleanup []func()
 	reads   int
+	closed  bool
+	// containers are those that have not been closed.
+	containers map[*container]bool
+
+	settled settled
 }
 
 // A pin is the answer to one question, asked once a build.
@@ -46,12 +53,17 @@ type pin struct {
 	err  error
 }
 
-// close gives back what the build has pinned.
+// close gives back what the build has pinned, after it has ended what still runs.
 func (e *env) close() {
 	e.mu.Lock()
+	e.closed = true
 	cleanup, dirs := e.cleanup, e.dirs
 	e.cleanup, e.dirs = nil, nil
+	left := slices.Collect(maps.Keys(e.containers))
 	e.mu.Unlock()
+	for _, c := range left {
+		_ = c.Close() // that something is not quite gone changes nothing of what was built
+	}
 	for _, f := range cleanup {
 		f()
 	}
@@ -290,15 +302,7 @@ func (e *env) tree(ctx context.Context, in solver.Input) (treehash.Tree, func(),
 	if l, ok := in.Vertex.Op().(*op.Local); ok && l.Pinned() {
 		res = solver.Result("local:" + l.Root)
 	} else {
-		e.mu.Lock()
-		e.reads++
-		id := fmt.Sprintf("%s-read%d", e.id, e.reads)
-		e.mu.Unlock()
-		targets := []solver.Input{in}
-		if err := e.b.admit(targets, e.grants); err != nil {
-			return nil, nil, err
-		}
-		out, err := e.b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: targets, Events: e.em.emit})
+		out, err := e.results(ctx, []solver.Input{in})
 		if err != nil {
 			return nil, nil, err
 		}

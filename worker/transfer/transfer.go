@@ -101,6 +101,12 @@ func (s *Service) Resolve(ctx context.Context, img *op.Image) (*op.Image, error)
 	}
 	pinned := *img
 	pinned.Tagged = img.Digest == ""
+	if have, err := s.byID(ctx, img.Digest, ref.Repo); err != nil {
+		return nil, err
+	} else if have != nil {
+		s.rememberLocal(have)
+		return &pinned, nil
+	}
 	if img.Resolve != op.ResolveForcePull {
 		if have, err := s.stored(ctx, ref, &p); err != nil {
 			return nil, err
@@ -147,6 +153,11 @@ func (s *Service) stored(ctx context.Context, ref registry.Ref, p *op.Platform) 
 	case !runsOn(img.Platform, *p):
 		return nil, nil
 	}
+	return held(ctx, img)
+}
+
+// held returns img with its snapshots held by the lease in ctx, or nil if they are gone.
+func held(ctx context.Context, img *image.Image) (*image.Image, error) {
 	if l := lease.From(ctx); l != nil && len(img.Layers) > 0 {
 		if err := l.Hold(ctx, lease.ID(img.Layers[len(img.Layers)-1].Snapshot)); err != nil {
 			if errors.Is(err, snapshot.ErrNotFound) {
@@ -156,6 +167,27 @@ func (s *Service) stored(ctx context.Context, ref registry.Ref, p *op.Platform) 
 		}
 	}
 	return img, nil
+}
+
+// byID finds an image of the store by its ID, which is what an image that no registry has is pinned to, if it has a name in
+// the repository. Who was told the ID asks for it again.
+func (s *Service) byID(ctx context.Context, id digest.Digest, repo registry.Repo) (*image.Image, error) {
+	if id == "" {
+		return nil, nil
+	}
+	img, err := s.deps.Images.Get(string(id), nil)
+	if errors.Is(err, image.ErrNotFound) || err == nil && img.ID != id {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range img.Names {
+		if ref, err := registry.ParseRef(n); err == nil && ref.Repo == repo {
+			return held(ctx, img)
+		}
+	}
+	return nil, nil
 }
 
 // runsOn says whether an image for have serves a build for want.

@@ -97,7 +97,36 @@ type Request struct {
 	Limits        op.ExecLimits
 	CgroupParent  string
 	Entitlements  []string // see ParseGrants; what is here the daemon allows
+
+	// Inputs are trees that whoever asks has made, by name. Those called "context" and "dockerfile" are what Context and
+	// Dockerfile would be if these are directories of the client's; a named context "input:name" is one, too.
+	Inputs map[string]Tree
+	// Attrs is the request as a client of BuildKit's put it; nil for others. Frontends from images read them.
+	Attrs map[string]string
+	// Session is the client's, as BuildKit names it; may be empty.
+	Session string
+	// Forwarded says that it has been settled which frontend the Dockerfile is for, whatever its syntax line says.
+	Forwarded bool
 }
+
+// A Tree is a tree that was made before a request.
+type Tree struct {
+	Root *solver.Input // nil for the empty one
+	// Config is the configuration of the image that it is of, as it was written; nil for none.
+	Config []byte
+}
+
+// A ForeignError says that a Dockerfile is for another frontend, which is in an image.
+type ForeignError struct {
+	Ref     string // of the image
+	Cmdline string // the whole line after "syntax="
+	Err     error  // what to tell if there is no way to run it, with where it was asked for
+}
+
+func (e *ForeignError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error that it stands for.
+func (e *ForeignError) Unwrap() error { return e.Err }
 
 // An Output is what a request was translated to.
 type Output struct {
@@ -107,6 +136,8 @@ type Output struct {
 	// File and Text are the user's file that it was translated from, which the vertices' ranges are in.
 	File string
 	Text []byte
+	// Metadata is what else the frontend says of the result, by BuildKit's names; usually nil.
+	Metadata map[string][]byte
 }
 
 // An Image is the translation for one platform.
@@ -116,6 +147,9 @@ type Image struct {
 	Root *solver.Input
 	// Config has everything but the layers: RootFS is empty, Created may be nil, and the history's entries lack times.
 	Config ImageConfig
+	// Raw is, if it is not nil, the configuration as somebody else wrote it: what counts instead of Config, with all that
+	// boxbuild does not know of.
+	Raw []byte
 	// Layers are the vertex outputs that make a layer each, lowest first, one for each history entry that is not empty
 	// beyond the base image. Root is the last one, or Base.
 	Layers []solver.Input

@@ -61,6 +61,10 @@ func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapsho
 			DiffID: derived.DiffID, Snapshot: info.ID, Size: derived.Size, Files: derived.Files,
 		})
 	}
+	if draft.JSON = img.Raw; draft.JSON != nil {
+		out.draft = draft
+		return out, out.finish()
+	}
 	if draft.JSON, err = json.Marshal(img.Config); err != nil {
 		return nil, fmt.Errorf("writing the image's configuration: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/boxbuild/boxbuild/exporter/archive"
 	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/report"
@@ -32,6 +33,9 @@ var (
 // ErrRunning is the error of a build whose ID is that of one that runs. It is found with errors.Is.
 var ErrRunning = errors.New("a build of that ID is running")
 
+// ErrDraining is what a daemon that goes down answers to a new build, and the cause with which it cancels one.
+var ErrDraining = errors.New("the daemon is going down")
+
 // A Builder performs builds. It is safe for concurrent use.
 type Builder interface {
 	// Build performs one build and reports its events to events, which is called from one goroutine at a time and must
@@ -50,6 +54,10 @@ type BuildRequest struct {
 	Origin Origin
 	// Internal says that the history need not remember the build: it is no user's.
 	Internal bool
+	// Warnings are about the request itself: each is reported as one of the build's.
+	Warnings []solver.Warning
+	// Policy is applied to every source before it is pinned; nil allows all.
+	Policy   SourcePolicy
 	Sources  Sources
 	Keychain authn.Keychain  // the user's registry credentials; nil for none
 	Session  session.Session // the client's secrets and agents; nil for none
@@ -77,6 +85,25 @@ type Sources interface {
 	Directory(ctx context.Context, name string) (filesync.Source, error)
 }
 
+// SessionSources is what Sources have whose client may name the sessions of others.
+type SessionSources interface {
+	// SessionDirectory is Directory in the session of that ID.
+	SessionDirectory(ctx context.Context, session, name string) (filesync.Source, error)
+}
+
+// LayoutSources is what Sources have whose client keeps OCI layouts other than as directories.
+type LayoutSources interface {
+	// Layout returns the files of the layout of that name, in the session of that ID or, if it is empty, in the build's own.
+	Layout(ctx context.Context, session, store string) (archive.Files, error)
+}
+
+// A SourcePolicy says what of the world a build may use.
+type SourcePolicy interface {
+	// Apply returns what is to be used in place of src, which may be src, or an error that says that it is denied. It does
+	// not change src.
+	Apply(ctx context.Context, src op.Source) (op.Source, error)
+}
+
 // Uploads is what Sources have of a client that sends files as its build context.
 type Uploads interface {
 	// Upload returns what the client sends under that ID, which can be had once. A read fails unless all has come.
@@ -102,6 +129,8 @@ type Output struct {
 	Push bool
 	// Attrs are what the user wrote besides (compression=…, name=…); unknown ones are an error of Build.
 	Attrs map[string]string
+	// Documented says that an image gets its manifest also if it stays in the store, which costs compressing it.
+	Documented bool
 	// Dest is where bytes go for docker, oci, local and tar.
 	Dest Dest
 }
@@ -115,6 +144,8 @@ type Dest struct {
 	// Files takes what a directory output has, for a client that asks for the files that it lacks. The trees are valid
 	// until it returns.
 	Files func(ctx context.Context, parts []local.Part) error
+	// Blob takes the blobs of an oci output one by one: layers, configurations, manifests, and the index if there is one.
+	Blob func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error
 }
 
 // A BuildResult is what a build made.
@@ -261,8 +292,9 @@ type UsageClass struct {
 // UsageRecord is one object of the build cache.
 type UsageRecord struct {
 	ID          string
-	Parent      string
-	Type        string // "regular", "source.local", "exec.cachemount", …
+	Parent      string   // the first of Parents
+	Parents     []string // what it stands on; it frees only its own bytes
+	Type        string   // "regular", "source.local", "exec.cachemount", …
 	Description string
 	Size        int64
 	Created     time.Time
@@ -270,6 +302,7 @@ type UsageRecord struct {
 	Uses        int
 	InUse       bool
 	Shared      bool
+	Mutable     bool // it is written to by who uses it, as a cache mount is
 }
 
 // PruneOptions say what to prune.
@@ -280,11 +313,17 @@ type PruneOptions struct {
 	KeepFor   time.Duration // spare what was used within that time
 	KeepBytes int64         // stop once the cache is as small as that
 	Labels    []string      // only images with (or, with "!=", without) these labels
+	// Match says which records of the cache may be removed; nil for all.
+	Match func(*UsageRecord) bool
+	// Records has the report say what was removed of the cache, which costs looking at all of it before.
+	Records bool
 }
 
 // PruneReport says what was pruned.
 type PruneReport struct {
 	Images []Removed
 	Cache  []string
-	Freed  int64
+	// Records are those of Cache, with PruneOptions.Records, as they were before.
+	Records []UsageRecord
+	Freed   int64
 }

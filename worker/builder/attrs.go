@@ -86,6 +86,16 @@ var attributes = map[string]attribute{
 	"buildinfo-attrs":         {onAny, func(*plan, string) error { return nil }},
 }
 
+// KnowsAttribute says whether an output of type t may have an attribute. Its value may still be wrong.
+func KnowsAttribute(t worker.OutputType, key string) bool {
+	_, ok, err := parseAnnotation(key, "")
+	if kind(t)&onAny != 0 && (ok || err != nil) {
+		return true
+	}
+	a, ok := attributes[key]
+	return ok && (a.on&kind(t) != 0 || a.on == ^0)
+}
+
 // attr reads one attribute.
 func (p *plan) attr(key, value string) error {
 	if a, ok, err := parseAnnotation(key, value); ok || err != nil {

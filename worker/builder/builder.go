@@ -108,6 +108,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 		}
 		return &worker.BuildResult{Report: doc}, nil
 	}
+	em.remark(req.Warnings)
 	out, err := use.Translate(ctx, &fr, env)
 	if err != nil {
 		return nil, err

@@ -147,14 +147,21 @@ const loadDefinition = "[internal] load build definition"
 
 // vertex makes a vertex that is shown under name.
 func (e *emitter) vertex(name string) *solver.Vertex {
+	v := e.note(name)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.steps++
-	v := solver.NewVertex(&note{name, e.steps}, nil, solver.Meta{Name: name, Internal: true})
 	if e.def == nil || (len(name) >= len(loadDefinition) && name[:len(loadDefinition)] == loadDefinition) {
 		e.def = v
 	}
 	return v
+}
+
+// note makes a vertex that is shown under name, and that no warnings of the user's file belong to.
+func (e *emitter) note(name string) *solver.Vertex {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.steps++
+	return solver.NewVertex(&note{name, e.steps}, nil, solver.Meta{Name: name, Internal: true})
 }
 
 // definition is the vertex that warnings about the user's file belong to.

@@ -74,6 +74,12 @@ func (e *env) close() {
 
 // Pin implements frontend.Env.
 func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
+	if e.req.Policy != nil {
+		var err error
+		if src, err = e.req.Policy.Apply(ctx, src); err != nil {
+			return nil, err
+		}
+	}
 	if _, img := src.(*op.Image); src.Pinned() && !img {
 		return src, nil
 	}
@@ -128,7 +134,7 @@ func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
 }
 
 func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
-	dir, err := e.directory(ctx, l.Name)
+	dir, err := e.directory(ctx, l.Session, l.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -194,10 +200,11 @@ func (e *env) pinHTTP(ctx context.Context, s *op.HTTP) (op.Source, error) {
 	return pinned, nil
 }
 
-// directory opens the client's directory of that name, once.
-func (e *env) directory(ctx context.Context, name string) (filesync.Source, error) {
+// directory opens the client's directory of that name, once. session is the ID of the client's, if not the build's own.
+func (e *env) directory(ctx context.Context, session, name string) (filesync.Source, error) {
+	key := session + "\x00" + name
 	e.mu.Lock()
-	d, ok := e.dirs[name]
+	d, ok := e.dirs[key]
 	e.mu.Unlock()
 	if ok {
 		return d, nil
@@ -205,21 +212,28 @@ func (e *env) directory(ctx context.Context, name string) (filesync.Source, erro
 	if e.req.Sources == nil {
 		return nil, &frontend.UsageError{Message: fmt.Sprintf("the build has no directory %q", name)}
 	}
-	d, err := e.req.Sources.Directory(ctx, name)
+	d, err := e.openDirectory(ctx, session, name)
 	if err != nil {
 		return nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if have, ok := e.dirs[name]; ok { // another goroutine was quicker
+	if have, ok := e.dirs[key]; ok { // another goroutine was quicker
 		d.Close()
 		return have, nil
 	}
 	if e.dirs == nil {
 		e.dirs = make(map[string]filesync.Source)
 	}
-	e.dirs[name] = d
+	e.dirs[key] = d
 	return d, nil
+}
+
+func (e *env) openDirectory(ctx context.Context, session, name string) (filesync.Source, error) {
+	if others, ok := e.req.Sources.(worker.SessionSources); ok && session != "" {
+		return others.SessionDirectory(ctx, session, name)
+	}
+	return e.req.Sources.Directory(ctx, name)
 }
 
 // ImageConfig implements frontend.Env.

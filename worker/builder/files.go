@@ -37,6 +37,10 @@ func (b *Builder) exportArchive(ctx context.Context, r *result, p *plan) error {
 				desc, err = archive.NewDir(p.Dest.Dir, opt).Export(ctx, img)
 				return err
 			}
+			if p.Dest.Blob != nil {
+				desc, err = archive.WriteBlobs(ctx, p.Dest.Blob, opt, img)
+				return err
+			}
 			desc, err = archive.Write(ctx, p.Dest.Stream, opt, img)
 			return finish(p.Dest.Stream, err)
 		})

@@ -5,22 +5,36 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/boxbuild/boxbuild/exporter/archive"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/solver/treehash"
+	"github.com/boxbuild/boxbuild/worker"
 )
 
 // pinLayout takes an image of a client's OCI layout into the store.
 func (e *env) pinLayout(ctx context.Context, s *op.OCILayout) (op.Source, error) {
-	dir, err := e.directory(ctx, s.Store)
+	files, err := e.layout(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	img, err := e.b.deps.Transfer.Import(ctx, s, layoutFiles{dir})
+	img, err := e.b.deps.Transfer.Import(ctx, s, files)
 	if err != nil {
 		return nil, err
 	}
 	return img, nil
+}
+
+// layout opens the client's OCI layout: a store of its own, or else a directory.
+func (e *env) layout(ctx context.Context, s *op.OCILayout) (archive.Files, error) {
+	if l, ok := e.req.Sources.(worker.LayoutSources); ok {
+		return l.Layout(ctx, s.Session, s.Store)
+	}
+	dir, err := e.directory(ctx, s.Session, s.Store)
+	if err != nil {
+		return nil, err
+	}
+	return layoutFiles{dir}, nil
 }
 
 // layoutFiles are the files of a client's OCI layout. Each is asked for by itself, so that of a large layout only what

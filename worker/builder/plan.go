@@ -73,7 +73,8 @@ func (p *plan) noteTag(name string) {
 
 // read checks the output's type and destination, and reads its attributes.
 func (p *plan) read() error {
-	hasDest := p.Dest.Dir != "" || p.Dest.Stream != nil || p.Dest.Files != nil && p.Type == worker.OutputLocal
+	hasDest := p.Dest.Dir != "" || p.Dest.Stream != nil || p.Dest.Files != nil && p.Type == worker.OutputLocal ||
+		p.Dest.Blob != nil && (p.Type == worker.OutputOCI || p.Type == worker.OutputDocker)
 	switch p.Type {
 	case worker.OutputImage, worker.OutputNone:
 		if hasDest {
@@ -114,5 +115,5 @@ func (p *plan) conflicts() error {
 
 // documented says whether the output says something about an image's documents that its record cannot keep.
 func (p *plan) documented() bool {
-	return len(p.annotations) > 0 || p.form != exporter.Form{}
+	return p.Documented || len(p.annotations) > 0 || p.form != exporter.Form{}
 }

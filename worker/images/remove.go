@@ -243,6 +243,10 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 			return rep, fmt.Errorf("pruning images: %w", err)
 		}
 	}
+	before, err := s.records(ctx, &opt)
+	if err != nil {
+		return rep, err
+	}
 	var policy lease.Policy
 	if opt.Cache {
 		policy.Target = opt.KeepBytes
@@ -250,42 +254,92 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 			if u.Item.Name == "" && !opt.All {
 				return false // a record of what an image keeps anyway: it frees nothing and makes builds faster
 			}
+			if u.Item.Name == "" && opt.Match != nil || !before.match(u.Item.Name) {
+				return false
+			}
 			return opt.KeepFor == 0 || time.Since(u.Used()) >= opt.KeepFor
 		}
 	}
 	got, err := s.deps.Leases.Collect(ctx, policy)
 	rep.Freed += got.Freed
 	if opt.Cache && err == nil {
-		err = s.pruneOthers(ctx, opt, got.Left, rep)
+		err = s.pruneOthers(ctx, &pruning{opt, before, rep}, got.Left)
 	}
 	for _, r := range got.Removed {
 		if opt.Cache && r.Kind == lease.Snapshot {
 			rep.Cache = append(rep.Cache, r.Name)
 		}
 	}
+	for _, id := range rep.Cache {
+		if r, ok := before.byID[id]; ok {
+			rep.Records = append(rep.Records, r)
+		}
+	}
 	return rep, err
 }
 
+// A listing is what the cache had before something was removed.
+type listing struct {
+	byID map[string]worker.UsageRecord // nil if nobody needs it
+	opt  *worker.PruneOptions
+}
+
+// records lists the cache if opt needs that.
+func (s *Service) records(ctx context.Context, opt *worker.PruneOptions) (*listing, error) {
+	l := &listing{opt: opt}
+	if opt.Match == nil && !opt.Records {
+		return l, nil
+	}
+	du, err := s.DiskUsage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.byID = make(map[string]worker.UsageRecord, len(du.Records))
+	for _, r := range du.Records {
+		l.byID[r.ID] = r
+	}
+	return l, nil
+}
+
+// match says whether a record may be removed. Of what has come since the list was made nothing is known.
+func (l *listing) match(id string) bool {
+	if l.opt.Match == nil {
+		return true
+	}
+	r, ok := l.byID[id]
+	return ok && l.opt.Match(&r)
+}
+
+// A pruning is one call of Prune.
+type pruning struct {
+	worker.PruneOptions
+	before *listing
+	rep    *worker.PruneReport
+}
+
 // pruneOthers removes what is no record of the cache; left bytes of those are left.
-func (s *Service) pruneOthers(ctx context.Context, opt worker.PruneOptions, left int64, rep *worker.PruneReport) error {
-	err := s.prunePartials(opt, rep)
-	left, mountsErr := s.pruneMounts(ctx, opt, left, rep)
-	return errors.Join(err, mountsErr, s.pruneSources(ctx, opt, left, rep))
+func (s *Service) pruneOthers(ctx context.Context, p *pruning, left int64) error {
+	err := s.prunePartials(p)
+	left, mountsErr := s.pruneMounts(ctx, p, left)
+	return errors.Join(err, mountsErr, s.pruneSources(ctx, p, left))
 }
 
 // pruneSources removes what sources keep. When it was used is not known, so that none of it is too old.
-func (s *Service) pruneSources(ctx context.Context, opt worker.PruneOptions, left int64, rep *worker.PruneReport) error {
-	if opt.KeepFor > 0 {
+func (s *Service) pruneSources(ctx context.Context, p *pruning, left int64) error {
+	if p.KeepFor > 0 {
 		return nil
 	}
 	for _, c := range s.deps.Sources {
-		freed, err := c.Prune(ctx, max(0, opt.KeepBytes-left))
+		if !p.before.match(c.Name) {
+			continue
+		}
+		freed, err := c.Prune(ctx, max(0, p.KeepBytes-left))
 		if err != nil {
 			return err
 		}
 		if freed > 0 {
-			rep.Freed += freed
-			rep.Cache = append(rep.Cache, c.Name)
+			p.rep.Freed += freed
+			p.rep.Cache = append(p.rep.Cache, c.Name)
 		}
 		size, err := c.Usage(ctx)
 		if err != nil {
@@ -297,12 +351,15 @@ func (s *Service) pruneSources(ctx context.Context, opt worker.PruneOptions, lef
 }
 
 // prunePartials removes what downloads that broke off have left, and would go on from.
-func (s *Service) prunePartials(opt worker.PruneOptions, rep *worker.PruneReport) error {
+func (s *Service) prunePartials(opt *pruning) error {
 	partial, err := s.deps.Layers.Blobs.Partials()
 	if err != nil {
 		return err
 	}
 	for _, p := range partial {
+		if !opt.before.match(p.Digest.Encoded()) {
+			continue
+		}
 		if opt.KeepFor > 0 && time.Since(p.Written) < opt.KeepFor || opt.KeepBytes > 0 {
 			continue
 		}
@@ -311,8 +368,8 @@ func (s *Service) prunePartials(opt worker.PruneOptions, rep *worker.PruneReport
 			return fmt.Errorf("removing a partial download: %w", err)
 		}
 		if gone {
-			rep.Freed += p.Size
-			rep.Cache = append(rep.Cache, p.Digest.Encoded())
+			opt.rep.Freed += p.Size
+			opt.rep.Cache = append(opt.rep.Cache, p.Digest.Encoded())
 		}
 	}
 	return nil
@@ -320,7 +377,7 @@ func (s *Service) prunePartials(opt worker.PruneOptions, rep *worker.PruneReport
 
 // pruneMounts removes the directories of cache mounts, those first that have not changed for longest, until they and left
 // other bytes are as few as are to be kept. It returns how many are left.
-func (s *Service) pruneMounts(ctx context.Context, opt worker.PruneOptions, left int64, rep *worker.PruneReport) (int64, error) {
+func (s *Service) pruneMounts(ctx context.Context, opt *pruning, left int64) (int64, error) {
 	if s.deps.Mounts == nil {
 		return left, nil
 	}
@@ -333,6 +390,9 @@ func (s *Service) pruneMounts(ctx context.Context, opt worker.PruneOptions, left
 	}
 	slices.SortFunc(mounts, func(a, b CacheMount) int { return a.Used.Compare(b.Used) })
 	for _, m := range mounts {
+		if !opt.before.match(m.Name) {
+			continue
+		}
 		if opt.KeepFor > 0 && time.Since(m.Used) < opt.KeepFor || opt.KeepBytes > 0 && left <= opt.KeepBytes {
 			continue
 		}
@@ -342,8 +402,8 @@ func (s *Service) pruneMounts(ctx context.Context, opt worker.PruneOptions, left
 		}
 		if gone {
 			left -= m.Size
-			rep.Freed += m.Size
-			rep.Cache = append(rep.Cache, m.Name)
+			opt.rep.Freed += m.Size
+			opt.rep.Cache = append(opt.rep.Cache, m.Name)
 		}
 	}
 	return left, nil

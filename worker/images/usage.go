@@ -52,8 +52,11 @@ func (s *Service) DiskUsage(ctx context.Context) (*worker.DiskUsage, error) {
 		}
 		for _, ref := range u.Refs {
 			if ref.Kind == lease.Snapshot {
-				r.Parent = ref.Name
+				r.Parents = append(r.Parents, ref.Name)
 			}
+		}
+		if len(r.Parents) > 0 {
+			r.Parent = r.Parents[0]
 		}
 		if kept {
 			r.Size += max(u.Size, 0)
@@ -105,7 +108,7 @@ func (s *Service) mountUsage(ctx context.Context, du *worker.DiskUsage) error {
 	for _, m := range mounts {
 		du.Records = append(du.Records, worker.UsageRecord{
 			ID: m.Name, Type: "exec.cachemount", Description: "cache mount", Size: m.Size, Created: m.Used, LastUsed: m.Used,
-			InUse: m.InUse,
+			InUse: m.InUse, Mutable: true,
 		})
 		du.BuildCache.Total++
 		du.BuildCache.Size += m.Size

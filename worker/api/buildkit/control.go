@@ -1,0 +1,221 @@
+// Package buildkit serves BuildKit's API, moby.buildkit.v1.Control, so that its clients (buildctl, docker buildx, the Go
+// package) work unmodified. It is a thin adapter: a request for a build, whoever directs it, becomes one call of
+// worker.Builder with another frontend, and events become the messages of the Status call.
+//
+// The client's side of a build (its directories, files that are sent to it, secrets, agents, registry credentials) is a
+// session that the client opens with the Session call, on the same connection or another; a build names it by ID.
+//
+// A build lives as long as its Solve call and its session: when either ends it is cancelled, and Solve returns once
+// everything that it had started has ended. Who listens to its Status does not matter to it.
+//
+// What a request asks for and this service does not do yet (caches to export and import, attestations) is said in a
+// warning of the build, which clients print; it is never silently left out.
+//
+// Life cycle: New, Register, serve; Drain refuses what is new and cancels what runs; Wait returns when nothing runs.
+// Lock order: Server.mu is a leaf.
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/solver/pb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/bksession"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/failure"
+)
+
+// Options are what a Server needs.
+type Options struct {
+	Builder  worker.Builder
+	Images   worker.Images
+	Sessions *bksession.Manager
+	// Watch calls fn with the events of the build of that ID, from its first to its last, waiting at most wait for the
+	// build to begin, and returns nil at its end. An unknown build is an error of fs.ErrNotExist or worker.ErrNotFound.
+	Watch func(ctx context.Context, id string, wait time.Duration, fn func(solver.Event) error) error
+	// Platform is the daemon's own; Platforms are those whose programs run here, it first. The latter may be nil.
+	Platform  op.Platform
+	Platforms func(ctx context.Context) []op.Platform
+	// Entitlements are those that the daemon's configuration allows.
+	Entitlements []string
+	// Worker describes the daemon to those who ask for its workers.
+	Worker Worker
+	// Gateway returns the frontend that runs an image, by what the request says of it; nil if there is none.
+	Gateway func(attrs map[string]string, inputs map[string]*pb.Definition) (frontend.Frontend, error)
+	// Direct returns the frontend of a build that its client directs itself, and what is called after the build. It is
+	// called before the build begins. It is nil if there is none.
+	Direct func(id string, sess *bksession.Session, inputs map[string]*pb.Definition) (frontend.Frontend, func(), error)
+	// FreeSpace returns how many bytes are free where the cache is.
+	FreeSpace func() (int64, error)
+	// History serves the calls about builds of the past; nil if there is no history.
+	History History
+	Log     *slog.Logger // slog.Default() if nil
+}
+
+// A History serves the calls of Control that are about builds of the past.
+type History interface {
+	ListenBuildHistory(*controlapi.BuildHistoryRequest, controlapi.Control_ListenBuildHistoryServer) error
+	UpdateBuildHistory(context.Context, *controlapi.UpdateBuildHistoryRequest) (*controlapi.UpdateBuildHistoryResponse, error)
+}
+
+// A Server implements moby.buildkit.v1.Control. It is safe for concurrent use.
+type Server struct {
+	opt Options
+
+	mu       sync.Mutex // guards all below
+	draining bool
+	calls    int
+	cancels  map[*context.CancelCauseFunc]struct{}
+	builds   map[string]struct{} // IDs of those that run
+	idle     chan struct{}       // closed once draining and calls is 0
+	last     time.Time           // when calls became 0
+}
+
+var _ controlapi.ControlServer = (*Server)(nil)
+
+// New returns a Server.
+func New(opt Options) *Server {
+	if opt.Log == nil {
+		opt.Log = slog.Default()
+	}
+	return &Server{
+		opt: opt, cancels: map[*context.CancelCauseFunc]struct{}{}, builds: map[string]struct{}{},
+		idle: make(chan struct{}), last: time.Now(),
+	}
+}
+
+// Register adds the service to g.
+func (s *Server) Register(g grpc.ServiceRegistrar) { controlapi.RegisterControlServer(g, s) }
+
+// begin counts a call in. It returns the call's context, which Drain cancels, and what counts it out.
+func (s *Server) begin(parent context.Context) (context.Context, func(), error) {
+	ctx, cancel := context.WithCancelCause(parent)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		cancel(worker.ErrDraining)
+		return nil, nil, status.Error(codes.Unavailable, worker.ErrDraining.Error())
+	}
+	s.calls++
+	s.cancels[&cancel] = struct{}{}
+	return ctx, func() {
+		cancel(nil)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.cancels, &cancel)
+		s.calls--
+		if s.calls == 0 {
+			s.last = time.Now()
+			if s.draining {
+				close(s.idle)
+			}
+		}
+	}, nil
+}
+
+// Drain refuses calls from now on and cancels those that run. It may be called more than once.
+func (s *Server) Drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return
+	}
+	s.draining = true
+	for cancel := range s.cancels {
+		(*cancel)(worker.ErrDraining)
+	}
+	if s.calls == 0 {
+		close(s.idle)
+	}
+}
+
+// Wait returns once a draining server has no call left, or ctx is done.
+func (s *Server) Wait(ctx context.Context) error {
+	select {
+	case <-s.idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Idle returns since when no call has been running; false if one is.
+func (s *Server) Idle() (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last, s.calls == 0
+}
+
+// Builds returns how many builds run.
+func (s *Server) Builds() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.builds)
+}
+
+// claim takes a build's ID; false if it is taken.
+func (s *Server) claim(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.builds[id]; taken {
+		return false
+	}
+	s.builds[id] = struct{}{}
+	return true
+}
+
+func (s *Server) unclaim(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.builds, id)
+}
+
+// perform counts a call in, does its work, and makes its error one for BuildKit's clients. A panic is the error of this call.
+func (s *Server) perform(parent context.Context, method string, work func(ctx context.Context) error) (err error) {
+	ctx, end, err := s.begin(parent)
+	if err != nil {
+		return err
+	}
+	defer end()
+	defer func() {
+		if r := recover(); r != nil {
+			s.opt.Log.Error("handler panicked", "method", method, "panic", r, "stack", string(debug.Stack()))
+			err = status.Error(codes.Internal, fmt.Sprintf("internal error in %s: %v", method, r))
+		}
+	}()
+	if err = work(ctx); err != nil && errors.Is(context.Cause(ctx), worker.ErrDraining) {
+		return status.Error(codes.Unavailable, worker.ErrDraining.Error())
+	}
+	return failure.Status(err)
+}
+
+// ListenBuildHistory implements the service.
+func (s *Server) ListenBuildHistory(req *controlapi.BuildHistoryRequest, stream controlapi.Control_ListenBuildHistoryServer) error {
+	if s.opt.History == nil {
+		return status.Error(codes.Unimplemented, "this daemon keeps no history")
+	}
+	return s.opt.History.ListenBuildHistory(req, stream)
+}
+
+// UpdateBuildHistory implements the service.
+func (s *Server) UpdateBuildHistory(
+	ctx context.Context, req *controlapi.UpdateBuildHistoryRequest,
+) (*controlapi.UpdateBuildHistoryResponse, error) {
+	if s.opt.History == nil {
+		return nil, status.Error(codes.Unimplemented, "this daemon keeps no history")
+	}
+	return s.opt.History.UpdateBuildHistory(ctx, req)
+}

@@ -1,0 +1,124 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+
+	"github.com/boxbuild/boxbuild/exporter/local"
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/bksession"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/builder"
+)
+
+// outputs are what the request wants of the result. Without any nothing leaves the cache.
+func (b *build) outputs(ctx context.Context, req *worker.BuildRequest) ([]worker.Output, error) {
+	var out []worker.Output
+	for i, e := range b.in.GetExporters() {
+		o, err := b.output(ctx, i, e, req)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, o)
+	}
+	if len(out) == 0 {
+		out = append(out, worker.Output{Type: worker.OutputNone})
+	}
+	return out, nil
+}
+
+// output is one exporter, which clients know by its place in the request.
+func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, req *worker.BuildRequest) (worker.Output, error) {
+	o := worker.Output{Type: worker.OutputType(e.GetType()), Attrs: map[string]string{}, Documented: true}
+	for _, k := range slices.Sorted(maps.Keys(e.GetAttrs())) {
+		if builder.KnowsAttribute(o.Type, k) {
+			o.Attrs[k] = e.GetAttrs()[k]
+			continue
+		}
+		req.Warnings = append(req.Warnings, solver.Warning{
+			Short: fmt.Sprintf("the attribute %q of output %s is not known and has no effect", k, e.GetType()),
+		})
+	}
+	// What the build sets for times counts for its outputs, unless they say something of their own.
+	if v, ok := b.in.GetFrontendAttrs()["build-arg:SOURCE_DATE_EPOCH"]; ok && o.Type != worker.OutputNone {
+		if _, set := o.Attrs["source-date-epoch"]; !set {
+			o.Attrs["source-date-epoch"] = v
+		}
+	}
+	switch o.Type {
+	case worker.OutputImage, worker.OutputNone:
+		return o, nil
+	case worker.OutputOCI, worker.OutputDocker, worker.OutputTar, worker.OutputLocal:
+	default:
+		return o, &frontend.UsageError{Message: fmt.Sprintf("exporter %q could not be found", e.GetType())}
+	}
+	if b.sess == nil {
+		return o, &frontend.UsageError{Message: fmt.Sprintf("output %s goes to the client, and the request names no session", o.Type)}
+	}
+	sess := b.sess
+	if o.Type == worker.OutputLocal {
+		o.Dest.Files = func(ctx context.Context, parts []local.Part) error {
+			list := make([]bksession.Part, len(parts))
+			for i, p := range parts {
+				list[i] = bksession.Part(p)
+			}
+			return sess.SendFiles(ctx, place, list)
+		}
+		return o, nil
+	}
+	if tar, err := strconv.ParseBool(o.Attrs["tar"]); err == nil && !tar && o.Type != worker.OutputTar {
+		o.Dest.Blob = sess.ContentStore("export").Write
+		return o, nil
+	}
+	o.Dest.Stream = &lateStream{open: func() (bksession.OutputStream, error) {
+		return sess.SendStream(context.WithoutCancel(ctx), place, nil)
+	}}
+	return o, nil
+}
+
+// A lateStream is an output stream that is opened with the first byte, so that a build that fails before leaves nothing
+// behind at the client. It is not safe for concurrent use.
+type lateStream struct {
+	once sync.Once
+	open func() (bksession.OutputStream, error)
+	to   bksession.OutputStream
+	err  error
+}
+
+func (w *lateStream) start() error {
+	w.once.Do(func() { w.to, w.err = w.open() })
+	return w.err
+}
+
+// Write implements io.Writer.
+func (w *lateStream) Write(p []byte) (int, error) {
+	if err := w.start(); err != nil {
+		return 0, err
+	}
+	return w.to.Write(p)
+}
+
+// Close says that all is written, and waits until the client has stored it.
+func (w *lateStream) Close() error {
+	if err := w.start(); err != nil {
+		return err
+	}
+	return w.to.Close()
+}
+
+// CloseWithError ends the stream without the client taking it for whole.
+func (w *lateStream) CloseWithError(err error) error {
+	w.once.Do(func() { w.err = errors.New("the output was given up") })
+	if w.to == nil {
+		return nil
+	}
+	return w.to.CloseWithError(err)
+}

@@ -1,0 +1,171 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/bksession"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// Solve implements the service: one build, from the request to the answer.
+func (s *Server) Solve(ctx context.Context, in *controlapi.SolveRequest) (*controlapi.SolveResponse, error) {
+	resp := &controlapi.SolveResponse{}
+	err := s.perform(ctx, "Solve", func(ctx context.Context) (err error) {
+		resp.ExporterResponse, err = s.solve(ctx, in)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[string]string, error) {
+	modernise(in)
+	if in.GetRef() != "" {
+		if !s.claim(in.GetRef()) {
+			return nil, fmt.Errorf("job ID %s exists", in.GetRef())
+		}
+		defer s.unclaim(in.GetRef())
+	}
+	b := &build{server: s, in: in}
+	req, err := b.request(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if b.sess != nil {
+		var unbind context.CancelFunc
+		ctx, unbind = b.sess.Bind(ctx)
+		defer unbind()
+	}
+	defer b.close()
+	res, err := s.opt.Builder.Build(ctx, req, nil)
+	if err != nil {
+		return nil, because(ctx, err)
+	}
+	answer := b.answer(res)
+	if b.sess != nil && in.GetEnableSessionExporter() {
+		if err := b.sess.FinalizeExport(ctx, answer); err != nil {
+			return nil, err
+		}
+	}
+	return answer, nil
+}
+
+// because returns why a build was cancelled, if that is why it failed: a session that is lost says more than that ctx has
+// ended.
+func because(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	if cause == nil || !errors.Is(err, context.Canceled) || errors.Is(err, cause) {
+		return err
+	}
+	var lost *bksession.LostError
+	if errors.As(cause, &lost) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
+// modernise moves what old clients put elsewhere to where it is today.
+func modernise(in *controlapi.SolveRequest) {
+	if in.Cache == nil {
+		in.Cache = &controlapi.CacheOptions{}
+	}
+	c := in.Cache
+	if ref := c.GetExportRefDeprecated(); ref != "" {
+		attrs := map[string]string{}
+		for k, v := range c.GetExportAttrsDeprecated() {
+			attrs[k] = v
+		}
+		attrs["ref"] = ref
+		c.Exports = append(c.Exports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: attrs})
+	}
+	for _, ref := range c.GetImportRefsDeprecated() {
+		c.Imports = append(c.Imports, &controlapi.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+	}
+	c.ExportRefDeprecated, c.ExportAttrsDeprecated, c.ImportRefsDeprecated = "", nil, nil
+	if len(in.GetExporters()) == 0 && in.GetExporterDeprecated() != "" {
+		in.Exporters = []*controlapi.Exporter{{Type: in.GetExporterDeprecated(), Attrs: in.GetExporterAttrsDeprecated()}}
+	}
+	in.ExporterDeprecated, in.ExporterAttrsDeprecated = "", nil
+}
+
+// A build is one Solve call.
+type build struct {
+	server *Server
+	in     *controlapi.SolveRequest
+	sess   *bksession.Session // nil if the request names none
+	done   []func()
+}
+
+func (b *build) close() {
+	for _, f := range b.done {
+		f()
+	}
+}
+
+// compatibility are the versions of behaviour that a client may ask for.
+var compatibility = map[int64]bool{0: true, 10: true, 20: true, 30: true}
+
+// request makes the request for the builder.
+func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error) {
+	in := b.in
+	if !compatibility[in.GetCompatibilityVersion()] {
+		return nil, &frontend.UsageError{Message: fmt.Sprintf("unsupported compatibility version %d", in.GetCompatibilityVersion())}
+	}
+	req := &worker.BuildRequest{
+		ID: in.GetRef(), Internal: in.GetInternal(),
+		Origin: worker.Origin{Frontend: in.GetFrontend(), Attrs: in.GetFrontendAttrs()},
+	}
+	for _, e := range in.GetExporters() {
+		req.Origin.Outputs = append(req.Origin.Outputs, worker.OriginOutput{Type: e.GetType(), Attrs: e.GetAttrs()})
+	}
+	if in.GetSession() != "" {
+		if b.sess, err = b.server.opt.Sessions.Get(ctx, in.GetSession()); err != nil {
+			return nil, err
+		}
+		req.Sources = &sources{manager: b.server.opt.Sessions, own: b.sess}
+		req.Keychain, req.Session = b.sess.Keychain(), b.sess
+	}
+	if req.Policy, err = b.policy(ctx); err != nil {
+		return nil, err
+	}
+	if req.Outputs, err = b.outputs(ctx, req); err != nil {
+		return nil, err
+	}
+	if err := b.undone(req); err != nil {
+		return nil, err
+	}
+	if err := b.translation(req); err != nil {
+		b.close()
+		return nil, err
+	}
+	req.Frontend.Default = b.server.platforms(ctx)[0]
+	req.Frontend.Entitlements = in.GetEntitlements()
+	return req, nil
+}
+
+// answer is what the client is told of the result: what the exporters say, as BuildKit's do.
+func (b *build) answer(res *worker.BuildResult) map[string]string {
+	images := false
+	for _, e := range b.in.GetExporters() {
+		switch worker.OutputType(e.GetType()) {
+		case worker.OutputImage, worker.OutputOCI, worker.OutputDocker:
+			images = true
+		case worker.OutputLocal, worker.OutputTar, worker.OutputNone:
+		}
+	}
+	out := map[string]string{}
+	for k, v := range res.Metadata {
+		if images || strings.HasPrefix(k, "frontend.") {
+			out[k] = v
+		}
+	}
+	return out
+}

@@ -1,0 +1,109 @@
+package buildkit
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/attrs"
+)
+
+// undone adds a warning to the build for each thing that the request asks for and that this daemon does not do. What cannot
+// be right whatever the daemon does is an error.
+func (b *build) undone(req *worker.BuildRequest) error {
+	exports, err := distinct(b.in.GetCache().GetExports())
+	if err != nil {
+		return err
+	}
+	warn := func(format string, args ...any) {
+		req.Warnings = append(req.Warnings, solver.Warning{Short: fmt.Sprintf(format, args...)})
+	}
+	for _, e := range exports {
+		warn("no cache was exported to %s: this daemon does not export caches", named(e))
+	}
+	for _, e := range b.in.GetCache().GetImports() {
+		if e != nil {
+			warn("no cache was imported from %s: this daemon uses its own cache only", named(e))
+		}
+	}
+	if b.in.GetProxyNetwork() {
+		return &frontend.UsageError{Message: "the request asks for a network with a proxy only, which this daemon does not have"}
+	}
+	for _, w := range Undone(b.in.GetFrontendAttrs()) {
+		warn("%s", w)
+	}
+	return nil
+}
+
+// Undone says which of what frontend attributes ask for this daemon does not do.
+func Undone(in map[string]string) []string {
+	var out []string
+	parsed, err := attrs.Parse(in)
+	if err != nil {
+		return nil // which the frontend tells
+	}
+	for _, kind := range slices.Sorted(maps.Keys(parsed.Attestations)) {
+		if kind == "provenance" && parsed.Attestations[kind]["disabled"] == "true" {
+			continue
+		}
+		out = append(out, fmt.Sprintf("no %s attestation was made: this daemon does not make attestations", kind))
+	}
+	for _, e := range parsed.CacheImports {
+		out = append(out, fmt.Sprintf("no cache was imported from %s: this daemon uses its own cache only",
+			named(&controlapi.CacheOptionsEntry{Type: e.Type, Attrs: e.Attrs})))
+	}
+	return out
+}
+
+// named is a cache as a user knows it. Attributes that may be secret are not shown.
+func named(e *controlapi.CacheOptionsEntry) string {
+	for _, k := range []string{"ref", "dest", "src", "name", "scope"} {
+		if v := e.GetAttrs()[k]; v != "" {
+			return fmt.Sprintf("%s (%s)", v, e.GetType())
+		}
+	}
+	return e.GetType()
+}
+
+// distinct refuses two exports to the same place. The cache inside the image is one however often it is asked for.
+func distinct(in []*controlapi.CacheOptionsEntry) ([]*controlapi.CacheOptionsEntry, error) {
+	var out []*controlapi.CacheOptionsEntry
+	seen := map[string]bool{}
+	var twice []string
+	for _, e := range in {
+		if e == nil {
+			continue
+		}
+		key := e.GetType()
+		switch ref := e.GetAttrs()["ref"]; {
+		case e.GetType() == "inline":
+			if seen[key] {
+				continue
+			}
+		case e.GetType() == "registry" && ref != "":
+			key = ref
+		default:
+			text, err := json.Marshal(e.GetAttrs())
+			if err != nil {
+				return nil, err
+			}
+			key += ":" + string(text)
+		}
+		if seen[key] {
+			twice = append(twice, e.GetType())
+		}
+		seen[key] = true
+		out = append(out, e)
+	}
+	if len(twice) > 0 {
+		return nil, &frontend.UsageError{Message: fmt.Sprintf("duplicate cache exports [%s]", strings.Join(slices.Compact(twice), " "))}
+	}
+	return out, nil
+}

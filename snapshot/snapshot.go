@@ -64,6 +64,16 @@ type Info struct {
 	// They are counted at commit; both are -1 for a moment after the commit of a snapshot with many files.
 	Size   int64
 	Inodes int64
+	// Delta, if not zero, is the difference that was made again here, on another parent: the layer of this snapshot is that
+	// of the delta, byte for byte, whatever of it shows on this parent.
+	Delta Delta
+}
+
+// A Delta is the difference between two trees: what has to be added to Lower and taken from it to get Upper. Either may
+// be "", an empty tree. If Lower is the parent of Upper, it is what Upper itself adds.
+type Delta struct {
+	Lower ID `json:"lower,omitempty"`
+	Upper ID `json:"upper,omitempty"`
 }
 
 // Errors of a Snapshotter.
@@ -90,6 +100,13 @@ type Snapshotter interface {
 	Stat(ctx context.Context, id ID) (Info, error)
 	// All yields every committed snapshot, parents before children.
 	All(ctx context.Context) iter.Seq2[Info, error]
+}
+
+// A DeltaCommitter is a Snapshotter that remembers of which difference a snapshot is another copy.
+type DeltaCommitter interface {
+	// CommitDelta is Commit of a draft into which delta was applied. Info.Delta of id is delta. What delta names exists,
+	// and has to be kept as long as id is: what is left at the next start of an id whose delta is gone is removed.
+	CommitDelta(ctx context.Context, d Draft, id ID, delta Delta) error
 }
 
 // A Differ is a Snapshotter that can say where the difference of a snapshot to its parent lies, without comparing.

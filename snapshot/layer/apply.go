@@ -208,6 +208,11 @@ func (a *applier) entry(hdr *tar.Header, content io.Reader) error {
 		return a.symlink(parent, base, hdr)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		return a.special(parent, base, hdr)
+	case typeSocket:
+		if a.src != nil {
+			break // in a tar it means nothing
+		}
+		return a.special(parent, base, hdr)
 	}
 	return fmt.Errorf("entry of unknown type %q", hdr.Typeflag)
 }

@@ -11,8 +11,9 @@ import (
 
 // sameFile says whether name, which st describes in the directory fd, is the same in the directory base: as a tar would
 // have it, down to the content. A modification that keeps size and time is found too; a snapshotter that shares inodes
-// with the parent saves us the reading.
-func sameFile(fd, base int, name string, st *unix.Stat_t) (bool, error) {
+// with the parent saves us the reading. shared says that both directories are views of one file system, whose numbers and
+// times of change tell files apart although the views have devices of their own.
+func sameFile(fd, base int, name string, st *unix.Stat_t, shared bool) (bool, error) {
 	var old unix.Stat_t
 	if err := statRetry(base, name, &old); err != nil {
 		return false, err
@@ -22,6 +23,9 @@ func sameFile(fd, base int, name string, st *unix.Stat_t) (bool, error) {
 	}
 	if !sameMeta(st, &old) {
 		return false, nil
+	}
+	if shared && old.Ino == st.Ino && old.Ctim == st.Ctim && old.Size == st.Size {
+		return true, nil
 	}
 	a, err := openRetry(fd, name, openFlags(st))
 	if err != nil {
@@ -43,16 +47,25 @@ func sameFile(fd, base int, name string, st *unix.Stat_t) (bool, error) {
 	return sameContent(a, b)
 }
 
+// sameMeta compares what a tar says of a file besides its content. The time of a directory does not count: it changes with
+// whatever happens to be in it, and a directory with nothing new in it is no part of a layer, as with BuildKit. A time of
+// whole seconds may be one that went through a tar.
 func sameMeta(a, b *unix.Stat_t) bool {
-	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid && a.Rdev == b.Rdev && a.Mtim == b.Mtim &&
-		(a.Size == b.Size || a.Mode&unix.S_IFMT == unix.S_IFDIR)
+	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Rdev != b.Rdev {
+		return false
+	}
+	if a.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return true
+	}
+	return a.Size == b.Size && a.Mtim.Sec == b.Mtim.Sec &&
+		(a.Mtim.Nsec == b.Mtim.Nsec || a.Mtim.Nsec == 0 || b.Mtim.Nsec == 0)
 }
 
 func sameLoaded(x, y *item) (bool, error) {
-	if err := x.load(); err != nil {
+	if err := x.load(true); err != nil {
 		return false, err
 	}
-	if err := y.load(); err != nil {
+	if err := y.load(true); err != nil {
 		return false, err
 	}
 	return x.target == y.target && equalXattrs(x.xattrs, y.xattrs), nil

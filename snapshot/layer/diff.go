@@ -33,6 +33,16 @@ type DiffOptions struct {
 // directory come before its other entries, as layer.md asks. Sockets are left out, and so are files whose names a tar
 // would give another meaning (".wh.…"). Headers are USTAR; PAX records are there only for what USTAR cannot say.
 func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
+	d := &differ{form: t.Form, out: newQueue(), leftOut: opt.LeftOut, views: t.views}
+	err := d.run(ctx, t, func() error { return writeItems(d.out, w, opt) })
+	if err != nil {
+		return fmt.Errorf("writing layer of %s: %w", t.Dir, err)
+	}
+	return nil
+}
+
+// run walks t, and has sink take what comes out of d.out meanwhile.
+func (d *differ) run(ctx context.Context, t Target, sink func() error) error {
 	root, err := openRetry(unix.AT_FDCWD, t.Dir, dirFlags)
 	if err != nil {
 		return fmt.Errorf("reading layer %s: %w", t.Dir, err)
@@ -47,7 +57,7 @@ func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d := &differ{ctx: ctx, form: t.Form, first: make(map[inode]string), out: newQueue(ctx), leftOut: opt.LeftOut}
+	d.ctx, d.out.ctx, d.first = ctx, ctx, make(map[inode]string)
 	top := &place{fd: root, base: base, emitted: true}
 	d.root = top
 	if t.Form != Plain {
@@ -61,13 +71,10 @@ func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
 			cancel(err)
 		}
 	}()
-	err = writeItems(d.out, w, opt)
+	err = sink()
 	cancel(err)
 	d.out.wait()
-	if err != nil {
-		return fmt.Errorf("writing layer of %s: %w", t.Dir, err)
-	}
-	return nil
+	return err
 }
 
 type inode struct{ dev, ino uint64 }
@@ -83,6 +90,8 @@ type differ struct {
 	out   *queue
 
 	leftOut *string // see DiffOptions
+	views   bool    // what is compared are mounts of layers in one file system, see sameFile
+	sockets bool    // sockets are files as others are; a tar cannot have them
 }
 
 // A place is a directory that is being walked.
@@ -90,7 +99,8 @@ type place struct {
 	up      *place
 	fd      int
 	base    int    // the directory that it is compared with, or -1
-	lower   []int  // which of differ.lower it merges; none if it is new, and then all in it is new
+	lower   []int  // which of differ.lower it is compared with; none if it is new, and then all in it is new
+	hides   bool   // it is opaque: nothing of lower shows in it
 	path    string // with a slash at the end; empty for the root
 	st      unix.Stat_t
 	emitted bool // its own entry is written
@@ -116,24 +126,36 @@ func (d *differ) emit(p *place) error {
 // always written: it says that the layer is the whole tree.
 func (d *differ) walk(p *place) error {
 	if d.form != Plain {
-		if err := d.opaque(p); err != nil {
-			return err
+		opaque, err := isOpaque(p.fd, d.form)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", p.path, err)
+		}
+		if opaque {
+			p.lower = nil
+			if err := d.whiteout(p, whiteoutOpaque); err != nil {
+				return err
+			}
 		}
 	}
 	return d.dir(p)
 }
 
-// opaque queues the whiteout of all that is below p, if p has the mark. What p merges is hidden from then on.
-func (d *differ) opaque(p *place) error {
-	opaque, err := isOpaque(p.fd, d.form)
+// hidden queues a whiteout for each name that the opaque directory p hides and does not have, names, itself. The mark
+// is not written: laid over another parent the layer is to hide what it hid here, and nothing else.
+func (d *differ) hidden(p *place, names []string) error {
+	below, err := d.lower.names(p.lower, pathOf(p))
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", p.path, err)
+		return fmt.Errorf("reading what is below %s: %w", p.path, err)
 	}
-	if !opaque {
-		return nil
+	for _, f := range below {
+		if has(names, f.name) || strings.HasPrefix(f.name, whiteoutPrefix) || f.kind == unix.S_IFSOCK && !d.sockets {
+			continue
+		}
+		if err := d.whiteout(p, whiteoutPrefix+f.name); err != nil {
+			return err
+		}
 	}
-	p.lower = nil
-	return d.whiteout(p, whiteoutOpaque)
+	return nil
 }
 
 func (d *differ) dir(p *place) error {
@@ -147,6 +169,11 @@ func (d *differ) dir(p *place) error {
 			return fmt.Errorf("reading %s: %w", p.path, err)
 		}
 		if err := d.removed(p, names, below); err != nil {
+			return err
+		}
+	}
+	if p.hides {
+		if err := d.hidden(p, names); err != nil {
 			return err
 		}
 	}
@@ -167,7 +194,7 @@ func (d *differ) dir(p *place) error {
 			if d.leftOut != nil && *d.leftOut == "" {
 				*d.leftOut = "/" + p.path + name
 			}
-		case f.st.Mode&unix.S_IFMT == unix.S_IFSOCK:
+		case f.st.Mode&unix.S_IFMT == unix.S_IFSOCK && !d.sockets:
 		case isWhiteout(&f.st):
 			if d.form != Plain {
 				err = d.whiteout(p, whiteoutPrefix+name)
@@ -211,7 +238,7 @@ func (d *differ) removed(p *place, names, below []string) error {
 		if err := statRetry(p.base, name, &st); err != nil {
 			return fmt.Errorf("looking up %s%s: %w", p.path, name, err)
 		}
-		if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+		if st.Mode&unix.S_IFMT == unix.S_IFSOCK && !d.sockets {
 			continue // in no layer
 		}
 		if err := d.whiteout(p, whiteoutPrefix+name); err != nil {
@@ -234,7 +261,7 @@ func (d *differ) file(p *place, name string, st *unix.Stat_t, inBase bool) error
 		return d.subdir(p, name, st, inBase)
 	}
 	if inBase {
-		if same, err := sameFile(p.fd, p.base, name, st); err != nil || same {
+		if same, err := sameFile(p.fd, p.base, name, st, d.views); err != nil || same {
 			return err
 		}
 	}
@@ -294,9 +321,9 @@ func (d *differ) subdir(p *place, name string, st *unix.Stat_t, inBase bool) err
 		}
 	}
 	// The kernel marks every directory that it makes in an upper one; where there is nothing to hide the mark says nothing.
-	if len(k.lower) > 0 {
-		if err := d.opaque(k); err != nil {
-			return err
+	if k.hides = p.hides && len(k.lower) > 0; !k.hides && len(k.lower) > 0 {
+		if k.hides, err = isOpaque(k.fd, d.form); err != nil {
+			return fmt.Errorf("reading %s: %w", k.path, err)
 		}
 	}
 	return d.dir(k)

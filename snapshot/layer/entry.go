@@ -289,6 +289,8 @@ func (a *applier) symlink(parent *node, base string, hdr *tar.Header) error {
 func (a *applier) special(parent *node, base string, hdr *tar.Header) error {
 	mode, dev := uint32(unix.S_IFIFO), 0
 	switch hdr.Typeflag {
+	case typeSocket:
+		mode = unix.S_IFSOCK
 	case tar.TypeChar, tar.TypeBlock:
 		mode = unix.S_IFCHR
 		if hdr.Typeflag == tar.TypeBlock {

@@ -86,6 +86,7 @@ type Target struct {
 	// it is the tree that Diff compares with, if any.
 	Lower []string
 	Form  Form
+	views bool // Dir and Lower[0] are mounts of layers in one file system
 }
 
 // TargetOf returns where to write, given what Prepare returned: the upper directory of an overlay, which then need not

@@ -3,6 +3,7 @@ package layer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -144,3 +145,53 @@ func openBeneath(root int, path string) (int, error) {
 
 // maxPath is how much of a path is given to the kernel at once; PATH_MAX is 4096.
 const maxPath = 4000
+
+// A lowerName is a name in a directory, and the type of what it stands for, as in a mode.
+type lowerName struct {
+	name string
+	kind uint32
+}
+
+// names returns what shows of the directory path in the merge of the lower directories below, sorted.
+func (l *lowers) names(below []int, path string) ([]lowerName, error) {
+	var out []lowerName
+	seen := make(map[string]bool)
+	for _, i := range below {
+		dir, err := l.openDir(i, path)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out, err = addNames(out, dir, seen)
+		unix.Close(dir)
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(out, func(a, b lowerName) int { return strings.Compare(a.name, b.name) })
+	return out, nil
+}
+
+// addNames appends the names in dir that are not in seen, where it enters them.
+func addNames(out []lowerName, dir int, seen map[string]bool) ([]lowerName, error) {
+	names, err := readNames(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		var st unix.Stat_t
+		if err := statRetry(dir, name, &st); err != nil {
+			return nil, err
+		}
+		if !isWhiteout(&st) {
+			out = append(out, lowerName{name, st.Mode & unix.S_IFMT})
+		}
+	}
+	return out, nil
+}

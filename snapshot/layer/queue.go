@@ -39,6 +39,7 @@ type queue struct {
 	items  chan *item
 	work   chan *item
 	memory *semaphore.Weighted
+	keep   bool // contents are not read, and the files stay open
 	once   sync.Once
 	wg     sync.WaitGroup
 }
@@ -49,8 +50,9 @@ const (
 	smallFile   = 512 << 10 // larger files are read as they are written
 )
 
-func newQueue(ctx context.Context) *queue {
-	return &queue{ctx: ctx, items: make(chan *item, queueLength), work: make(chan *item, queueLength), memory: semaphore.NewWeighted(queueMemory)}
+// newQueue returns a queue whose ctx is still to be set.
+func newQueue() *queue {
+	return &queue{items: make(chan *item, queueLength), work: make(chan *item, queueLength), memory: semaphore.NewWeighted(queueMemory)}
 }
 
 // put queues an item and takes over its descriptor. Its goroutines start with the first one: many layers are empty.
@@ -59,14 +61,14 @@ func (q *queue) put(it *item) error {
 		for range min(4, runtime.GOMAXPROCS(0)) {
 			q.wg.Go(func() {
 				for it := range q.work {
-					it.err = it.load()
+					it.err = it.load(!q.keep)
 					close(it.ready)
 				}
 			})
 		}
 	})
 	it.ready = make(chan struct{})
-	if it.st.Mode&unix.S_IFMT == unix.S_IFREG && it.st.Size <= smallFile {
+	if it.st.Mode&unix.S_IFMT == unix.S_IFREG && it.st.Size <= smallFile && !q.keep {
 		if err := q.memory.Acquire(q.ctx, it.st.Size); err != nil {
 			it.close()
 			return context.Cause(q.ctx)
@@ -125,8 +127,8 @@ func (it *item) close() {
 	}
 }
 
-// load reads what the entry needs besides the stat.
-func (it *item) load() error {
+// load reads what the entry needs besides the stat; with content also what a small file holds.
+func (it *item) load(content bool) error {
 	path := procFD(it.fd)
 	if it.st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		// A descriptor of a symlink can be read from, but its xattrs cannot be had through it.
@@ -143,7 +145,7 @@ func (it *item) load() error {
 	if err := it.loadXattrs(list, get); err != nil {
 		return err
 	}
-	if it.st.Mode&unix.S_IFMT != unix.S_IFREG || it.st.Size > smallFile || it.st.Size == 0 {
+	if !content || it.st.Mode&unix.S_IFMT != unix.S_IFREG || it.st.Size > smallFile || it.st.Size == 0 {
 		return nil
 	}
 	it.content = make([]byte, it.st.Size)

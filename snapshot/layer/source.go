@@ -10,31 +10,60 @@ import (
 	"strings"
 
 	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/snapshot/mount"
 )
 
-// DiffSnapshot writes the layer tar of a committed snapshot: what id adds to its parent. That the snapshot is still there when
-// the walk is over is part of success, so that one that was being removed does not pass for a smaller one.
+// DiffSnapshot writes the layer tar of a committed snapshot: what id adds to its parent, or the delta that it is a copy of.
+// That the snapshot is still there when the walk is over is part of success, so that one that was being removed does not
+// pass for a smaller one.
 func DiffSnapshot(ctx context.Context, sn snapshot.Snapshotter, id snapshot.ID, w io.Writer, opt DiffOptions) error {
-	t, release, err := committed(ctx, sn, id)
+	info, err := sn.Stat(ctx, id)
 	if err != nil {
 		return err
 	}
-	err = Diff(ctx, t, w, opt)
-	if rerr := release(); err == nil {
-		err = rerr
+	return DiffDelta(ctx, sn, DeltaOf(info), w, opt)
+}
+
+// DeltaOf returns the delta that is the layer of a snapshot.
+func DeltaOf(info snapshot.Info) snapshot.Delta {
+	if info.Delta != (snapshot.Delta{}) {
+		return info.Delta
 	}
-	if err != nil {
-		return err
+	return snapshot.Delta{Lower: info.Parent, Upper: info.ID}
+}
+
+// DiffDelta writes the layer tar of a delta.
+func DiffDelta(ctx context.Context, sn snapshot.Snapshotter, delta snapshot.Delta, w io.Writer, opt DiffOptions) error {
+	return withDelta(ctx, sn, delta, func(t Target) error { return Diff(ctx, t, w, opt) })
+}
+
+// withDelta calls f with where a delta lies and what is below it.
+func withDelta(ctx context.Context, sn snapshot.Snapshotter, delta snapshot.Delta, f func(Target) error) error {
+	v := &views{sn: sn}
+	t, err := v.target(ctx, delta)
+	if err == nil {
+		err = f(t)
 	}
-	_, err = sn.Stat(ctx, id)
+	if verr := v.end(ctx); err == nil {
+		err = verr
+	}
+	for _, id := range []snapshot.ID{delta.Lower, delta.Upper} {
+		if err == nil && id != "" {
+			_, err = sn.Stat(ctx, id)
+		}
+	}
 	return err
 }
 
-// committed returns where the difference of a snapshot lies and what is below it, and what ends the views that were made
-// for that.
+// committed returns where the difference of a snapshot to its parent lies and what is below it, and what ends the views
+// that were made for that.
 func committed(ctx context.Context, sn snapshot.Snapshotter, id snapshot.ID) (Target, func() error, error) {
 	v := &views{sn: sn}
-	t, err := v.target(ctx, id)
+	info, err := sn.Stat(ctx, id)
+	if err != nil {
+		return Target{}, nil, err
+	}
+	t, err := v.target(ctx, snapshot.Delta{Lower: info.Parent, Upper: id})
 	if err != nil {
 		_ = v.end(ctx) // the error that matters is the first
 		return Target{}, nil, err
@@ -46,50 +75,87 @@ func committed(ctx context.Context, sn snapshot.Snapshotter, id snapshot.ID) (Ta
 type views struct {
 	sn     snapshot.Snapshotter
 	drafts []snapshot.Draft
+	mounts []*os.File
+	empty  string // a directory with nothing in it
 }
 
-func (v *views) target(ctx context.Context, id snapshot.ID) (Target, error) {
-	t := Target{Form: Plain}
-	if d, ok := v.sn.(snapshot.Differ); ok {
-		dir, ok, err := d.Upper(ctx, id)
-		if err != nil {
-			return t, err
-		}
-		if ok {
-			t.Dir, t.Form = dir, overlayForm()
-		}
+func (v *views) target(ctx context.Context, delta snapshot.Delta) (Target, error) {
+	if delta.Upper == "" {
+		return v.compared(ctx, delta)
 	}
-	info, err := v.sn.Stat(ctx, id)
+	info, err := v.sn.Stat(ctx, delta.Upper)
 	if err != nil {
-		return t, err
+		return Target{}, err
 	}
-	if t.Form == Plain {
-		dirs, err := v.open(ctx, id)
-		if err != nil {
-			return t, err
-		}
-		if len(dirs) != 1 {
-			return t, fmt.Errorf("comparing snapshot %s: it is no plain directory and has no difference", id)
-		}
-		t.Dir = dirs[0]
+	if info.Parent != delta.Lower {
+		return v.compared(ctx, delta)
 	}
-	if info.Parent == "" {
-		return t, nil
+	d, ok := v.sn.(snapshot.Differ)
+	if !ok {
+		return v.compared(ctx, delta)
 	}
-	if t.Lower, err = v.open(ctx, info.Parent); err == nil && t.Form == Plain && len(t.Lower) != 1 {
-		err = fmt.Errorf("comparing snapshot %s: its parent is no plain directory", id)
+	dir, ok, err := d.Upper(ctx, delta.Upper)
+	if err != nil {
+		return Target{}, err
+	}
+	if !ok {
+		return v.compared(ctx, delta)
+	}
+	t := Target{Dir: dir, Form: overlayForm()}
+	if delta.Lower != "" {
+		t.Lower, err = v.open(ctx, delta.Lower)
 	}
 	return t, err
 }
 
-// open returns the directories that a snapshot merges, topmost first.
-func (v *views) open(ctx context.Context, id snapshot.ID) ([]string, error) {
+// compared returns the two trees of a delta whole.
+func (v *views) compared(ctx context.Context, delta snapshot.Delta) (t Target, err error) {
+	if t.Dir, err = v.tree(ctx, delta.Upper); err != nil || delta.Lower == "" {
+		return t, err
+	}
+	lower, err := v.tree(ctx, delta.Lower)
+	t.Lower, t.views = []string{lower}, true
+	return t, err
+}
+
+// tree returns a path of the whole tree of a snapshot.
+func (v *views) tree(ctx context.Context, id snapshot.ID) (dir string, err error) {
+	if id == "" {
+		if v.empty == "" {
+			v.empty, err = os.MkdirTemp("", "empty")
+		}
+		return v.empty, err
+	}
+	m, err := v.view(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	if len(m) == 1 && m[0].Type == "bind" {
+		return m[0].Source, nil
+	}
+	f, err := mount.Open(ctx, m, mount.ReadOnly())
+	if err != nil {
+		return "", err
+	}
+	v.mounts = append(v.mounts, f)
+	return mount.Path(f) + "/.", nil
+}
+
+func (v *views) view(ctx context.Context, id snapshot.ID) ([]snapshot.Mount, error) {
 	d := NewDraft("diff")
 	m, err := v.sn.View(ctx, d, id)
+	if err == nil {
+		v.drafts = append(v.drafts, d)
+	}
+	return m, err
+}
+
+// open returns the directories that a snapshot merges, topmost first.
+func (v *views) open(ctx context.Context, id snapshot.ID) ([]string, error) {
+	m, err := v.view(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	v.drafts = append(v.drafts, d)
 	switch {
 	case len(m) == 1 && m[0].Type == "bind":
 		return []string{m[0].Source}, nil
@@ -101,6 +167,12 @@ func (v *views) open(ctx context.Context, id snapshot.ID) ([]string, error) {
 
 func (v *views) end(ctx context.Context) error {
 	var first error
+	for _, f := range v.mounts {
+		f.Close()
+	}
+	if v.empty != "" {
+		first = os.Remove(v.empty)
+	}
 	for _, d := range v.drafts {
 		if err := v.sn.Discard(context.WithoutCancel(ctx), d); err != nil && first == nil {
 			first = err

@@ -75,7 +75,7 @@ func TestUnchangedDirectory(t *testing.T) {
 		"remove": {func(etc string) { must(t, os.Remove(etc+"/f")); nano(t, etc, 0) }, []string{"5 etc/", "0 etc/.wh.f"}},
 		"mode":   {func(etc string) { must(t, os.Chmod(etc+"/a/b", 0o700)) }, []string{"5 etc/", "5 etc/a/", "5 etc/a/b/"}},
 		"owner":  {func(etc string) { must(t, os.Chown(etc, 1, 0)) }, []string{"5 etc/"}},
-		"time":   {func(etc string) { nano(t, etc+"/a", 1) }, []string{"5 etc/", "5 etc/a/"}},
+		"time":   {func(etc string) { nano(t, etc+"/a", 1) }, nil}, // of a directory it does not count
 		"xattr":  {func(etc string) { must(t, unix.Setxattr(etc, "user.k", []byte("w"), 0)) }, []string{"5 etc/"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -142,7 +142,7 @@ func TestOpaque(t *testing.T) {
 		must(t, unix.Setxattr(filepath.Join(to.Dir, d), Overlay.opaqueXattr(), []byte("y"), 0))
 	}
 	b := diffOf(t, to)
-	want := []string{"5 file/", "5 file/x/", "5 gone/", "5 gone/x/", "5 keep/", "5 keep/new/", "5 keep/new/x/", "5 old/", "0 old/.wh..wh..opq", "5 old/sub/"}
+	want := []string{"5 file/", "5 file/x/", "5 gone/", "5 gone/x/", "5 keep/", "5 keep/new/", "5 keep/new/x/", "5 old/", "0 old/.wh.f", "5 old/sub/", "0 old/sub/.wh.g"}
 	if got := listTar(t, b); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

@@ -3,7 +3,7 @@
 // # Things
 //
 // An Item is anything that has a name and takes space or refers to what does: a snapshot, a blob, an image, a cache
-// record, a container. Sources say which items of a kind there are and what they refer to: a snapshot to its parent, an
+// record, a container. Sources say which items of a kind there are and what they refer to: a snapshot to its parent and to what it is a copy of, an
 // image to its snapshots and blobs, a record to its result. A source's Class says what keeps its items:
 //
 //	Pinned  always kept: what a user has named (images, containers). Removed by others only.
@@ -306,6 +306,11 @@ func Snapshots(s snapshot.Snapshotter) Source {
 					info := Info{Item: ID(i.ID), Size: i.Size, Created: i.Created, Used: i.Used}
 					if i.Parent != "" {
 						info.Refs = []Item{ID(i.Parent)}
+					}
+					for _, of := range []snapshot.ID{i.Delta.Lower, i.Delta.Upper} {
+						if of != "" {
+							info.Refs = append(info.Refs, ID(of))
+						}
 					}
 					if !yield(info, err) {
 						return

@@ -312,3 +312,52 @@ func (e *env) rootAttributes() {
 		e.must(e.s.Discard(e.Context(), "v"))
 	}
 }
+
+// A delta is remembered with the snapshot, also after a kill. One that names what is not there is refused, and a snapshot
+// whose delta is gone at the next start goes with what stands on it.
+func (e *env) delta() {
+	ctx := e.Context()
+	dc, ok := e.s.(snapshot.DeltaCommitter)
+	if !ok {
+		e.Skip("it remembers no deltas")
+	}
+	e.layer("low", "", nil)
+	e.layer("up", "low", file(e.T, "a", "1"))
+	e.layer("other", "", file(e.T, "b", "2"))
+	of := snapshot.Delta{Lower: "low", Upper: "up"}
+	d := e.draft()
+	_, err := e.s.Prepare(ctx, d, "other")
+	e.must(err)
+	e.must(dc.CommitDelta(ctx, d, "copy", of))
+	e.layer("top", "copy", nil)
+
+	d = e.draft()
+	_, err = e.s.Prepare(ctx, d, "")
+	e.must(err)
+	err = dc.CommitDelta(ctx, d, "bad", snapshot.Delta{Lower: "low", Upper: "nothing"})
+	e.want("a delta of nothing", err, snapshot.ErrNotFound)
+	_, err = e.s.Stat(ctx, "bad")
+	e.want("a refused commit", err, snapshot.ErrNotFound)
+
+	for range 2 {
+		for id, want := range map[snapshot.ID]snapshot.Delta{"copy": of, "up": {}, "top": {}} {
+			info, err := e.s.Stat(ctx, id)
+			e.must(err)
+			if info.Delta != want {
+				e.Errorf("the delta of %s is %v, want %v", id, info.Delta, want)
+			}
+		}
+		e.kill()
+	}
+	if _, ok := e.s.(interface{ Crash() }); !ok {
+		return // it has no starts
+	}
+	e.must(e.s.Remove(ctx, "up")) // which is up to those who keep things
+	e.kill()
+	for _, id := range []snapshot.ID{"copy", "top"} {
+		_, err := e.s.Stat(ctx, id)
+		e.want("a snapshot without its delta", err, snapshot.ErrNotFound)
+	}
+	_, err = e.s.Stat(ctx, "other")
+	e.must(err)
+}

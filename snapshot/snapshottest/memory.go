@@ -161,7 +161,12 @@ func (m *Memory) reserve(d snapshot.Draft, parent snapshot.ID, view bool) (*memo
 }
 
 // Commit implements snapshot.Snapshotter.
-func (m *Memory) Commit(_ context.Context, d snapshot.Draft, id snapshot.ID) error {
+func (m *Memory) Commit(ctx context.Context, d snapshot.Draft, id snapshot.ID) error {
+	return m.CommitDelta(ctx, d, id, snapshot.Delta{})
+}
+
+// CommitDelta implements snapshot.DeltaCommitter.
+func (m *Memory) CommitDelta(_ context.Context, d snapshot.Draft, id snapshot.ID, delta snapshot.Delta) error {
 	m.mu.Lock()
 	dr := m.drafts[d]
 	if dr == nil || dr.busy || dr.dir == "" {
@@ -183,10 +188,12 @@ func (m *Memory) Commit(_ context.Context, d snapshot.Draft, id snapshot.ID) err
 		err = fmt.Errorf("%q is no name for a snapshot", id)
 	case m.snaps[id] != nil:
 		err = snapshot.ErrExists
+	case delta.Lower != "" && m.snaps[delta.Lower] == nil, delta.Upper != "" && m.snaps[delta.Upper] == nil:
+		err = fmt.Errorf("its delta is gone: %w", snapshot.ErrNotFound)
 	default:
 		now := time.Now()
 		m.next++
-		info := snapshot.Info{ID: id, Parent: dr.parent, Created: now, Used: now, Size: size, Inodes: inodes}
+		info := snapshot.Info{ID: id, Parent: dr.parent, Created: now, Used: now, Size: size, Inodes: inodes, Delta: delta}
 		m.snaps[id] = &memorySnap{info: info, serial: m.next, dir: dr.dir}
 	}
 	m.mu.Unlock()

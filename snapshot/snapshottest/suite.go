@@ -46,6 +46,7 @@ func TestSnapshotter(t *testing.T, open OpenFunc) {
 		{"Deep", (*env).deep},
 		{"Difference", (*env).difference},
 		{"EmptyLayers", (*env).emptyLayers},
+		{"Delta", (*env).delta},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := &env{T: t, dir: t.TempDir(), open: open}

@@ -16,6 +16,11 @@ const countNow = 128
 
 // Commit implements snapshot.Snapshotter.
 func (s *Store) Commit(ctx context.Context, d snapshot.Draft, id snapshot.ID) error {
+	return s.CommitDelta(ctx, d, id, snapshot.Delta{})
+}
+
+// CommitDelta implements snapshot.DeltaCommitter.
+func (s *Store) CommitDelta(ctx context.Context, d snapshot.Draft, id snapshot.ID, delta snapshot.Delta) error {
 	dr := s.claim(d)
 	if dr == nil {
 		return fmt.Errorf("committing %s as %s: %w", d, id, snapshot.ErrNotFound)
@@ -24,7 +29,7 @@ func (s *Store) Commit(ctx context.Context, d snapshot.Draft, id snapshot.ID) er
 		s.setReady(dr)
 		return fmt.Errorf("committing %s as %s: %w", d, id, errIsView)
 	}
-	err := s.commit(ctx, d, dr, id)
+	err := s.commit(ctx, d, dr, &node{id: id, delta: delta})
 	if err != nil {
 		err = errors.Join(err, s.trash(s.draftPath(d)))
 		s.drop(d, dr)
@@ -33,18 +38,18 @@ func (s *Store) Commit(ctx context.Context, d snapshot.Draft, id snapshot.ID) er
 	return nil
 }
 
-func (s *Store) commit(ctx context.Context, d snapshot.Draft, dr *draft, id snapshot.ID) error {
-	if !valid(string(id)) {
-		return fmt.Errorf("%q is no name for a snapshot", id)
+// commit makes n, of which id and delta are set, of a draft.
+func (s *Store) commit(ctx context.Context, d snapshot.Draft, dr *draft, n *node) error {
+	if !valid(string(n.id)) {
+		return fmt.Errorf("%q is no name for a snapshot", n.id)
 	}
-	n, err := s.reserveID(ctx, dr, id)
-	if err != nil {
+	if err := s.reserveID(ctx, dr, n); err != nil {
 		return err
 	}
 	dir := s.draftPath(d)
-	err = s.finish(dir, dr, n)
+	err := s.finish(dir, dr, n)
 	if err == nil {
-		err = os.Rename(dir, s.path(id))
+		err = os.Rename(dir, s.path(n.id))
 	}
 	if err != nil {
 		s.mu.Lock()
@@ -67,36 +72,42 @@ func (s *Store) commit(ctx context.Context, d snapshot.Draft, dr *draft, id snap
 	return nil
 }
 
-// reserveID enters a node for id that does not exist yet. It waits for others that are about to settle the same name:
-// only when the other commit has succeeded is ErrExists true.
-func (s *Store) reserveID(ctx context.Context, dr *draft, id snapshot.ID) (*node, error) {
+// reserveID enters n, which does not exist yet. It waits for others that are about to settle the same name: only when the
+// other commit has succeeded is ErrExists true.
+func (s *Store) reserveID(ctx context.Context, dr *draft, n *node) error {
 	for {
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
-			return nil, ErrClosed
+			return ErrClosed
 		}
-		old := s.snaps[id]
+		for _, id := range []snapshot.ID{n.delta.Lower, n.delta.Upper} {
+			if of := s.snaps[id]; id != "" && (of == nil || of.phase != present) {
+				s.mu.Unlock()
+				return fmt.Errorf("its delta names %s: %w", id, snapshot.ErrNotFound)
+			}
+		}
+		old := s.snaps[n.id]
 		if old == nil {
 			now := s.now()
-			n := &node{id: id, parent: dr.parent, created: now, used: now, phase: committing, settled: make(chan struct{})}
+			n.parent, n.created, n.used, n.phase, n.settled = dr.parent, now, now, committing, make(chan struct{})
 			if dr.parent != nil {
 				n.depth = dr.parent.depth + 1
 				dr.parent.children++
 			}
-			s.snaps[id] = n
+			s.snaps[n.id] = n
 			s.mu.Unlock()
-			return n, nil
+			return nil
 		}
 		settled := old.settled
 		s.mu.Unlock()
 		if settled == nil {
-			return nil, snapshot.ErrExists
+			return snapshot.ErrExists
 		}
 		select {
 		case <-settled:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -130,6 +141,9 @@ func (s *Store) finish(dir string, dr *draft, n *node) error {
 	m := meta{Version: metaVersion, Created: n.created.UnixNano(), Size: n.size, Inodes: n.inodes, Marks: n.marks}
 	if n.parent != nil {
 		m.Parent = n.parent.id
+	}
+	if n.delta != (snapshot.Delta{}) {
+		m.Delta = &n.delta
 	}
 	// What overlayfs worked in has no more use.
 	return errors.Join(m.write(dir), s.trash(filepath.Join(dir, "work")))

@@ -48,6 +48,7 @@ func (n *node) info() snapshot.Info {
 	if n.parent != nil {
 		i.Parent = n.parent.id
 	}
+	i.Delta = n.delta
 	return i
 }
 

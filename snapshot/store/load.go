@@ -56,6 +56,10 @@ func (s *Store) load(ctx context.Context, opts Options) error {
 		}
 	}
 	s.index(metas)
+	for s.dropDangling(metas) {
+		clear(s.snaps)
+		s.index(metas)
+	}
 	for _, name := range names {
 		if s.snaps[snapshot.ID(name)] == nil {
 			if err := s.trash(s.path(snapshot.ID(name))); err != nil {
@@ -153,6 +157,9 @@ func (s *Store) index(metas map[snapshot.ID]found) {
 				id: id, parent: parent, created: time.Unix(0, m.meta.Created), used: m.used,
 				size: m.meta.Size, inodes: m.meta.Inodes, marks: m.meta.Marks,
 			}
+			if m.meta.Delta != nil {
+				n.delta = *m.meta.Delta
+			}
 			if parent != nil {
 				n.depth = parent.depth + 1
 				parent.children++
@@ -160,6 +167,23 @@ func (s *Store) index(metas map[snapshot.ID]found) {
 			s.snaps[id] = n
 		}
 	}
+}
+
+// dropDangling takes snapshots out of metas whose delta names one that is not there, and says whether there were any. Their
+// layers could not be made any more.
+func (s *Store) dropDangling(metas map[snapshot.ID]found) (dropped bool) {
+	for id, m := range metas {
+		if m.meta.Delta == nil {
+			continue
+		}
+		for _, of := range []snapshot.ID{m.meta.Delta.Lower, m.meta.Delta.Upper} {
+			if of != "" && s.snaps[of] == nil {
+				delete(metas, id)
+				dropped = true
+			}
+		}
+	}
+	return dropped
 }
 
 // resume takes up the background work that an earlier process did not finish.

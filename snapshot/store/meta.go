@@ -25,6 +25,8 @@ type meta struct {
 	Created int64       `json:"created"` // nanoseconds since 1970; with the ID it tells two snapshots of one name apart
 	Size    int64       `json:"size"`    // bytes; -1 if the file usage has it
 	Inodes  int64       `json:"inodes"`
+	// Delta is what the snapshot is a copy of; nil for none.
+	Delta *snapshot.Delta `json:"delta,omitempty"`
 	Marks
 }
 

@@ -112,13 +112,14 @@ type Store struct {
 var _ snapshot.Snapshotter = (*Store)(nil)
 
 // A node is a snapshot in the index. Its fields are guarded by Store.mu, but for those that never change once the node
-// is present: id, parent, depth, created, marks.
+// is present: id, parent, depth, created, marks, delta.
 type node struct {
 	id       snapshot.ID
 	parent   *node
 	depth    int // number of ancestors
 	created  time.Time
 	marks    Marks
+	delta    snapshot.Delta
 	used     time.Time
 	size     int64 // -1 while it is being counted
 	inodes   int64

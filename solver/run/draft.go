@@ -17,6 +17,7 @@ type draft struct {
 	r    *Runner
 	name snapshot.Draft
 	root *os.File // the merged tree, detached; nil if the draft is written without a mount
+	of   snapshot.Delta // what it is a copy of; zero for nothing
 	once sync.Once
 	// cleanup is called before the draft ends either way.
 	cleanup []func()
@@ -57,7 +58,7 @@ func (d *draft) commit(ctx context.Context) (id snapshot.ID, err error) {
 				return
 			}
 		}
-		if err = d.r.deps.Snapshots.Commit(ctx, d.name, id); err != nil {
+		if err = d.commitAs(ctx, id); err != nil {
 			_ = d.r.deps.Snapshots.Discard(context.WithoutCancel(ctx), d.name)
 			return
 		}
@@ -66,6 +67,13 @@ func (d *draft) commit(ctx context.Context) (id snapshot.ID, err error) {
 		}
 	})
 	return id, err
+}
+
+func (d *draft) commitAs(ctx context.Context, id snapshot.ID) error {
+	if dc, ok := d.r.deps.Snapshots.(snapshot.DeltaCommitter); ok && d.of != (snapshot.Delta{}) {
+		return dc.CommitDelta(ctx, d.name, id, d.of)
+	}
+	return d.r.deps.Snapshots.Commit(ctx, d.name, id)
 }
 
 // discard throws the draft away, unless it has been committed.

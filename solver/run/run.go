@@ -144,8 +144,24 @@ func (r *Runner) Run(ctx context.Context, step *solver.Step) ([]solver.Result, e
 		return r.runFile(ctx, step, o)
 	case *op.Merge:
 		return r.runMerge(ctx, step)
+	case *op.Diff:
+		return r.runDiff(ctx, step, o)
+	case *op.Passthrough:
+		return passthrough(step, o)
 	}
 	return nil, fmt.Errorf("running %s: operation %T is not supported", step.Vertex.Name(), step.Vertex.Op())
+}
+
+// passthrough returns inputs of the step.
+func passthrough(step *solver.Step, p *op.Passthrough) ([]solver.Result, error) {
+	out := make([]solver.Result, len(p.Out))
+	for i, n := range p.Out {
+		if n < 0 || n >= len(step.Inputs) {
+			return nil, fmt.Errorf("passing input %d through: there are %d", n, len(step.Inputs))
+		}
+		out[i] = step.Inputs[n]
+	}
+	return out, nil
 }
 
 // Results.

@@ -16,7 +16,7 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/layer"
 )
 
-var bucketDiffIDs = []byte("diffids.v2") // snapshot ID to Derived
+var bucketDiffIDs = []byte("diffids.v3") // snapshot ID to Derived
 
 // Derived is what is derived from a snapshot: what its layer's tar is.
 type Derived struct {
@@ -108,6 +108,12 @@ func (d *DiffIDs) run(id snapshot.ID, w *walk) {
 }
 
 func (d *DiffIDs) compute(id snapshot.ID, w *walk) error {
+	if of, ok, err := d.original(id); err != nil {
+		return fmt.Errorf("computing the diff ID of snapshot %s: %w", id, err)
+	} else if ok {
+		w.val, err = d.Wait(d.ctx, of)
+		return err
+	}
 	if err := d.slots.Acquire(d.ctx, 1); err != nil {
 		return err
 	}
@@ -120,6 +126,20 @@ func (d *DiffIDs) compute(id snapshot.ID, w *walk) error {
 	v.DiffID, v.Size = digest.NewDigest(digest.SHA256, h.h), h.n
 	w.val = v
 	return nil
+}
+
+// original returns the snapshot whose layer the one of id is a copy of, if it is. The copy's tar is that one's, also where
+// that came as a tar which nobody here could write again.
+func (d *DiffIDs) original(id snapshot.ID) (of snapshot.ID, ok bool, err error) {
+	info, err := d.snapshots.Stat(d.ctx, id)
+	if err != nil || info.Delta.Upper == "" {
+		return "", false, err
+	}
+	upper, err := d.snapshots.Stat(d.ctx, info.Delta.Upper)
+	if err != nil {
+		return "", false, err
+	}
+	return upper.ID, upper.Parent == info.Delta.Lower && upper.Delta == (snapshot.Delta{}), nil
 }
 
 // Wait returns what is derived from id, computing it if need be.

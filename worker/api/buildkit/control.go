@@ -11,13 +11,12 @@
 // What a request asks for and this service does not do yet (caches to export and import, attestations) is said in a
 // warning of the build, which clients print; it is never silently left out.
 //
-// Life cycle: New, Register, serve; Drain refuses what is new and cancels what runs; Wait returns when nothing runs.
+// Life cycle: New, Register, serve. Calls end with their clients; builds also when the Builder refuses or cancels them.
 // Lock order: Server.mu is a leaf.
 package buildkit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -75,13 +74,8 @@ type History interface {
 type Server struct {
 	opt Options
 
-	mu       sync.Mutex // guards all below
-	draining bool
-	calls    int
-	cancels  map[*context.CancelCauseFunc]struct{}
-	builds   map[string]struct{} // IDs of those that run
-	idle     chan struct{}       // closed once draining and calls is 0
-	last     time.Time           // when calls became 0
+	mu     sync.Mutex          // guards builds
+	builds map[string]struct{} // IDs of those that run
 }
 
 var _ controlapi.ControlServer = (*Server)(nil)
@@ -91,80 +85,11 @@ func New(opt Options) *Server {
 	if opt.Log == nil {
 		opt.Log = slog.Default()
 	}
-	return &Server{
-		opt: opt, cancels: map[*context.CancelCauseFunc]struct{}{}, builds: map[string]struct{}{},
-		idle: make(chan struct{}), last: time.Now(),
-	}
+	return &Server{opt: opt, builds: map[string]struct{}{}}
 }
 
 // Register adds the service to g.
 func (s *Server) Register(g grpc.ServiceRegistrar) { controlapi.RegisterControlServer(g, s) }
-
-// begin counts a call in. It returns the call's context, which Drain cancels, and what counts it out.
-func (s *Server) begin(parent context.Context) (context.Context, func(), error) {
-	ctx, cancel := context.WithCancelCause(parent)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.draining {
-		cancel(worker.ErrDraining)
-		return nil, nil, status.Error(codes.Unavailable, worker.ErrDraining.Error())
-	}
-	s.calls++
-	s.cancels[&cancel] = struct{}{}
-	return ctx, func() {
-		cancel(nil)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.cancels, &cancel)
-		s.calls--
-		if s.calls == 0 {
-			s.last = time.Now()
-			if s.draining {
-				close(s.idle)
-			}
-		}
-	}, nil
-}
-
-// Drain refuses calls from now on and cancels those that run. It may be called more than once.
-func (s *Server) Drain() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.draining {
-		return
-	}
-	s.draining = true
-	for cancel := range s.cancels {
-		(*cancel)(worker.ErrDraining)
-	}
-	if s.calls == 0 {
-		close(s.idle)
-	}
-}
-
-// Wait returns once a draining server has no call left, or ctx is done.
-func (s *Server) Wait(ctx context.Context) error {
-	select {
-	case <-s.idle:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// Idle returns since when no call has been running; false if one is.
-func (s *Server) Idle() (time.Time, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.last, s.calls == 0
-}
-
-// Builds returns how many builds run.
-func (s *Server) Builds() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.builds)
-}
 
 // claim takes a build's ID; false if it is taken.
 func (s *Server) claim(id string) bool {
@@ -183,23 +108,15 @@ func (s *Server) unclaim(id string) {
 	delete(s.builds, id)
 }
 
-// perform counts a call in, does its work, and makes its error one for BuildKit's clients. A panic is the error of this call.
-func (s *Server) perform(parent context.Context, method string, work func(ctx context.Context) error) (err error) {
-	ctx, end, err := s.begin(parent)
-	if err != nil {
-		return err
-	}
-	defer end()
+// perform does the work of a call and makes its error one for BuildKit's clients. A panic is the error of this call.
+func (s *Server) perform(ctx context.Context, method string, work func(ctx context.Context) error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			s.opt.Log.Error("handler panicked", "method", method, "panic", r, "stack", string(debug.Stack()))
 			err = status.Error(codes.Internal, fmt.Sprintf("internal error in %s: %v", method, r))
 		}
 	}()
-	if err = work(ctx); err != nil && errors.Is(context.Cause(ctx), worker.ErrDraining) {
-		return status.Error(codes.Unavailable, worker.ErrDraining.Error())
-	}
-	return failure.Status(err)
+	return failure.Status(work(ctx))
 }
 
 // ListenBuildHistory implements the service.

@@ -134,6 +134,8 @@ func Code(err error) codes.Code {
 		return st.GRPCStatus().Code()
 	case is[*errdefs.UnsupportedFrontendCapError](err):
 		return codes.Unimplemented
+	case errors.Is(err, worker.ErrDraining):
+		return codes.Unavailable
 	case errors.Is(err, context.Canceled):
 		return codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 
@@ -20,16 +21,16 @@ func (a *app) connect(ctx context.Context) (*grpc.ClientConn, error) {
 	if a.conn != nil {
 		return a.conn, nil
 	}
-	socket, err := config.SocketPath(a.cfg.Addr)
+	to, err := a.destination()
 	if err != nil {
-		return nil, usageError{err.Error()}
+		return nil, err
 	}
-	conn, err := dial(ctx, socket)
+	conn, err := dial(ctx, to)
 	if err != nil && a.cfg.Start && away(err) {
-		if err := a.startDaemon(ctx, socket); err != nil {
+		if err := a.startDaemon(ctx, to); err != nil {
 			return nil, err
 		}
-		conn, err = dial(ctx, socket)
+		conn, err = dial(ctx, to)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("Cannot connect to the boxbuild daemon at %s. Is boxbuildd running? (%w)", a.cfg.Addr, err) //nolint:staticcheck // docker's words
@@ -38,10 +39,50 @@ func (a *app) connect(ctx context.Context) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
+// A destination is where a daemon is, and how it is known.
+type destination struct {
+	addr config.Address
+	tls  *tls.Config // nil for a plain connection
+}
+
+// destination returns where the configuration says that the daemon is.
+func (a *app) destination() (destination, error) {
+	addr, err := config.ParseAddress(a.cfg.Addr)
+	if err != nil {
+		return destination{}, usageError{err.Error()}
+	}
+	to := destination{addr: addr}
+	if addr.Network != "tcp" || !a.cfg.TLS.Enabled() && a.cfg.TLSServerName == "" {
+		return to, nil
+	}
+	name := a.cfg.TLSServerName
+	if name == "" {
+		name, _, _ = net.SplitHostPort(addr.Name) // it has been parsed
+	}
+	if to.tls, err = a.cfg.TLS.Client(name); err != nil {
+		return destination{}, usageError{err.Error()}
+	}
+	return to, nil
+}
+
+// connect makes one connection. With TLS the handshake is part of it, so that what is wrong with a certificate is told.
+func (d destination) connect(ctx context.Context) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, d.addr.Network, d.addr.Name)
+	if err != nil || d.tls == nil {
+		return conn, err
+	}
+	secure := tls.Client(conn, d.tls)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
 // dial connects and makes sure that somebody answers: a daemon that is going down does not.
-func dial(ctx context.Context, socket string) (*grpc.ClientConn, error) {
+func dial(ctx context.Context, to destination) (*grpc.ClientConn, error) {
 	// The first connection is made here, since gRPC would hide why there is none.
-	first, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	first, err := to.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +93,7 @@ func dial(ctx context.Context, socket string) (*grpc.ClientConn, error) {
 				first = nil
 				return c, nil
 			}
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+			return to.connect(ctx)
 		}),
 		grpc.WithChainUnaryInterceptor(validCall),
 		grpc.WithDisableServiceConfig(),

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/boxbuild/boxbuild/cmd/internal/config"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -131,7 +131,9 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 || args[0] != "builds" || neg {
 		ts.Fatalf("usage: await builds n")
 	}
-	conn, err := dial(context.Background(), strings.TrimPrefix(ts.Getenv("BOXBUILD_ADDR"), "unix://"))
+	addr, err := config.ParseAddress(ts.Getenv("BOXBUILD_ADDR"))
+	ts.Check(err)
+	conn, err := dial(context.Background(), destination{addr: addr})
 	ts.Check(err)
 	defer conn.Close()
 	for {

@@ -34,7 +34,7 @@ func away(err error) bool {
 
 // startDaemon starts boxbuildd, apart from this process and its terminal, and waits until it answers. Of several
 // clients that find no daemon at once, one starts it and the others wait for that.
-func (a *app) startDaemon(ctx context.Context, socket string) error {
+func (a *app) startDaemon(ctx context.Context, to destination) error {
 	program, err := findDaemon()
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (a *app) startDaemon(ctx context.Context, socket string) error {
 		return fmt.Errorf("starting boxbuildd: %w", err)
 	}
 	defer unlock()
-	if conn, err := dial(ctx, socket); err == nil {
+	if conn, err := dial(ctx, to); err == nil {
 		return conn.Close() // another client was faster
 	}
 	log, err := os.OpenFile(logFile, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
@@ -78,17 +78,17 @@ func (a *app) startDaemon(ctx context.Context, socket string) error {
 	died := make(chan error, 1)
 	// It waits for a process that is to outlive this one; it ends with the program at the latest.
 	go func() { died <- cmd.Wait() }()
-	return awaitDaemon(ctx, socket, died, func(why error) error {
+	return awaitDaemon(ctx, to, died, func(why error) error {
 		return fmt.Errorf("starting boxbuildd: %w\n%s", why, tail(log, begin))
 	})
 }
 
 // awaitDaemon waits until the daemon answers.
-func awaitDaemon(ctx context.Context, socket string, died <-chan error, fail func(error) error) error {
+func awaitDaemon(ctx context.Context, to destination, died <-chan error, fail func(error) error) error {
 	deadline := time.NewTimer(startTimeout)
 	defer deadline.Stop()
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		conn, err := dial(ctx, socket)
+		conn, err := dial(ctx, to)
 		if err == nil {
 			return conn.Close()
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"net"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -61,18 +60,4 @@ func operatingSystem() string {
 		}
 	}
 	return "Linux"
-}
-
-// notify tells systemd, if it started the daemon, how far it is.
-func notify(env config.Env, state string) {
-	path := env.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: path})
-	if err != nil {
-		return // nobody listens
-	}
-	defer conn.Close()
-	_, _ = conn.Write([]byte(state)) // nor reads
 }

@@ -19,8 +19,11 @@ const lockWait = 15 * time.Second
 // apart.
 const lockGrace = 300 * time.Millisecond
 
-// leaving stands in the lock file once its holder is going down.
-const leaving = "leaving"
+// What stands in the lock file once its holder is going down.
+const (
+	draining = "draining" // it finishes its builds first
+	leaving  = "leaving"
+)
 
 // A rootLock is the right to use a root. The kernel gives it back when the process ends, however it ends.
 type rootLock struct{ file *os.File }
@@ -50,6 +53,10 @@ func lockRoot(root string) (*rootLock, error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(begin) > wait {
 			_ = f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
+				if state == draining {
+					return nil, fmt.Errorf("the boxbuildd (pid %s) that uses the root directory %s is going down: "+
+						"it finishes its builds first", pid, root)
+				}
 				return nil, fmt.Errorf("another boxbuildd (pid %s) uses the root directory %s", pid, root)
 			}
 			return nil, fmt.Errorf("locking %s: %w", path, err)
@@ -70,6 +77,11 @@ func ending(pid string) bool {
 	}
 	status, err := os.ReadFile("/proc/" + pid + "/status")
 	return err != nil || !strings.Contains(string(status), "\nVmSize:")
+}
+
+// drain tells who wants the lock why it is still taken.
+func (l *rootLock) drain() {
+	_ = l.write(fmt.Sprintf("%d %s\n", os.Getpid(), draining)) // it is only for a message
 }
 
 // leave tells who waits for the lock that it is about to be free.

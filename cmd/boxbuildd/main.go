@@ -1,8 +1,11 @@
 // Boxbuildd is the daemon of boxbuild: it hosts one store and serves builds and images on one socket.
 //
-// Life cycle: read the configuration, take the root's lock, build the worker (wire.go), listen, serve; then, on a signal
-// or when idle for long enough, take no more calls, cancel what runs, close the worker, give the lock back. Users stop
-// before what they use, and the whole ends within stopTimeout.
+// Life cycle: read the configuration, take the root's lock, build the worker (wire.go), listen, serve. On a signal the
+// daemon drains: it lets no more builds in and waits for those that run, until they end, the drain timeout has passed, or
+// another signal comes. Then, or when it was idle for long enough, it takes no more calls, cancels what runs, closes the
+// worker and gives the lock back. Users stop before what they use, and that part ends within stopTimeout.
+//
+// Lock order: gate.mu and presence.mu are leaves.
 package main
 
 import (
@@ -57,7 +60,7 @@ func run(args []string, p process) error {
 	flags.SetOutput(p.stdout)
 	flags.SortFlags = false
 	flags.Usage = func() {
-		fmt.Fprintf(p.stdout, "Usage:  boxbuildd [OPTIONS]\n\nThe daemon of boxbuild\n\nOptions:\n%s", flags.FlagUsages())
+		fmt.Fprintf(p.stdout, "Usage:  boxbuildd [OPTIONS]\n\nThe daemon of boxbuild\n\n%s", config.FlagUsages(flags))
 	}
 	showVersion := flags.BoolP("version", "v", false, "Print version information and quit")
 	cfg := config.NewDaemon(flags, p.env)

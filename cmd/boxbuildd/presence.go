@@ -52,14 +52,14 @@ func (p *presence) since() (time.Time, bool) {
 
 // A guest is a connection that is counted.
 type guest struct {
-	*net.UnixConn
+	net.Conn
 	once sync.Once
 	exit func()
 }
 
 // Close implements net.Conn.
 func (g *guest) Close() error {
-	err := g.UnixConn.Close()
+	err := g.Conn.Close()
 	g.once.Do(g.exit)
 	return err
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
@@ -23,18 +24,20 @@ import (
 )
 
 const (
-	// stopTimeout is how long all may take from the first signal to the end.
+	// stopTimeout is how long all may take once the builds have finished, or are not waited for any more.
 	stopTimeout = 9 * time.Second
-	// drainTimeout is how much of that the calls under way have.
-	drainTimeout = 5 * time.Second
+	// cancelTimeout is how much of that the calls under way have to end.
+	cancelTimeout = 5 * time.Second
 	// lastWords is how long clients may take to hear that their calls have ended.
 	lastWords = time.Second
 )
 
 // A daemon is what newWorker makes: all that the services stand on.
 type daemon struct {
-	Builder  worker.Builder
-	Images   worker.Images
+	Builder worker.Builder
+	Images  worker.Images
+	// Gate is what all services have for a builder; one on Builder if nil.
+	Gate     *gate
 	Platform op.Platform // the machine's own
 	// Platforms, OpenDirectory, ReceiveDirectory and Login are as in native.Options.
 	Platforms        func(ctx context.Context) []op.Platform
@@ -53,30 +56,38 @@ type daemon struct {
 
 // serve runs the daemon until it is told to stop, or has been idle for long enough.
 func serve(cfg *config.Daemon, p process, lock *rootLock, log *slog.Logger) (err error) {
-	path, err := config.SocketPath(cfg.Addr)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	for _, w := range cfg.Warnings {
+		log.Warn(w)
+	}
 	// What a daemon needs to know of its worker it knows before anybody can connect.
 	d, err := p.worker(ctx, cfg, log)
 	if err != nil {
 		return err
+	}
+	if d.Gate == nil {
+		d.Gate = newGate(d.Builder)
 	}
 	s := &server{cfg: cfg, daemon: d, log: log, presence: &presence{last: time.Now()}, ended: make(chan error, 3)}
 	defer func() {
 		lock.leave()
 		err = errors.Join(err, s.close())
 	}()
-	if s.socket, err = listen(path, cfg.Group); err != nil {
+	if s.endpoints, err = listenAll(cfg, p.env, log); err != nil {
 		return err
 	}
 	s.start()
-	log.Info("serving", "version", version, "root", cfg.Root, "addr", cfg.Addr, "pid", os.Getpid())
+	log.Info("serving", "version", version, "root", cfg.Root, "addr", addresses(s.endpoints), "pid", os.Getpid())
 	notify(p.env, "READY=1")
-	reason, err := s.wait(p.signals)
+	stopDog := watchdog(p.env, func() { s.native.Idle() })
+	defer stopDog()
+	reason, signalled, err := s.wait(p.signals)
 	log.Info("stopping", "reason", reason)
+	if signalled {
+		lock.drain()
+		s.drain(p)
+	}
 	notify(p.env, "STOPPING=1")
 	lock.leave()
 	go func() {
@@ -90,52 +101,44 @@ func serve(cfg *config.Daemon, p process, lock *rootLock, log *slog.Logger) (err
 
 // A server is the daemon while it serves.
 type server struct {
-	cfg      *config.Daemon
-	daemon   *daemon
-	log      *slog.Logger
-	presence *presence
-	socket   *socket
-	split    *splitter
-	native   *native.Server
-	grpc     *grpc.Server
-	http     *http.Server
-	ended    chan error // of the splitter and of both servers
-	started  int        // how many of them will report
+	cfg       *config.Daemon
+	daemon    *daemon
+	log       *slog.Logger
+	presence  *presence
+	endpoints []*endpoint
+	split     *splitter
+	native    *native.Server
+	grpc      *grpc.Server
+	health    *health.Server
+	http      *http.Server
+	ended     chan error // of the splitter and of both servers
+	started   int        // how many of them will report
 }
 
 // start serves in the background.
 func (s *server) start() {
 	d := s.daemon
 	s.native = native.New(native.Options{
-		Builder: d.Builder, Images: d.Images, Platform: d.Platform, Platforms: d.Platforms, About: about(s.cfg, d.About),
+		Builder: d.Gate, Images: d.Images, Platform: d.Platform, Platforms: d.Platforms, About: about(s.cfg, d.About),
 		OpenDirectory: d.OpenDirectory, ReceiveDirectory: d.ReceiveDirectory, Login: d.Login, Log: s.log,
 	})
-	s.grpc = grpc.NewServer(native.GRPCOptions(s.log)...)
+	s.grpc, s.health = newGRPC(s.log)
 	s.native.Register(s.grpc)
 	if d.Register != nil {
 		d.Register(s.grpc)
 	}
-	handler := d.HTTP
-	if handler == nil {
-		handler = http.HandlerFunc(noHTTP)
-	}
-	s.http = &http.Server{Handler: handler, ReadHeaderTimeout: sniffTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-	s.split = newSplitter(s.socket, s.presence, s.log)
+	reflection.Register(s.grpc)
+	s.http = newHTTP(s, d.HTTP)
+	s.http.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
+	s.split = newSplitter(s.endpoints, s.presence, s.log)
 	s.started = 3
 	go func() { s.ended <- s.split.run() }()
 	go func() { s.ended <- s.grpc.Serve(s.split.grpc) }()
 	go func() { s.ended <- s.http.Serve(s.split.http) }()
 }
 
-// noHTTP answers clients that speak HTTP/1.1 to a daemon that does not.
-func noHTTP(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusNotFound)
-	_ = json.NewEncoder(w).Encode(map[string]string{"message": "this daemon serves gRPC only"}) // the client may be gone
-}
-
-// wait returns when the daemon is to stop, and why.
-func (s *server) wait(signals <-chan os.Signal) (string, error) {
+// wait returns when the daemon is to stop, why, and whether somebody has told it to.
+func (s *server) wait(signals <-chan os.Signal) (reason string, signalled bool, err error) {
 	idle := s.cfg.Idle()
 	tick := time.Hour
 	if idle > 0 {
@@ -148,15 +151,15 @@ func (s *server) wait(signals <-chan os.Signal) (string, error) {
 	for {
 		select {
 		case sig := <-signals:
-			return sig.String(), nil
+			return sig.String(), true, nil
 		case err := <-s.ended:
 			s.started--
-			return "no longer serving", fmt.Errorf("serving: %w", err)
+			return "no longer serving", false, fmt.Errorf("serving: %w", err)
 		case now := <-ticker.C:
 			since, quiet := s.idleSince()
 			rest.tick(now, since, quiet)
 			if quiet && idle > 0 && now.Sub(since) >= idle && s.presence.shut(since) {
-				return "idle", nil
+				return "idle", false, nil
 			}
 		}
 	}
@@ -166,20 +169,33 @@ func (s *server) wait(signals <-chan os.Signal) (string, error) {
 func (s *server) idleSince() (time.Time, bool) {
 	called, quiet := s.native.Idle()
 	left, empty := s.presence.since()
-	if left.After(called) {
-		called = left
+	built, none := s.daemon.Gate.idle() // a build may outlive its client
+	for _, t := range []time.Time{left, built} {
+		if t.After(called) {
+			called = t
+		}
 	}
-	return called, quiet && empty
+	return called, quiet && empty && none
 }
 
 // stop takes no more calls, cancels those under way, and waits for them.
 func (s *server) stop() error {
-	s.socket.remove()
+	s.daemon.Gate.shut()
+	s.daemon.Gate.cancel()
+	s.health.Shutdown()
+	for _, e := range s.endpoints {
+		e.remove()
+	}
 	s.native.Drain()
-	_ = s.socket.Close() // the splitter reports
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	for _, e := range s.endpoints {
+		_ = e.Close() // the splitter reports
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
 	defer cancel()
 	err := s.native.Wait(ctx)
+	if err == nil {
+		err = s.daemon.Gate.wait(ctx)
+	}
 	if err != nil {
 		err = errors.New("stopping: calls are still under way")
 	}
@@ -204,7 +220,7 @@ func (s *server) close() error {
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(stopTimeout - drainTimeout - lastWords):
+	case <-time.After(stopTimeout - cancelTimeout - lastWords):
 		return errors.New("stopping: the worker does not end")
 	}
 }

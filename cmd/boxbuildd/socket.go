@@ -21,16 +21,12 @@ type socket struct {
 	info os.FileInfo // of the socket itself, to know it again
 }
 
-// listen makes the socket at path for the daemon's user and group ("" for its own). A stale socket is replaced; one at
+// listenUnix makes the socket at path for a user and a group, -1 for the daemon's own. A stale socket is replaced; one at
 // which somebody answers, or a file that is no socket, is an error.
 //
 // The socket is made under another name and gets its owner and mode before it gets its own, so that there is no moment
 // at which it is open to others, or at which there is none.
-func listen(path, group string) (*socket, error) {
-	gid, err := groupID(group)
-	if err != nil {
-		return nil, err
-	}
+func listenUnix(path string, uid, gid int) (*socket, error) {
 	if err := makeSocketDir(filepath.Dir(path), gid); err != nil {
 		return nil, fmt.Errorf("listening at %s: %w", path, err)
 	}
@@ -47,7 +43,7 @@ func listen(path, group string) (*socket, error) {
 		return nil, fmt.Errorf("listening at %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false)
-	info, err := publish(temp, path, gid)
+	info, err := publish(temp, path, uid, gid)
 	if err != nil {
 		_ = l.Close()
 		_ = os.Remove(temp)
@@ -57,8 +53,8 @@ func listen(path, group string) (*socket, error) {
 }
 
 // publish gives the socket its owner, its mode and its name.
-func publish(temp, path string, gid int) (os.FileInfo, error) {
-	if err := os.Lchown(temp, -1, gid); err != nil {
+func publish(temp, path string, uid, gid int) (os.FileInfo, error) {
+	if err := os.Lchown(temp, uid, gid); err != nil {
 		return nil, err
 	}
 	if err := os.Chmod(temp, 0o660); err != nil {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -15,18 +17,18 @@ const preface = "PRI * HTTP/2.0"
 // sniffTimeout is how long a client may take for its first bytes.
 const sniffTimeout = 30 * time.Second
 
-// A splitter tells the connections of one socket apart by their first bytes: HTTP/2, which is gRPC, and all else, which
+// A splitter tells the connections of all sockets apart by their first bytes: HTTP/2, which is gRPC, and all else, which
 // is HTTP/1.1. Each kind has a listener of its own.
 type splitter struct {
-	socket   *socket
-	presence *presence
-	log      *slog.Logger
-	grpc     *branch
-	http     *branch
-	sniffers sync.WaitGroup
+	endpoints []*endpoint
+	presence  *presence
+	log       *slog.Logger
+	grpc      *branch
+	http      *branch
+	sniffers  sync.WaitGroup
 }
 
-func newSplitter(s *socket, p *presence, log *slog.Logger) *splitter {
+func newSplitter(es []*endpoint, p *presence, log *slog.Logger) *splitter {
 	done := make(chan struct{})
 	var once sync.Once
 	end := func() error {
@@ -34,20 +36,30 @@ func newSplitter(s *socket, p *presence, log *slog.Logger) *splitter {
 		return nil
 	}
 	return &splitter{
-		socket: s, presence: p, log: log,
-		grpc: &branch{conns: make(chan net.Conn), done: done, end: end, addr: s.Addr()},
-		http: &branch{conns: make(chan net.Conn), done: done, end: end, addr: s.Addr()},
+		endpoints: es, presence: p, log: log,
+		grpc: &branch{conns: make(chan net.Conn), done: done, end: end, addr: es[0].Addr()},
+		http: &branch{conns: make(chan net.Conn), done: done, end: end, addr: es[0].Addr()},
 	}
 }
 
-// run accepts connections until the socket is closed. It returns once no connection is between the socket and a branch.
+// run accepts connections until all sockets are closed. It returns once no connection is between a socket and a branch.
 func (s *splitter) run() error {
 	defer s.sniffers.Wait()
+	var accepting sync.WaitGroup
+	for _, e := range s.endpoints {
+		accepting.Go(func() { s.accept(e) })
+	}
+	accepting.Wait()
+	return nil
+}
+
+// accept accepts the connections of one socket until it is closed.
+func (s *splitter) accept(e *endpoint) {
 	for {
-		conn, err := s.socket.AcceptUnix()
+		conn, err := e.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
-			return nil
+			return
 		case err != nil:
 			// Out of descriptors or memory: what runs goes on, and gives them back.
 			s.log.Warn("accepting a connection", "error", err)
@@ -58,39 +70,55 @@ func (s *splitter) run() error {
 			_ = conn.Close() // its client finds the next daemon
 			continue
 		}
-		g := &guest{UnixConn: conn, exit: s.presence.leave}
-		s.sniffers.Go(func() { s.sniff(g) })
+		g := &guest{Conn: conn, exit: s.presence.leave}
+		s.sniffers.Go(func() { s.sniff(e, g) })
 	}
 }
 
 // sniff hands the connection to the branch for what it speaks.
-func (s *splitter) sniff(g *guest) {
-	_ = g.SetReadDeadline(time.Now().Add(sniffTimeout)) // an error shows in the read
+func (s *splitter) sniff(e *endpoint, g *guest) {
+	_ = g.SetDeadline(time.Now().Add(sniffTimeout)) // an error shows in the read
+	var conn net.Conn = g
+	trust := e.trust
+	if e.tls != nil {
+		secure := tls.Server(g, e.tls)
+		if err := secure.Handshake(); err != nil {
+			s.log.Info("refusing a connection", "from", g.RemoteAddr(), "reason", err)
+			_ = g.Close()
+			return
+		}
+		conn = secure
+		if len(secure.ConnectionState().VerifiedChains) > 0 {
+			trust = certified
+		}
+	}
 	head := make([]byte, 0, len(preface))
 	for len(head) < len(preface) && bytes.HasPrefix([]byte(preface), head) {
-		n, err := g.Read(head[len(head):cap(head)])
+		n, err := conn.Read(head[len(head):cap(head)])
 		head = head[:len(head)+n]
 		if err != nil {
-			_ = g.Close() // it went away or never spoke
+			_ = conn.Close() // it went away or never spoke
 			return
 		}
 	}
-	_ = g.SetReadDeadline(time.Time{}) // an error shows in the next read
+	_ = g.SetDeadline(time.Time{}) // an error shows in the next read
 	to := s.http
 	if string(head) == preface {
 		to = s.grpc
 	}
 	select {
-	case to.conns <- &sniffed{guest: g, head: head}:
+	case to.conns <- &sniffed{Conn: conn, guest: g, head: head, trust: trust}:
 	case <-to.done:
-		_ = g.Close()
+		_ = conn.Close()
 	}
 }
 
 // A sniffed connection reads what was read from it once more.
 type sniffed struct {
-	*guest
-	head []byte
+	net.Conn        // the guest, or TLS on it
+	guest    *guest // the connection itself
+	head     []byte
+	trust    trust
 }
 
 // Read implements net.Conn.
@@ -100,7 +128,23 @@ func (c *sniffed) Read(p []byte) (int, error) {
 		c.head = c.head[n:]
 		return n, nil
 	}
-	return c.guest.Read(p)
+	return c.Conn.Read(p)
+}
+
+// Close implements net.Conn. With TLS it says goodbye first, which does not wait for the client.
+func (c *sniffed) Close() error {
+	err := c.Conn.Close()
+	_ = c.guest.Close() // TLS has closed it, unless it could not say goodbye
+	return err
+}
+
+// SyscallConn implements syscall.Conn, so that the user at the other end can be asked for.
+func (c *sniffed) SyscallConn() (syscall.RawConn, error) {
+	sc, ok := c.guest.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return sc.SyscallConn()
 }
 
 // A branch is the listener for one kind of connections.

@@ -11,10 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -153,7 +155,7 @@ func (p *performance) step(ctx context.Context, v *solver.Vertex, line string) e
 	}
 }
 
-// run performs an instruction: RUN echo, exit N, sleep, warn, progress, flood N, credentials HOST, file DIR NAME,
+// run performs an instruction: RUN echo, exit N, sleep, pipe PATH, warn, progress, flood N, credentials HOST, file DIR NAME,
 // request, panic; FROM of an image that is there; LABEL and CMD; COPY and ENV do nothing.
 func (p *performance) run(ctx context.Context, v *solver.Vertex, word, rest string) error {
 	switch word {
@@ -207,6 +209,9 @@ func (p *performance) command(ctx context.Context, v *solver.Vertex, line string
 		log("sleeping\n")
 		<-ctx.Done()
 		return context.Cause(ctx)
+	case "pipe":
+		log("waiting\n")
+		return readPipe(ctx, words[1])
 	case "warn":
 		p.event(solver.Event{Kind: solver.Warned, Vertex: v, Warning: solver.Warning{
 			Short: strings.TrimPrefix(line, "warn "), Detail: []string{"a detail"}, URL: "https://example.com/",
@@ -261,6 +266,19 @@ func (p *performance) command(ctx context.Context, v *solver.Vertex, line string
 		return executor.Exit{Code: 127}.Err([]string{"/bin/sh", "-c", line}, 0)
 	}
 	return nil
+}
+
+// readPipe waits until somebody has written to a named pipe.
+func readPipe(ctx context.Context, path string) error {
+	// Opened for both, it is there at once, and what reads it can be told to stop.
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
+	_, err = f.Read(make([]byte, 1))
+	return err
 }
 
 // file reads a file of one of the client's directories.

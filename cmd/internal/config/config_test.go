@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,8 +62,8 @@ func TestAddress(t *testing.T) {
 		if err := daemon.Load(fs); err != nil {
 			t.Errorf("%s: daemon: %v", c.name, err)
 		}
-		if daemon.Root != client.Root || daemon.Addr != client.Addr {
-			t.Errorf("%s: daemon has %s, %s, client %s, %s", c.name, daemon.Root, daemon.Addr, client.Root, client.Addr)
+		if daemon.Root != client.Root || !slices.Equal(daemon.Addrs, []string{client.Addr}) {
+			t.Errorf("%s: daemon has %s, %s, client %s, %s", c.name, daemon.Root, daemon.Addrs, client.Root, client.Addr)
 		}
 	}
 }
@@ -101,7 +102,7 @@ keypair = [{key = "/k", cert = "/c"}]
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Root != "/from/file" || d.Addr != "unix:///from/file/boxbuild.sock" || d.Idle() != 90*time.Second ||
+	if d.Root != "/from/file" || d.Addrs[0] != "unix:///from/file/boxbuild.sock" || d.Idle() != 90*time.Second ||
 		d.MaxParallelism != 5 || d.MemoryLimit != 1<<30 || d.Log.Level != "debug" || d.Snapshotter != "auto" {
 		t.Errorf("got %+v", d)
 	}
@@ -128,7 +129,8 @@ func TestFileErrors(t *testing.T) {
 		"insecure-entitlements = [\"all\"]\n":                `"all" is none of`,
 		"[registry.\"a/b\"]\nhttp = true\n":                  "is not host[:port]",
 		"[registry.\"a\"]\nkeypair = [{key = \"/k\"}]\n":     "a keypair has a key and a cert",
-		"addr = \"tcp://1.2.3.4:5\"\n":                       "only unix:///path is supported",
+		"addr = \"tcp://1.2.3.4:5\"\n":                       "anyone who does becomes root",
+		"addr = \"vsock://1\"\n":                             "only unix://, tcp:// and fd:// are supported",
 		"addr = \"unix://" + strings.Repeat("/x", 60) + "\"": "at most 107 bytes",
 	} {
 		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) {

@@ -12,20 +12,31 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Daemon configures boxbuildd. Field tags are the keys of the configuration file.
+// Daemon configures boxbuildd. Field tags are the keys of the configuration file; Keys lists them all.
 type Daemon struct {
 	// Root is the directory of all state. --root, BOXBUILD_ROOT; /var/lib/boxbuild for root, else
 	// $XDG_DATA_HOME/boxbuild.
 	Root string `toml:"root"`
-	// Addr is where to listen, unix:///path. --addr, BOXBUILD_ADDR; else derived from Root: the default root listens at
-	// /run/boxbuild/boxbuild.sock, any other one inside itself.
+	// Addr is where to listen, as in Addrs, for a file that names one address.
 	Addr string `toml:"addr"`
+	// Addrs are where to listen: unix:///path, tcp://host:port, fd:// for the sockets that systemd has made. --addr (more
+	// than once), BOXBUILD_ADDR, addr or grpc.address; else derived from Root: the default root listens at
+	// /run/boxbuild/boxbuild.sock, any other one inside itself.
+	Addrs []string `toml:"-"`
 	// Group is the name or number of the group that may connect besides the daemon's user. --group; nobody else if
 	// empty. Who may connect may become root on this machine.
 	Group string `toml:"group"`
+	// AnyoneOverTCP lets the daemon listen at an address of the network where clients need no certificate: whoever reaches
+	// it may become root on this machine. --allow-unauthenticated-tcp.
+	AnyoneOverTCP bool `toml:"allow-unauthenticated-tcp"`
+	// GRPC says more of where to listen, as in buildkitd.toml.
+	GRPC GRPC `toml:"grpc"`
 	// IdleTimeout is after how long without a call, a build or a connection the daemon ends by itself. --idle-timeout;
 	// 0 for never.
 	IdleTimeout Duration `toml:"idle-timeout"`
+	// DrainTimeout is how long builds that run have to finish when the daemon is told to stop; then they are cancelled.
+	// 0 cancels them at once. --drain-timeout; ten minutes.
+	DrainTimeout Duration `toml:"drain-timeout"`
 	// MaxParallelism is how many steps run at once over all builds. --max-parallelism; 0 for as many as there are CPUs.
 	MaxParallelism int `toml:"max-parallelism"`
 	// Snapshotter is "auto", "overlay" or "native". --snapshotter; "auto".
@@ -49,12 +60,27 @@ type Daemon struct {
 	Network Network `toml:"network"`
 	// GC bounds the store.
 	GC GC `toml:"gc"`
+	// History bounds what is kept of past builds.
+	History History `toml:"history"`
 	// Registries says how to speak with registries, by host: [registry."docker.io"].
 	Registries map[string]Registry `toml:"registry"`
+	// Frontends says which frontends builds may name.
+	Frontends Frontends `toml:"frontend"`
+	// System is what is left of buildkitd.toml's table of that name.
+	System System `toml:"system"`
+	// Worker is buildkitd.toml's table of workers. Load moves what has a key of its own here to that.
+	Worker Worker `toml:"worker"`
+	// Debug and Trace are other words for log.level = "debug".
+	Debug bool `toml:"debug"`
+	Trace bool `toml:"trace"`
 
-	rootFlag, addrFlag string
-	file               string
-	env                Env
+	// Warnings are settings that have no effect here; Load sets them.
+	Warnings []string `toml:"-"`
+
+	rootFlag  string
+	addrFlags []string
+	file      string
+	env       Env
 }
 
 // CDI configures the devices that RUN --device can name, as in buildkitd.toml.
@@ -93,14 +119,6 @@ type Network struct {
 	Pool int `toml:"pool"`
 }
 
-// GC configures when what is not used goes.
-type GC struct {
-	// MaxUsed is how many bytes the store may take; 0 for a share of the disk. "20GB" or a number.
-	MaxUsed Bytes `toml:"max-used"`
-	// KeepFor spares what was used within that time.
-	KeepFor Duration `toml:"keep-for"`
-}
-
 // Registry says how to speak with one registry, as in buildkitd.toml.
 type Registry struct {
 	// Mirrors are asked first: "[http://|https://]host[:port][/path]".
@@ -111,8 +129,10 @@ type Registry struct {
 	Insecure bool `toml:"insecure"`
 	// CA are files of certificates that are trusted besides the system's.
 	CA []string `toml:"ca"`
-	// KeyPair are files of client certificates and their keys.
+	// KeyPair are files of client certificates and their keys. One is used.
 	KeyPair []KeyPair `toml:"keypair"`
+	// TLSConfigDir are directories of such files by their ending, as docker has them: *.crt for CA, *.cert and *.key.
+	TLSConfigDir []string `toml:"tlsconfigdir"`
 }
 
 // KeyPair is a client certificate.
@@ -128,22 +148,9 @@ func NewDaemon(fs *pflag.FlagSet, env Env) *Daemon {
 		Snapshotter:  "auto",
 		Entitlements: []string{"network.host"},
 		Log:          Log{Level: "info", Format: "text"},
+		DrainTimeout: Duration(10 * time.Minute),
 	}
-	fs.StringVar(&d.file, "config", "", "Path of the configuration file (default "+d.defaultFile()+")")
-	fs.StringVar(&d.rootFlag, "root", "", "Directory of all state")
-	fs.StringVar(&d.addrFlag, "addr", "", `Address to listen at, such as "unix:///run/boxbuild/boxbuild.sock"`)
-	fs.String("group", "", "Group that may connect besides the daemon's user")
-	fs.Duration("idle-timeout", 0, "End after so long without a call; 0 for never")
-	fs.Int("max-parallelism", 0, "How many steps run at once; 0 for as many as there are CPUs")
-	fs.String("snapshotter", "auto", `"auto", "overlay" or "native"`)
-	fs.String("shim", "", "Path of boxshim")
-	fs.String("log-level", "info", `"debug", "info", "warn" or "error"`)
-	fs.String("log-format", "text", `"text" or "json"`)
-	fs.String("log-file", "", "Log to this file instead of standard error")
-	fs.Bool("debug", false, "Log everything")
-	fs.StringSlice("allow-insecure-entitlement", nil, `What builds may be granted: "network.host", "security.insecure", "device"`)
-	fs.Bool("cdi-disabled", false, "Give builds no devices")
-	fs.StringSlice("cdi-spec-dir", nil, "Directories with descriptions of devices (default /etc/cdi,/var/run/cdi)")
+	d.addFlags(fs)
 	return d
 }
 
@@ -168,66 +175,69 @@ func (d *Daemon) Load(fs *pflag.FlagSet) error {
 	if err := d.readFile(path, required); err != nil {
 		return err
 	}
-	d.setFlags(fs)
+	if err := d.setFlags(fs); err != nil {
+		return err
+	}
+	d.merge()
+	for name, r := range d.Registries {
+		if err := r.readTLSDirs(); err != nil {
+			return fmt.Errorf("registry %q: %w", name, err)
+		}
+		d.Registries[name] = r
+	}
 	if err := d.place(); err != nil {
 		return err
 	}
 	return d.Validate()
 }
 
-// place settles root and address. What the file says counts less than environment and flags.
+// place settles root and addresses. What the file says counts less than environment and flags.
 func (d *Daemon) place() error {
-	fileRoot, fileAddr := d.Root, d.Addr
-	root, addr, given, err := d.env.locate(d.rootFlag, d.addrFlag)
+	first := ""
+	if len(d.addrFlags) > 0 {
+		first = d.addrFlags[0]
+	}
+	root, addr, given, err := d.env.locate(d.rootFlag, first)
 	if err != nil {
 		return err
 	}
-	if fileRoot != "" && d.rootFlag == "" && d.env.Getenv("BOXBUILD_ROOT") == "" {
-		root = filepath.Clean(fileRoot)
+	if d.Root != "" && d.rootFlag == "" && d.env.Getenv("BOXBUILD_ROOT") == "" {
+		root = filepath.Clean(d.Root)
 		if !given {
 			addr = d.env.addressOf(root)
 		}
 	}
-	if fileAddr != "" && !given && d.rootFlag == "" {
-		addr = fileAddr
+	inFile := d.GRPC.Address
+	if d.Addr != "" {
+		inFile = append([]string{d.Addr}, inFile...)
 	}
-	d.Root, d.Addr = root, addr
+	switch {
+	case len(d.addrFlags) > 0:
+		d.Addrs = d.addrFlags
+	case len(inFile) > 0 && !given && d.rootFlag == "":
+		d.Addrs = inFile
+	default:
+		d.Addrs = []string{addr}
+	}
+	d.Root = root
 	return nil
-}
-
-// setFlags lays the flags that were given over d.
-func (d *Daemon) setFlags(fs *pflag.FlagSet) {
-	set := map[string]func(string){
-		"group":           func(v string) { d.Group = v },
-		"snapshotter":     func(v string) { d.Snapshotter = v },
-		"shim":            func(v string) { d.Shim = v },
-		"log-level":       func(v string) { d.Log.Level = v },
-		"log-format":      func(v string) { d.Log.Format = v },
-		"log-file":        func(v string) { d.Log.File = v },
-		"debug":           func(string) { d.Log.Level = "debug" },
-		"idle-timeout":    func(string) { t, _ := fs.GetDuration("idle-timeout"); d.IdleTimeout = Duration(t) },
-		"max-parallelism": func(string) { d.MaxParallelism, _ = fs.GetInt("max-parallelism") },
-		"cdi-disabled":    func(string) { d.CDI.Disabled, _ = fs.GetBool("cdi-disabled") },
-		"cdi-spec-dir":    func(string) { d.CDI.SpecDirs, _ = fs.GetStringSlice("cdi-spec-dir") },
-		"allow-insecure-entitlement": func(string) {
-			more, _ := fs.GetStringSlice("allow-insecure-entitlement")
-			d.Entitlements = append(d.Entitlements, more...)
-		},
-	}
-	fs.Visit(func(f *pflag.Flag) {
-		if apply := set[f.Name]; apply != nil {
-			apply(f.Value.String())
-		}
-	})
 }
 
 // Validate says everything that is wrong with the configuration.
 func (d *Daemon) Validate() error {
 	errs := []error{checkRoot(d.Root)}
-	_, err := SocketPath(d.Addr)
-	errs = append(errs, err)
+	errs = append(errs, d.validateAddrs(), d.Worker.OCI.validate())
 	if d.IdleTimeout < 0 {
 		errs = append(errs, errors.New("idle-timeout is negative"))
+	}
+	if d.DrainTimeout < 0 {
+		errs = append(errs, errors.New("drain-timeout is negative"))
+	}
+	if d.History.MaxAge < 0 || d.History.MaxEntries < 0 {
+		errs = append(errs, errors.New("history: maxAge or maxEntries is negative"))
+	}
+	if d.System.MaxRegistryConcurrency < 0 {
+		errs = append(errs, errors.New("system.maxRegistryConcurrency is negative"))
 	}
 	if d.MaxParallelism < 0 {
 		errs = append(errs, errors.New("max-parallelism is negative"))
@@ -258,6 +268,69 @@ func (d *Daemon) Validate() error {
 	return errors.Join(errs...)
 }
 
+// validateAddrs checks where to listen. An address that others reach needs TLS with client certificates: whoever can call
+// the daemon can become root.
+func (d *Daemon) validateAddrs() error {
+	var errs []error
+	seen := map[Address]bool{}
+	for _, s := range d.Addrs {
+		a, err := ParseAddress(s)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+			continue
+		case seen[a]:
+			errs = append(errs, fmt.Errorf("address %q is given twice", s))
+		case a.Network == "tcp" && !a.Loopback():
+			errs = append(errs, d.CheckOpen(s))
+		}
+		seen[a] = true
+	}
+	t := d.GRPC.TLS
+	if t.Enabled() && (t.Cert == "" || t.Key == "") {
+		errs = append(errs, errors.New("TLS needs a certificate and its key: tlscert and tlskey, beside tlscacert for those of clients"))
+	}
+	if d.GRPC.DebugAddress != "" {
+		if _, err := d.GRPC.Debug(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// CheckOpen says why the daemon does not listen at an address that other machines reach; nil if it may.
+func (d *Daemon) CheckOpen(addr string) error {
+	why := ""
+	switch t := d.GRPC.TLS; {
+	case d.AnyoneOverTCP:
+		return nil
+	case t.Cert == "" || t.Key == "":
+		why = "without TLS"
+	case t.CA == "":
+		why = "without client certificates"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s can be reached by other machines, and %s anyone who does becomes root on this one: "+
+		"give --tlscert, --tlskey and --tlscacert, or --allow-unauthenticated-tcp if that is meant", addr, why)
+}
+
+// Debug returns the address for metrics and profiles, which may be written without a scheme.
+func (g *GRPC) Debug() (Address, error) {
+	s := g.DebugAddress
+	if !strings.Contains(s, "://") {
+		s = "tcp://" + s
+	}
+	a, err := ParseAddress(s)
+	if err == nil && a.Network == "fd" {
+		err = errors.New("it cannot be fd://")
+	}
+	if err != nil {
+		return Address{}, fmt.Errorf("grpc.debugAddress: %w", err)
+	}
+	return a, nil
+}
+
 func (d *Daemon) validateNetwork() error {
 	var errs []error
 	for _, ns := range d.DNS.Nameservers {
@@ -277,7 +350,10 @@ func (d *Daemon) validateNetwork() error {
 }
 
 // Idle returns IdleTimeout as the standard library has it.
-func (d *Daemon) Idle() time.Duration { return time.Duration(d.IdleTimeout) }
+func (d *Daemon) Idle() time.Duration { return d.IdleTimeout.std() }
+
+// Drain returns DrainTimeout likewise.
+func (d *Daemon) Drain() time.Duration { return d.DrainTimeout.std() }
 
 // SlogLevel returns the level as slog has it.
 func (l *Log) SlogLevel() (slog.Level, error) {

@@ -6,74 +6,130 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"time"
 
-	"github.com/docker/go-units"
 	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
 )
-
-// A Duration is a time.Duration that a file writes as "90s" or "1h30m".
-type Duration time.Duration
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	*d = Duration(v)
-	return err
-}
-
-// Bytes is a size that a file writes as "20GB"; units are powers of 1000, or of 1024 as "GiB".
-type Bytes int64
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (b *Bytes) UnmarshalText(text []byte) error {
-	parse := units.FromHumanSize
-	if strings.Contains(strings.ToLower(string(text)), "i") {
-		parse = units.RAMInBytes
-	}
-	v, err := parse(string(text))
-	*b = Bytes(v)
-	return err
-}
 
 // readFile lays the file at path over d. It is strict: a key that means nothing is an error that names its line, since
 // a setting that is misspelt would otherwise be a setting that is silently not made.
 func (d *Daemon) readFile(path string, required bool) error {
-	f, err := os.Open(path)
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !required {
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
-	defer f.Close()
-	err = toml.NewDecoder(f).DisallowUnknownFields().Decode(d)
-	var unknown *toml.StrictMissingError
 	var wrong *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown):
-		var errs []error
-		for _, e := range unknown.Errors {
-			row, _ := e.Position()
-			errs = append(errs, fmt.Errorf("%s:%d: unknown key %s", path, row, key(e.Key())))
-		}
-		return errors.Join(errs...)
+	switch err := toml.Unmarshal(text, d); {
 	case errors.As(err, &wrong):
 		row, column := wrong.Position()
 		return fmt.Errorf("%s:%d:%d: %w", path, row, column, wrong)
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return nil
+	return d.checkKeys(path, text)
 }
 
-// key writes a key as the file has it.
-func key(parts []string) string {
-	s := ""
-	for i, p := range parts {
-		if i > 0 {
-			s += "."
+// checkKeys looks up every key of a file that can be read.
+func (d *Daemon) checkKeys(path string, text []byte) error {
+	w := walk{path: path, daemon: d, told: map[string]bool{}}
+	w.parser.Reset(text)
+	var table []string
+	for w.parser.NextExpression() {
+		switch e := w.parser.Expression(); e.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			var row int
+			table, row = w.name(e.Key())
+			w.table(table, row)
+		case unstable.KeyValue:
+			w.value(table, e)
 		}
-		s += p
 	}
-	return s
+	return errors.Join(append(w.errs, w.parser.Error())...)
+}
+
+// A walk goes through the keys of a file.
+type walk struct {
+	path   string
+	daemon *Daemon
+	parser unstable.Parser
+	told   map[string]bool // what the user has been told, without the line
+	errs   []error
+}
+
+// name returns the parts of a key and its line.
+func (w *walk) name(it unstable.Iterator) (parts []string, row int) {
+	for it.Next() {
+		n := it.Node()
+		parts = append(parts, string(n.Data))
+		row = w.parser.Shape(n.Raw).Start.Line
+	}
+	return parts, row
+}
+
+// table checks the name of a table: an empty one sets nothing, but a misspelt one is as wrong as a key.
+func (w *walk) table(parts []string, row int) {
+	for _, k := range Keys {
+		pattern := strings.Split(k.Name, ".")
+		for n := len(parts); n <= len(pattern); n++ {
+			// What a table can hold is not known here: any name will do for the rest.
+			if k.matches(append(parts[:len(parts):len(parts)], pattern[len(pattern)-(n-len(parts)):]...)) {
+				return
+			}
+		}
+	}
+	w.errs = append(w.errs, fmt.Errorf("%s:%d: unknown key %s", w.path, row, strings.Join(parts, ".")))
+}
+
+// value looks up the key of e, or those of the tables that are its value.
+func (w *walk) value(table []string, e *unstable.Node) {
+	name, row := w.name(e.Key())
+	parts := append(table[:len(table):len(table)], name...)
+	if v := e.Value(); w.nested(parts, v) {
+		return
+	}
+	w.key(parts, row, e.Value())
+}
+
+// nested goes through inline tables, alone or in an array; false if v is anything else.
+func (w *walk) nested(parts []string, v *unstable.Node) bool {
+	if v.Kind != unstable.InlineTable && v.Kind != unstable.Array {
+		return false
+	}
+	found := false
+	for it := v.Children(); it.Next(); {
+		switch n := it.Node(); n.Kind {
+		case unstable.KeyValue:
+			found = true
+			w.value(parts, n)
+		case unstable.InlineTable:
+			found = w.nested(parts, n) || found
+		}
+	}
+	return found
+}
+
+func (w *walk) key(parts []string, row int, v *unstable.Node) {
+	name := strings.Join(parts, ".")
+	s := setting{where: fmt.Sprintf("%s:%d: %s", w.path, row, name)}
+	switch v.Kind {
+	case unstable.String, unstable.Bool, unstable.Integer:
+		s.value = string(v.Data)
+	}
+	for _, k := range Keys {
+		if !k.matches(parts) {
+			continue
+		}
+		warning, err := take(s, k.Use, k.Only, k.Note)
+		switch {
+		case err != nil:
+			w.errs = append(w.errs, err)
+		case warning != "" && !w.told[name]:
+			w.told[name] = true
+			w.daemon.Warnings = append(w.daemon.Warnings, warning)
+		}
+		return
+	}
+	w.errs = append(w.errs, fmt.Errorf("%s:%d: unknown key %s", w.path, row, name))
 }

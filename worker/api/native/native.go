@@ -9,7 +9,8 @@
 // does only for a peer on a local socket whose user is the daemon's own or root, and only if both see the same
 // directory there. Everything else goes over channels, where the client uses its own rights.
 //
-// Life cycle: New, Register, serve; Drain refuses what is new and cancels what runs; Wait returns when nothing runs.
+// Life cycle: New, Register, serve; Refuse refuses what is new, Drain also cancels what runs; Wait returns when nothing
+// runs.
 // Lock order: Server.mu is a leaf, as are those of asker, outbox and channels.
 package native
 
@@ -54,7 +55,7 @@ type Options struct {
 }
 
 // ErrDraining is the cause with which builds of a daemon that goes down are cancelled.
-var ErrDraining = errors.New("the daemon is going down")
+var ErrDraining = worker.ErrDraining
 
 // A Server implements the services. It is safe for concurrent use.
 type Server struct {
@@ -65,14 +66,15 @@ type Server struct {
 	opt      Options
 	channels channels
 
-	mu       sync.Mutex // guards all below
-	draining bool
-	calls    int
-	builds   map[string]struct{}
-	cancels  map[*context.CancelCauseFunc]struct{}
-	idle     chan struct{} // closed once draining and calls is 0
-	late     chan struct{} // closed lastWords after Drain
-	last     time.Time     // when calls became 0
+	mu        sync.Mutex // guards all below
+	draining  bool       // nothing is begun any more
+	cancelled bool       // and what runs has been cancelled
+	calls     int
+	builds    map[string]struct{}
+	cancels   map[*context.CancelCauseFunc]struct{}
+	idle      chan struct{} // closed once draining and calls is 0
+	late      chan struct{} // closed lastWords after Drain
+	last      time.Time     // when calls became 0
 }
 
 // New returns a Server.
@@ -126,20 +128,32 @@ func (s *Server) begin(parent context.Context) (context.Context, func(), error) 
 	}, nil
 }
 
+// Refuse refuses calls from now on; those that run go on, and Wait waits for them. It may be called more than once.
+func (s *Server) Refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuseLocked()
+}
+
+func (s *Server) refuseLocked() {
+	if !s.draining && s.calls == 0 {
+		close(s.idle)
+	}
+	s.draining = true
+}
+
 // Drain refuses calls from now on and cancels those that run. It may be called more than once.
 func (s *Server) Drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
+	s.refuseLocked()
+	if s.cancelled {
 		return
 	}
-	s.draining = true
+	s.cancelled = true
 	time.AfterFunc(lastWords, func() { close(s.late) })
 	for cancel := range s.cancels {
 		(*cancel)(ErrDraining)
-	}
-	if s.calls == 0 {
-		close(s.idle)
 	}
 }
 

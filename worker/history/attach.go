@@ -29,6 +29,9 @@ func (s *Store) Attach(id, name, mediaType string, write func(io.Writer) error) 
 		return desc, notFound(id)
 	}
 	f, err := os.CreateTemp(e.dir, ".new-*")
+	if errors.Is(err, fs.ErrNotExist) {
+		return desc, notFound(id)
+	}
 	if err != nil {
 		return desc, fmt.Errorf("keeping the %s of build %s: %w", name, id, err)
 	}

@@ -80,7 +80,10 @@ type Options struct {
 	// Digest is what BuildKit's clients know a vertex by, for the vertices of Watch to say the same; nil stands for one that is
 	// made of the recipe key.
 	Digest func(*solver.Vertex) digest.Digest
-	Log    *slog.Logger // slog.Default() if nil
+	// TraceParent returns the client's span that the build of a context is part of, as the header of that name of W3C's Trace
+	// Context has it; nil if nobody traces.
+	TraceParent func(context.Context) string
+	Log         *slog.Logger // slog.Default() if nil
 }
 
 // A Store holds the history. It is safe for concurrent use.

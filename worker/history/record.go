@@ -28,6 +28,8 @@ type Record struct {
 	// Origin is the request as the client put it. It has no secrets.
 	Origin worker.Origin
 	Tags   []string `json:",omitempty"`
+	// TraceParent is the client's span that the build is part of, see Options.TraceParent.
+	TraceParent string `json:",omitempty"`
 
 	Created time.Time
 	Ended   time.Time `json:",omitzero"` // zero while it runs

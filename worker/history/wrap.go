@@ -37,7 +37,7 @@ func (b *recording) Build(ctx context.Context, req *worker.BuildRequest, events 
 	if r.ID == "" {
 		r.ID = strings.ToLower(rand.Text())
 	}
-	e, rec, err := b.store.begin(&r)
+	e, rec, err := b.store.begin(ctx, &r)
 	if err != nil {
 		return nil, err
 	}
@@ -62,10 +62,13 @@ func (b *recording) Build(ctx context.Context, req *worker.BuildRequest, events 
 }
 
 // begin makes the record of a build that is about to run.
-func (s *Store) begin(req *worker.BuildRequest) (*entry, *recorder, error) {
+func (s *Store) begin(ctx context.Context, req *worker.BuildRequest) (*entry, *recorder, error) {
 	rec := &Record{
-		ID: req.ID, Origin: req.Origin, Tags: req.Tags, Created: time.Now(), Status: Running,
+		ID: req.ID, Origin: redact(req.Origin), Tags: req.Tags, Created: time.Now(), Status: Running,
 		Internal: req.Internal, Generation: 1,
+	}
+	if s.opt.TraceParent != nil {
+		rec.TraceParent = s.opt.TraceParent(ctx)
 	}
 	e := newEntry(filepath.Join(s.opt.Dir, dirName(req.ID)), rec)
 	r := newRecorder(s, nil)

@@ -41,6 +41,7 @@ import (
 	runner "github.com/boxbuild/boxbuild/solver/run"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 	"github.com/boxbuild/boxbuild/worker/builder"
+	"github.com/boxbuild/boxbuild/worker/history"
 	"github.com/boxbuild/boxbuild/worker/images"
 	"github.com/boxbuild/boxbuild/worker/transfer"
 )
@@ -74,6 +75,7 @@ type wiring struct {
 	received    *filesync.Store // files of clients that have another file system, or other rights
 	git         *git.Client
 	runner      *runner.Runner
+	history     *history.Store
 
 	closers []func() error
 }
@@ -92,7 +94,7 @@ func newWorker(ctx context.Context, cfg *config.Daemon, log *slog.Logger) (_ *da
 			return nil, err
 		}
 	}
-	return w.worker(), nil
+	return w.worker()
 }
 
 func (w *wiring) path(name string) string { return filepath.Join(w.cfg.Root, name) }
@@ -148,6 +150,10 @@ func (w *wiring) store(ctx context.Context) (err error) {
 	if w.git, err = git.New(git.Options{Dir: w.path("git")}); err != nil {
 		return err
 	}
+	if w.history, err = history.Open(history.Options{Dir: w.path("history"), Log: w.log}); err != nil {
+		return err
+	}
+	w.onClose(w.history.Close)
 	w.contexts = filesync.NewCache(w.path("contexts"), contextEntries)
 	w.onClose(w.contexts.Close)
 	return nil
@@ -355,7 +361,7 @@ func hostResolvConf() ([]byte, error) {
 }
 
 // worker puts the parts together.
-func (w *wiring) worker() *daemon {
+func (w *wiring) worker() (*daemon, error) {
 	host := platforms.Normalize(platforms.DefaultSpec())
 	move := transfer.New(transfer.Deps{
 		Client: w.client, Images: w.images, Blobs: w.blobs, Layers: w.layers, Leases: w.leases, Platform: host,
@@ -385,8 +391,9 @@ func (w *wiring) worker() *daemon {
 		Sources: sourceCaches(w.git, w.received),
 		Reserve: images.NewReserve(w.path("reserve")),
 	})
-	return &daemon{
-		Builder: b, Images: svc, Platform: host, Platforms: foreign.Platforms,
+	recorded := w.history.Wrap(b)
+	d := &daemon{
+		Builder: recorded, Gate: newGate(recorded), Images: svc, Platform: host, Platforms: foreign.Platforms,
 		OpenDirectory: func(path string) (filesync.Source, error) {
 			return filesync.Dir(path, filesync.Options{Cache: w.contexts})
 		},
@@ -399,4 +406,10 @@ func (w *wiring) worker() *daemon {
 		About: &boxbuildv1.InfoResponse{Snapshotter: w.snapshotter},
 		Close: w.close,
 	}
+	bk, err := w.buildkit(d, devices)
+	if err != nil {
+		return nil, err
+	}
+	d.Register = bk.Register
+	return d, nil
 }

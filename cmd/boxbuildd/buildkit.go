@@ -1,0 +1,86 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	apitypes "github.com/moby/buildkit/api/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor/cdi"
+	"github.com/boxbuild/boxbuild/proto/bksession"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit"
+)
+
+// dockerfileVersion is the version of BuildKit's Dockerfile frontend whose language ours is.
+const dockerfileVersion = "1.26"
+
+// buildkit returns the server of BuildKit's API for the daemon that d is of.
+func (w *wiring) buildkit(d *daemon, devices *cdi.Devices) (*buildkit.Server, error) {
+	id, err := w.workerID()
+	if err != nil {
+		return nil, err
+	}
+	return buildkit.New(buildkit.Options{
+		Builder: d.Gate, Images: d.Images, Sessions: bksession.New(bksession.Options{Store: w.received}),
+		Watch: w.history.Watch, Platform: d.Platform, Platforms: d.Platforms, Entitlements: w.cfg.Entitlements,
+		Worker: buildkit.Worker{
+			ID: id, Labels: w.workerLabels(),
+			Devices: func() []*apitypes.CDIDevice { return w.workerDevices(devices) },
+			Package: "github.com/boxbuild/boxbuild", Version: version, Dockerfile: dockerfileVersion,
+		},
+		FreeSpace: w.freeSpace,
+		Log:       w.log,
+	}), nil
+}
+
+// freeSpace is how many bytes are free where the store is.
+func (w *wiring) freeSpace() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.cfg.Root, &st); err != nil {
+		return 0, fmt.Errorf("asking how much space is free: %w", err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// workerID is what the daemon of this root is called among workers. It is made up once.
+func (w *wiring) workerID() (string, error) {
+	b, err := os.ReadFile(w.path("workerid"))
+	if err == nil && len(b) > 0 {
+		return string(b), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	id := strings.ToLower(rand.Text())[:25] // as long as BuildKit's
+	return id, os.WriteFile(w.path("workerid"), []byte(id), 0o600)
+}
+
+// workerLabels describe the daemon by the names that BuildKit has for that.
+func (w *wiring) workerLabels() map[string]string {
+	const prefix = "org.mobyproject.buildkit.worker."
+	hostname, _ := os.Hostname() // empty if it has none
+	snapshotter := map[string]string{"overlay": "overlayfs"}[w.snapshotter]
+	if snapshotter == "" {
+		snapshotter = w.snapshotter
+	}
+	return map[string]string{
+		prefix + "executor": "oci", prefix + "hostname": hostname, prefix + "network": "bridge",
+		prefix + "oci.process-mode": "sandbox", prefix + "selinux.enabled": "false", prefix + "snapshotter": snapshotter,
+	}
+}
+
+func (w *wiring) workerDevices(devices *cdi.Devices) []*apitypes.CDIDevice {
+	list, err := devices.List()
+	if err != nil {
+		w.log.Warn("listing devices", "error", err)
+	}
+	var out []*apitypes.CDIDevice
+	for _, d := range list {
+		out = append(out, &apitypes.CDIDevice{Name: d.Name, AutoAllow: d.AutoAllowed, Annotations: d.Annotations})
+	}
+	return out
+}

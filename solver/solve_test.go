@@ -57,6 +57,23 @@ func TestEarlyCutOff(t *testing.T) {
 	r.stories(events, "a", "", "b", "", "c", "cached recipe")
 }
 
+// What an operation says of inputs whose content is in its step key may change without it being run again; where the
+// identity of an input counts, it is run.
+func TestStepKeyByContent(t *testing.T) {
+	r := newRig(t, solver.Options{})
+	text := `
+		a = const 13
+		b = sum 1 a[/mod/10]
+		c = sum 1 a`
+	r.build(solvertest.MustParse(text).Inputs("b c"))
+	r.w.Forget()
+	g := solvertest.MustParse(strings.ReplaceAll(text, "sum 1", "sum 2"))
+	got, events := r.build(g.Inputs("b c"))
+	r.equal(got, []int{3, 13})
+	r.equal(r.w.Ran(), []string{"c"})
+	r.stories(events, "a", "cached recipe", "b", "cached step", "c", "started done")
+}
+
 // To select everything is not to select nothing: by content there is early cut-off, by identity there is none, so the two
 // must not share a recipe.
 func TestEmptySelectorIsOne(t *testing.T) {

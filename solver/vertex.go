@@ -20,6 +20,14 @@ type Outputter interface{ Outputs() int }
 // the store (a directory of the client's) does. Running it again must be cheap.
 type Ephemeral interface{ Ephemeral() bool }
 
+// ByContent is an Op that says more of inputs with a Selector than a result depends on once the content that is selected
+// is known: where in them it is, say.
+type ByContent interface {
+	// WriteStepKey writes what WriteKey writes but for that, for a step key. Two steps with equal keys on equal results
+	// and equal selected contents must have equal results, timestamps apart.
+	WriteStepKey(h *Hasher, inputs []Input)
+}
+
 // A Selector says what part of an input's content a vertex reads. What COPY, ADD and bind mounts read is plain data and
 // part of the key. The zero Selector picks everything.
 type Selector struct {
@@ -28,6 +36,8 @@ type Selector struct {
 	Follow   bool     // a symlink that Paths name is followed inside the input's root
 	Include  []string // patternmatcher syntax, relative to each path
 	Exclude  []string // patternmatcher syntax, relative to each path
+	// Named says that the name of what is selected counts if it is no directory: the last component of its path.
+	Named bool
 }
 
 func (s *Selector) writeKey(h *Hasher) {
@@ -38,6 +48,7 @@ func (s *Selector) writeKey(h *Hasher) {
 	h.Bool("select.follow", s.Follow)
 	h.Strs("select.include", s.Include)
 	h.Strs("select.exclude", s.Exclude)
+	h.Bool("select.named", s.Named)
 }
 
 // An Input is one output of another vertex that a vertex consumes.

@@ -82,7 +82,11 @@ func (s *Solver) hash(ctx context.Context, v *Vertex, in []Result) (k stepKey, e
 		return stepKey{key: v.key, doc: v.doc}, nil // without inputs the two keys are one
 	}
 	var h Hasher
-	h.doc.WriteString(v.doc[:v.opLen])
+	if c, ok := v.op.(ByContent); ok {
+		c.WriteStepKey(&h, v.inputs)
+	} else {
+		h.doc.WriteString(v.doc[:v.opLen])
+	}
 	for i, r := range in {
 		name := "input." + strconv.Itoa(i)
 		sel := v.inputs[i].Select

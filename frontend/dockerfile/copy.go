@@ -215,6 +215,7 @@ func (cp *copying) source(system, src string, a op.Copy) (copySource, error) {
 	a.EmptyWildcard = a.Wildcard
 	return copySource{from: cp.from, action: a, sel: solver.Selector{
 		Paths: []string{a.Src}, Wildcard: a.Wildcard, Follow: true, Include: a.Include, Exclude: a.Exclude,
+		Named: true,
 	}}, nil
 }
 

@@ -141,6 +141,9 @@ func (d *dump) input(in solver.Input) string {
 		if sel.Follow {
 			s += " follow"
 		}
+		if sel.Named {
+			s += " named"
+		}
 		if len(sel.Include) > 0 {
 			s += fmt.Sprintf(" include=%q", sel.Include)
 		}

@@ -1,6 +1,8 @@
 package op
 
 import (
+	"path"
+	"slices"
 	"strconv"
 	"time"
 
@@ -113,6 +115,30 @@ func (f *File) WriteKey(h *solver.Hasher) {
 	for i := range f.Actions {
 		f.Actions[i].writeKey(h)
 	}
+}
+
+// WriteStepKey implements solver.ByContent: where a copy finds its files does not matter when what it finds is in the key.
+func (f *File) WriteStepKey(h *solver.Hasher, inputs []solver.Input) {
+	h.Version("file", 1)
+	writePlatform(h, f.Platform)
+	for i := range f.Actions {
+		a := f.Actions[i]
+		if a.Copy != nil && a.Second >= 0 && a.Second < len(inputs) && a.Copy.foundBy(inputs[a.Second].Select) {
+			c := *a.Copy
+			c.Src = "" // no path that WriteKey writes is empty
+			a.Copy = &c
+		}
+		a.writeKey(h)
+	}
+}
+
+// foundBy says whether the content that sel selects is all that c depends on of its source. The name of a file counts,
+// since it may be the name of the copy; that of a directory does not, if only its contents are copied. Patterns are
+// left out: by them names count that depend on where the source is.
+func (c *Copy) foundBy(sel *solver.Selector) bool {
+	return sel != nil && sel.Named && c.DirContents && !c.Wildcard && !sel.Wildcard && len(c.Required) == 0 &&
+		len(sel.Paths) == 1 && sel.Paths[0] == path.Join("/", c.Src) && sel.Follow == c.FollowSymlinks &&
+		slices.Equal(sel.Include, c.Include) && slices.Equal(sel.Exclude, c.Exclude)
 }
 
 func (a *FileAction) writeKey(h *solver.Hasher) {

@@ -57,7 +57,7 @@ func (g *Graph) Define(line string) error {
 	}
 	op := Op{Kind: f[2]}
 	switch op.Kind {
-	case "const", "add", "mul", "split", "temp":
+	case "const", "add", "mul", "split", "sum", "temp":
 	default:
 		return fmt.Errorf("reading %q: no such operation", line)
 	}
@@ -172,7 +172,7 @@ func Wide(n int) *Graph {
 // ignore the cache.
 func Random(rng *rand.Rand, n int) *Graph {
 	g := &Graph{}
-	kinds := []string{"add", "add", "mul", "split"}
+	kinds := []string{"add", "add", "mul", "split", "sum"}
 	for i := range n {
 		name := "v" + strconv.Itoa(i)
 		meta := solver.Meta{Name: name, IgnoreCache: rng.IntN(50) == 0}

@@ -10,6 +10,7 @@ package solvertest
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,7 +23,8 @@ const modulus = 1009
 // An Op is an operation on integers modulo 1009.
 type Op struct {
 	// Kind is "const" (Arg), "add" (Arg plus the inputs), "mul" (Arg times the inputs), "split" (two outputs: the sum of
-	// the inputs divided by Arg, and the remainder) or "temp" (a const that is Ephemeral).
+	// the inputs divided by Arg, and the remainder), "sum" (the inputs; Arg is only where they are to be found, and is
+	// not in the step key if all of them are selected) or "temp" (a const that is Ephemeral).
 	Kind string
 	Arg  int
 }
@@ -31,6 +33,15 @@ type Op struct {
 func (o Op) WriteKey(h *solver.Hasher) {
 	h.Version("int."+o.Kind, 1)
 	h.Int("arg", int64(o.Arg))
+}
+
+// WriteStepKey implements solver.ByContent.
+func (o Op) WriteStepKey(h *solver.Hasher, inputs []solver.Input) {
+	identity := func(in solver.Input) bool { return in.Select == nil }
+	if o.Kind == "sum" && !slices.ContainsFunc(inputs, identity) {
+		o.Arg = -1
+	}
+	o.WriteKey(h)
 }
 
 func (o Op) String() string { return fmt.Sprintf("%s %d", o.Kind, o.Arg) }
@@ -56,6 +67,8 @@ func (o Op) Eval(in []int) []int {
 	switch o.Kind {
 	case "add":
 		return []int{(sum + o.Arg) % modulus}
+	case "sum":
+		return []int{sum % modulus}
 	case "mul":
 		return []int{product * o.Arg % modulus}
 	case "split":

@@ -71,7 +71,8 @@ func HashDir(n int, entry func(b []byte, i int) []byte, scratch []byte) (solver.
 }
 
 // Digest returns the digest of what sel picks from t, of everything if sel is nil. The entries are those that Match
-// returns. The names of the selected paths themselves enter only where a wildcard found them. A path that is not there
+// returns. The names of the selected paths themselves enter only where a wildcard found them, or where
+// the selector has them named. A path that is not there
 // is an error as in Match.
 //
 // On a Merkle tree the digest of a directory without patterns costs no more than looking it up.
@@ -92,8 +93,11 @@ func Digest(ctx context.Context, t Tree, sel *solver.Selector) (solver.Digest, e
 			return solver.Digest{}, err
 		}
 		name := ""
-		if s.wild {
+		switch {
+		case s.wild:
 			name = s.path
+		case sel != nil && sel.Named && !s.entry.IsDir():
+			name = path.Base(s.path)
 		}
 		msg = AppendEntry(msg, name, s.entry, &sum)
 	}

@@ -29,7 +29,7 @@ type copying struct {
 func Selector(c *op.Copy) *solver.Selector {
 	return &solver.Selector{
 		Paths: []string{path.Join("/", c.Src)}, Wildcard: c.Wildcard, Follow: c.FollowSymlinks,
-		Include: c.Include, Exclude: c.Exclude,
+		Include: c.Include, Exclude: c.Exclude, Named: true,
 	}
 }
 

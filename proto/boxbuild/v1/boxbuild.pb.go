@@ -526,13 +526,15 @@ func (*CancelBuild) Descriptor() ([]byte, []int) {
 }
 
 type BuildRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // unique; made up by the daemon if empty
-	Frontend      *Frontend              `protobuf:"bytes,2,opt,name=frontend,proto3" json:"frontend,omitempty"`
-	Directories   []*Directory           `protobuf:"bytes,3,rep,name=directories,proto3" json:"directories,omitempty"`
-	Tags          []string               `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"` // as the user wrote them
-	Outputs       []*Output              `protobuf:"bytes,5,rep,name=outputs,proto3" json:"outputs,omitempty"`
-	Call          Call                   `protobuf:"varint,6,opt,name=call,proto3,enum=boxbuild.v1.Call" json:"call,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // unique; made up by the daemon if empty
+	Frontend    *Frontend              `protobuf:"bytes,2,opt,name=frontend,proto3" json:"frontend,omitempty"`
+	Directories []*Directory           `protobuf:"bytes,3,rep,name=directories,proto3" json:"directories,omitempty"`
+	Tags        []string               `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"` // as the user wrote them
+	Outputs     []*Output              `protobuf:"bytes,5,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Call        Call                   `protobuf:"varint,6,opt,name=call,proto3,enum=boxbuild.v1.Call" json:"call,omitempty"`
+	// The build goes on when its client leaves. What it needs of the client then fails.
+	Detach        bool `protobuf:"varint,7,opt,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -607,6 +609,13 @@ func (x *BuildRequest) GetCall() Call {
 		return x.Call
 	}
 	return Call_CALL_BUILD
+}
+
+func (x *BuildRequest) GetDetach() bool {
+	if x != nil {
+		return x.Detach
+	}
+	return false
 }
 
 // Frontend is what is translated to a graph.
@@ -1348,8 +1357,7 @@ func (x *Platform) GetOsFeatures() []string {
 
 type BuildOutput struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Counts the outputs of the build that are part of its record (accepted, event, finished) from 1; 0 for an ask, which
-	// is for this stream only. A later watch of the build goes on after a number.
+	// Counts the outputs of the stream that are no questions (accepted, event, finished) from 1; 0 for an ask.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Types that are valid to be assigned to Output:
 	//
@@ -1718,6 +1726,567 @@ func (x *BuiltImage) GetNames() []string {
 	return nil
 }
 
+type WatchRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Build  string                 `protobuf:"bytes,1,opt,name=build,proto3" json:"build,omitempty"`
+	Follow bool                   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
+	// The vertices that events are wanted of, as events number them; declarations come of all. All if empty.
+	Vertices      []uint32 `protobuf:"varint,3,rep,packed,name=vertices,proto3" json:"vertices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *WatchRequest) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
+func (x *WatchRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *WatchRequest) GetVertices() []uint32 {
+	if x != nil {
+		return x.Vertices
+	}
+	return nil
+}
+
+type ListBuildsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBuildsRequest) Reset() {
+	*x = ListBuildsRequest{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBuildsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBuildsRequest) ProtoMessage() {}
+
+func (x *ListBuildsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBuildsRequest.ProtoReflect.Descriptor instead.
+func (*ListBuildsRequest) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{20}
+}
+
+type ListBuildsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Builds        []*BuildRecord         `protobuf:"bytes,1,rep,name=builds,proto3" json:"builds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBuildsResponse) Reset() {
+	*x = ListBuildsResponse{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBuildsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBuildsResponse) ProtoMessage() {}
+
+func (x *ListBuildsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBuildsResponse.ProtoReflect.Descriptor instead.
+func (*ListBuildsResponse) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListBuildsResponse) GetBuilds() []*BuildRecord {
+	if x != nil {
+		return x.Builds
+	}
+	return nil
+}
+
+type InspectBuildRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Build         string                 `protobuf:"bytes,1,opt,name=build,proto3" json:"build,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectBuildRequest) Reset() {
+	*x = InspectBuildRequest{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectBuildRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectBuildRequest) ProtoMessage() {}
+
+func (x *InspectBuildRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectBuildRequest.ProtoReflect.Descriptor instead.
+func (*InspectBuildRequest) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *InspectBuildRequest) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
+// BuildRecord is what is known of a build.
+type BuildRecord struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Frontend       string                 `protobuf:"bytes,2,opt,name=frontend,proto3" json:"frontend,omitempty"`
+	Attrs          map[string]string      `protobuf:"bytes,3,rep,name=attrs,proto3" json:"attrs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the frontend, by BuildKit's names
+	Outputs        []*BuildOrigin         `protobuf:"bytes,4,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Tags           []string               `protobuf:"bytes,5,rep,name=tags,proto3" json:"tags,omitempty"`
+	Created        *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	Ended          *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=ended,proto3" json:"ended,omitempty"`   // unset while it runs
+	Status         string                 `protobuf:"bytes,8,opt,name=status,proto3" json:"status,omitempty"` // running, completed, error or canceled
+	Error          *Error                 `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	TotalSteps     int32                  `protobuf:"varint,10,opt,name=total_steps,json=totalSteps,proto3" json:"total_steps,omitempty"`
+	CachedSteps    int32                  `protobuf:"varint,11,opt,name=cached_steps,json=cachedSteps,proto3" json:"cached_steps,omitempty"`
+	CompletedSteps int32                  `protobuf:"varint,12,opt,name=completed_steps,json=completedSteps,proto3" json:"completed_steps,omitempty"`
+	Warnings       int32                  `protobuf:"varint,13,opt,name=warnings,proto3" json:"warnings,omitempty"`
+	Result         *BuildResult           `protobuf:"bytes,14,opt,name=result,proto3" json:"result,omitempty"`
+	Pinned         bool                   `protobuf:"varint,15,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	LogError       string                 `protobuf:"bytes,16,opt,name=log_error,json=logError,proto3" json:"log_error,omitempty"` // why the log lacks its end, if it does
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *BuildRecord) Reset() {
+	*x = BuildRecord{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuildRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuildRecord) ProtoMessage() {}
+
+func (x *BuildRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuildRecord.ProtoReflect.Descriptor instead.
+func (*BuildRecord) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *BuildRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *BuildRecord) GetFrontend() string {
+	if x != nil {
+		return x.Frontend
+	}
+	return ""
+}
+
+func (x *BuildRecord) GetAttrs() map[string]string {
+	if x != nil {
+		return x.Attrs
+	}
+	return nil
+}
+
+func (x *BuildRecord) GetOutputs() []*BuildOrigin {
+	if x != nil {
+		return x.Outputs
+	}
+	return nil
+}
+
+func (x *BuildRecord) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *BuildRecord) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *BuildRecord) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *BuildRecord) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *BuildRecord) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *BuildRecord) GetTotalSteps() int32 {
+	if x != nil {
+		return x.TotalSteps
+	}
+	return 0
+}
+
+func (x *BuildRecord) GetCachedSteps() int32 {
+	if x != nil {
+		return x.CachedSteps
+	}
+	return 0
+}
+
+func (x *BuildRecord) GetCompletedSteps() int32 {
+	if x != nil {
+		return x.CompletedSteps
+	}
+	return 0
+}
+
+func (x *BuildRecord) GetWarnings() int32 {
+	if x != nil {
+		return x.Warnings
+	}
+	return 0
+}
+
+func (x *BuildRecord) GetResult() *BuildResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *BuildRecord) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
+}
+
+func (x *BuildRecord) GetLogError() string {
+	if x != nil {
+		return x.LogError
+	}
+	return ""
+}
+
+// BuildOrigin is an output in the words of the client.
+type BuildOrigin struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Attrs         map[string]string      `protobuf:"bytes,2,rep,name=attrs,proto3" json:"attrs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuildOrigin) Reset() {
+	*x = BuildOrigin{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuildOrigin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuildOrigin) ProtoMessage() {}
+
+func (x *BuildOrigin) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuildOrigin.ProtoReflect.Descriptor instead.
+func (*BuildOrigin) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *BuildOrigin) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *BuildOrigin) GetAttrs() map[string]string {
+	if x != nil {
+		return x.Attrs
+	}
+	return nil
+}
+
+type UpdateBuildRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Builds []string               `protobuf:"bytes,1,rep,name=builds,proto3" json:"builds,omitempty"`
+	All    bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"` // of those that have ended, and are not pinned, for a removal
+	// Types that are valid to be assigned to Action:
+	//
+	//	*UpdateBuildRequest_Remove
+	//	*UpdateBuildRequest_Pin
+	//	*UpdateBuildRequest_Cancel
+	Action        isUpdateBuildRequest_Action `protobuf_oneof:"action"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateBuildRequest) Reset() {
+	*x = UpdateBuildRequest{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateBuildRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateBuildRequest) ProtoMessage() {}
+
+func (x *UpdateBuildRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateBuildRequest.ProtoReflect.Descriptor instead.
+func (*UpdateBuildRequest) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *UpdateBuildRequest) GetBuilds() []string {
+	if x != nil {
+		return x.Builds
+	}
+	return nil
+}
+
+func (x *UpdateBuildRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *UpdateBuildRequest) GetAction() isUpdateBuildRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return nil
+}
+
+func (x *UpdateBuildRequest) GetRemove() bool {
+	if x != nil {
+		if x, ok := x.Action.(*UpdateBuildRequest_Remove); ok {
+			return x.Remove
+		}
+	}
+	return false
+}
+
+func (x *UpdateBuildRequest) GetPin() bool {
+	if x != nil {
+		if x, ok := x.Action.(*UpdateBuildRequest_Pin); ok {
+			return x.Pin
+		}
+	}
+	return false
+}
+
+func (x *UpdateBuildRequest) GetCancel() bool {
+	if x != nil {
+		if x, ok := x.Action.(*UpdateBuildRequest_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return false
+}
+
+type isUpdateBuildRequest_Action interface {
+	isUpdateBuildRequest_Action()
+}
+
+type UpdateBuildRequest_Remove struct {
+	Remove bool `protobuf:"varint,3,opt,name=remove,proto3,oneof"`
+}
+
+type UpdateBuildRequest_Pin struct {
+	Pin bool `protobuf:"varint,4,opt,name=pin,proto3,oneof"` // or no longer
+}
+
+type UpdateBuildRequest_Cancel struct {
+	Cancel bool `protobuf:"varint,5,opt,name=cancel,proto3,oneof"`
+}
+
+func (*UpdateBuildRequest_Remove) isUpdateBuildRequest_Action() {}
+
+func (*UpdateBuildRequest_Pin) isUpdateBuildRequest_Action() {}
+
+func (*UpdateBuildRequest_Cancel) isUpdateBuildRequest_Action() {}
+
+type UpdateBuildResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Builds        []string               `protobuf:"bytes,1,rep,name=builds,proto3" json:"builds,omitempty"` // the IDs of those that were found
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateBuildResponse) Reset() {
+	*x = UpdateBuildResponse{}
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateBuildResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateBuildResponse) ProtoMessage() {}
+
+func (x *UpdateBuildResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateBuildResponse.ProtoReflect.Descriptor instead.
+func (*UpdateBuildResponse) Descriptor() ([]byte, []int) {
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *UpdateBuildResponse) GetBuilds() []string {
+	if x != nil {
+		return x.Builds
+	}
+	return nil
+}
+
 // Event is something that happened to a vertex. Vertices are numbered from 1 in the order in which they are declared.
 type Event struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1741,7 +2310,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[19]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +2322,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[19]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +2335,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{19}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -1946,7 +2515,7 @@ type Declared struct {
 
 func (x *Declared) Reset() {
 	*x = Declared{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[20]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2527,7 @@ func (x *Declared) String() string {
 func (*Declared) ProtoMessage() {}
 
 func (x *Declared) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[20]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2540,7 @@ func (x *Declared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Declared.ProtoReflect.Descriptor instead.
 func (*Declared) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{20}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Declared) GetKey() string {
@@ -2046,7 +2615,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[21]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2627,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[21]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2640,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{21}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Started) GetKey() string {
@@ -2091,7 +2660,7 @@ type Cached struct {
 
 func (x *Cached) Reset() {
 	*x = Cached{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[22]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2672,7 @@ func (x *Cached) String() string {
 func (*Cached) ProtoMessage() {}
 
 func (x *Cached) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[22]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2685,7 @@ func (x *Cached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cached.ProtoReflect.Descriptor instead.
 func (*Cached) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{22}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Cached) GetKey() string {
@@ -2141,7 +2710,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[23]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2722,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[23]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2735,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{23}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{31}
 }
 
 type Failed struct {
@@ -2178,7 +2747,7 @@ type Failed struct {
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[24]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2759,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[24]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2772,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{24}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Failed) GetError() *Error {
@@ -2221,7 +2790,7 @@ type Canceled struct {
 
 func (x *Canceled) Reset() {
 	*x = Canceled{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[25]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2802,7 @@ func (x *Canceled) String() string {
 func (*Canceled) ProtoMessage() {}
 
 func (x *Canceled) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[25]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2815,7 @@ func (x *Canceled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Canceled.ProtoReflect.Descriptor instead.
 func (*Canceled) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{25}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{33}
 }
 
 type Log struct {
@@ -2259,7 +2828,7 @@ type Log struct {
 
 func (x *Log) Reset() {
 	*x = Log{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[26]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2840,7 @@ func (x *Log) String() string {
 func (*Log) ProtoMessage() {}
 
 func (x *Log) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[26]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2853,7 @@ func (x *Log) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Log.ProtoReflect.Descriptor instead.
 func (*Log) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{26}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Log) GetStream() int32 {
@@ -2315,7 +2884,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[27]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2896,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[27]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2909,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{27}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Status) GetId() string {
@@ -2399,7 +2968,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[28]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2980,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[28]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2993,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{28}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Warning) GetShort() string {
@@ -2485,7 +3054,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[29]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +3066,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[29]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +3079,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{29}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -2602,7 +3171,7 @@ type CredentialsQuestion struct {
 
 func (x *CredentialsQuestion) Reset() {
 	*x = CredentialsQuestion{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[30]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +3183,7 @@ func (x *CredentialsQuestion) String() string {
 func (*CredentialsQuestion) ProtoMessage() {}
 
 func (x *CredentialsQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[30]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +3196,7 @@ func (x *CredentialsQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialsQuestion.ProtoReflect.Descriptor instead.
 func (*CredentialsQuestion) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{30}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CredentialsQuestion) GetRegistry() string {
@@ -2661,7 +3230,7 @@ type ChannelQuestion struct {
 
 func (x *ChannelQuestion) Reset() {
 	*x = ChannelQuestion{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[31]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +3242,7 @@ func (x *ChannelQuestion) String() string {
 func (*ChannelQuestion) ProtoMessage() {}
 
 func (x *ChannelQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[31]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +3255,7 @@ func (x *ChannelQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelQuestion.ProtoReflect.Descriptor instead.
 func (*ChannelQuestion) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{31}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ChannelQuestion) GetToken() string {
@@ -2777,7 +3346,7 @@ type SecretQuestion struct {
 
 func (x *SecretQuestion) Reset() {
 	*x = SecretQuestion{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[32]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +3358,7 @@ func (x *SecretQuestion) String() string {
 func (*SecretQuestion) ProtoMessage() {}
 
 func (x *SecretQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[32]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +3371,7 @@ func (x *SecretQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretQuestion.ProtoReflect.Descriptor instead.
 func (*SecretQuestion) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{32}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SecretQuestion) GetId() string {
@@ -2822,7 +3391,7 @@ type SSHQuestion struct {
 
 func (x *SSHQuestion) Reset() {
 	*x = SSHQuestion{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[33]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3403,7 @@ func (x *SSHQuestion) String() string {
 func (*SSHQuestion) ProtoMessage() {}
 
 func (x *SSHQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[33]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3416,7 @@ func (x *SSHQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SSHQuestion.ProtoReflect.Descriptor instead.
 func (*SSHQuestion) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{33}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SSHQuestion) GetId() string {
@@ -2873,7 +3442,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[34]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2885,7 +3454,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[34]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2898,7 +3467,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{34}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -2990,7 +3559,7 @@ type SecretAnswer struct {
 
 func (x *SecretAnswer) Reset() {
 	*x = SecretAnswer{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[35]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3002,7 +3571,7 @@ func (x *SecretAnswer) String() string {
 func (*SecretAnswer) ProtoMessage() {}
 
 func (x *SecretAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[35]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3015,7 +3584,7 @@ func (x *SecretAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretAnswer.ProtoReflect.Descriptor instead.
 func (*SecretAnswer) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{35}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SecretAnswer) GetFound() bool {
@@ -3041,7 +3610,7 @@ type SSHAnswer struct {
 
 func (x *SSHAnswer) Reset() {
 	*x = SSHAnswer{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[36]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3053,7 +3622,7 @@ func (x *SSHAnswer) String() string {
 func (*SSHAnswer) ProtoMessage() {}
 
 func (x *SSHAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[36]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3066,7 +3635,7 @@ func (x *SSHAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SSHAnswer.ProtoReflect.Descriptor instead.
 func (*SSHAnswer) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{36}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SSHAnswer) GetFound() bool {
@@ -3090,7 +3659,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[37]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3671,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[37]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3684,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{37}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Credentials) GetUsername() string {
@@ -3171,7 +3740,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[38]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3752,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[38]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3765,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{38}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Chunk) GetChunk() isChunk_Chunk {
@@ -3293,7 +3862,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[39]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3874,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[39]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3887,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{39}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{47}
 }
 
 type ListResponse struct {
@@ -3330,7 +3899,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[40]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3342,7 +3911,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[40]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3355,7 +3924,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{40}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListResponse) GetImages() []*ImageSummary {
@@ -3385,7 +3954,7 @@ type ImageSummary struct {
 
 func (x *ImageSummary) Reset() {
 	*x = ImageSummary{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[41]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3397,7 +3966,7 @@ func (x *ImageSummary) String() string {
 func (*ImageSummary) ProtoMessage() {}
 
 func (x *ImageSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[41]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3410,7 +3979,7 @@ func (x *ImageSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSummary.ProtoReflect.Descriptor instead.
 func (*ImageSummary) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{41}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ImageSummary) GetId() string {
@@ -3493,7 +4062,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[42]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +4074,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[42]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +4087,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{42}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *InspectRequest) GetRef() string {
@@ -3547,7 +4116,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[43]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3559,7 +4128,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[43]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3572,7 +4141,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{43}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *InspectResponse) GetSummary() *ImageSummary {
@@ -3613,7 +4182,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[44]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3625,7 +4194,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[44]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3638,7 +4207,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{44}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *HistoryRequest) GetRef() string {
@@ -3664,7 +4233,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[45]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3676,7 +4245,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[45]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3689,7 +4258,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{45}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *HistoryResponse) GetEntries() []*HistoryEntry {
@@ -3713,7 +4282,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[46]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3725,7 +4294,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[46]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3738,7 +4307,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{46}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HistoryEntry) GetId() string {
@@ -3793,7 +4362,7 @@ type TagRequest struct {
 
 func (x *TagRequest) Reset() {
 	*x = TagRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[47]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +4374,7 @@ func (x *TagRequest) String() string {
 func (*TagRequest) ProtoMessage() {}
 
 func (x *TagRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[47]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +4387,7 @@ func (x *TagRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagRequest.ProtoReflect.Descriptor instead.
 func (*TagRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{47}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *TagRequest) GetSource() string {
@@ -3843,7 +4412,7 @@ type TagResponse struct {
 
 func (x *TagResponse) Reset() {
 	*x = TagResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[48]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3855,7 +4424,7 @@ func (x *TagResponse) String() string {
 func (*TagResponse) ProtoMessage() {}
 
 func (x *TagResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[48]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3868,7 +4437,7 @@ func (x *TagResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagResponse.ProtoReflect.Descriptor instead.
 func (*TagResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{48}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{56}
 }
 
 type RemoveRequest struct {
@@ -3883,7 +4452,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[49]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3895,7 +4464,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[49]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3908,7 +4477,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{49}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RemoveRequest) GetRef() string {
@@ -3948,7 +4517,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[50]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3960,7 +4529,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[50]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3973,7 +4542,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{50}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveResponse) GetRemoved() []*Removed {
@@ -3993,7 +4562,7 @@ type Removed struct {
 
 func (x *Removed) Reset() {
 	*x = Removed{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[51]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4574,7 @@ func (x *Removed) String() string {
 func (*Removed) ProtoMessage() {}
 
 func (x *Removed) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[51]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4587,7 @@ func (x *Removed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removed.ProtoReflect.Descriptor instead.
 func (*Removed) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{51}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Removed) GetUntagged() string {
@@ -4047,7 +4616,7 @@ type Transfer struct {
 
 func (x *Transfer) Reset() {
 	*x = Transfer{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[52]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4059,7 +4628,7 @@ func (x *Transfer) String() string {
 func (*Transfer) ProtoMessage() {}
 
 func (x *Transfer) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[52]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4072,7 +4641,7 @@ func (x *Transfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transfer.ProtoReflect.Descriptor instead.
 func (*Transfer) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{52}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Transfer) GetRef() string {
@@ -4116,7 +4685,7 @@ type PullInput struct {
 
 func (x *PullInput) Reset() {
 	*x = PullInput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[53]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4128,7 +4697,7 @@ func (x *PullInput) String() string {
 func (*PullInput) ProtoMessage() {}
 
 func (x *PullInput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[53]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4141,7 +4710,7 @@ func (x *PullInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullInput.ProtoReflect.Descriptor instead.
 func (*PullInput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{53}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PullInput) GetInput() isPullInput_Input {
@@ -4200,7 +4769,7 @@ type PullOutput struct {
 
 func (x *PullOutput) Reset() {
 	*x = PullOutput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[54]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4212,7 +4781,7 @@ func (x *PullOutput) String() string {
 func (*PullOutput) ProtoMessage() {}
 
 func (x *PullOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[54]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4225,7 +4794,7 @@ func (x *PullOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullOutput.ProtoReflect.Descriptor instead.
 func (*PullOutput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{54}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PullOutput) GetOutput() isPullOutput_Output {
@@ -4311,7 +4880,7 @@ type Pulled struct {
 
 func (x *Pulled) Reset() {
 	*x = Pulled{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[55]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4323,7 +4892,7 @@ func (x *Pulled) String() string {
 func (*Pulled) ProtoMessage() {}
 
 func (x *Pulled) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[55]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4336,7 +4905,7 @@ func (x *Pulled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pulled.ProtoReflect.Descriptor instead.
 func (*Pulled) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{55}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Pulled) GetName() string {
@@ -4380,7 +4949,7 @@ type PushInput struct {
 
 func (x *PushInput) Reset() {
 	*x = PushInput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[56]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4392,7 +4961,7 @@ func (x *PushInput) String() string {
 func (*PushInput) ProtoMessage() {}
 
 func (x *PushInput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[56]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4405,7 +4974,7 @@ func (x *PushInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushInput.ProtoReflect.Descriptor instead.
 func (*PushInput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{56}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *PushInput) GetInput() isPushInput_Input {
@@ -4463,7 +5032,7 @@ type PushOutput struct {
 
 func (x *PushOutput) Reset() {
 	*x = PushOutput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[57]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4475,7 +5044,7 @@ func (x *PushOutput) String() string {
 func (*PushOutput) ProtoMessage() {}
 
 func (x *PushOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[57]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4488,7 +5057,7 @@ func (x *PushOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushOutput.ProtoReflect.Descriptor instead.
 func (*PushOutput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{57}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PushOutput) GetOutput() isPushOutput_Output {
@@ -4559,7 +5128,7 @@ type Pushed struct {
 
 func (x *Pushed) Reset() {
 	*x = Pushed{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[58]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4571,7 +5140,7 @@ func (x *Pushed) String() string {
 func (*Pushed) ProtoMessage() {}
 
 func (x *Pushed) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[58]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4584,7 +5153,7 @@ func (x *Pushed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pushed.ProtoReflect.Descriptor instead.
 func (*Pushed) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{58}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Pushed) GetMediaType() string {
@@ -4625,7 +5194,7 @@ type LoadOptions struct {
 
 func (x *LoadOptions) Reset() {
 	*x = LoadOptions{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[59]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4637,7 +5206,7 @@ func (x *LoadOptions) String() string {
 func (*LoadOptions) ProtoMessage() {}
 
 func (x *LoadOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[59]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4650,7 +5219,7 @@ func (x *LoadOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadOptions.ProtoReflect.Descriptor instead.
 func (*LoadOptions) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{59}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LoadOptions) GetPlatforms() []*Platform {
@@ -4680,7 +5249,7 @@ type LoadInput struct {
 
 func (x *LoadInput) Reset() {
 	*x = LoadInput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[60]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4692,7 +5261,7 @@ func (x *LoadInput) String() string {
 func (*LoadInput) ProtoMessage() {}
 
 func (x *LoadInput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[60]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4705,7 +5274,7 @@ func (x *LoadInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadInput.ProtoReflect.Descriptor instead.
 func (*LoadInput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{60}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LoadInput) GetInput() isLoadInput_Input {
@@ -4762,7 +5331,7 @@ type LoadOutput struct {
 
 func (x *LoadOutput) Reset() {
 	*x = LoadOutput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[61]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4774,7 +5343,7 @@ func (x *LoadOutput) String() string {
 func (*LoadOutput) ProtoMessage() {}
 
 func (x *LoadOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[61]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4787,7 +5356,7 @@ func (x *LoadOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadOutput.ProtoReflect.Descriptor instead.
 func (*LoadOutput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{61}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LoadOutput) GetOutput() isLoadOutput_Output {
@@ -4840,7 +5409,7 @@ type Loaded struct {
 
 func (x *Loaded) Reset() {
 	*x = Loaded{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[62]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4852,7 +5421,7 @@ func (x *Loaded) String() string {
 func (*Loaded) ProtoMessage() {}
 
 func (x *Loaded) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[62]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4865,7 +5434,7 @@ func (x *Loaded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loaded.ProtoReflect.Descriptor instead.
 func (*Loaded) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{62}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Loaded) GetImages() []*LoadedImage {
@@ -4885,7 +5454,7 @@ type LoadedImage struct {
 
 func (x *LoadedImage) Reset() {
 	*x = LoadedImage{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[63]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4897,7 +5466,7 @@ func (x *LoadedImage) String() string {
 func (*LoadedImage) ProtoMessage() {}
 
 func (x *LoadedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[63]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4910,7 +5479,7 @@ func (x *LoadedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadedImage.ProtoReflect.Descriptor instead.
 func (*LoadedImage) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{63}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *LoadedImage) GetName() string {
@@ -4937,7 +5506,7 @@ type SaveRequest struct {
 
 func (x *SaveRequest) Reset() {
 	*x = SaveRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5518,7 @@ func (x *SaveRequest) String() string {
 func (*SaveRequest) ProtoMessage() {}
 
 func (x *SaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[64]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5531,7 @@ func (x *SaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
 func (*SaveRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{64}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *SaveRequest) GetRefs() []string {
@@ -4991,7 +5560,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5003,7 +5572,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[65]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5016,7 +5585,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{65}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ImportOptions) GetName() string {
@@ -5060,7 +5629,7 @@ type ImportInput struct {
 
 func (x *ImportInput) Reset() {
 	*x = ImportInput{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5072,7 +5641,7 @@ func (x *ImportInput) String() string {
 func (*ImportInput) ProtoMessage() {}
 
 func (x *ImportInput) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[66]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5085,7 +5654,7 @@ func (x *ImportInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportInput.ProtoReflect.Descriptor instead.
 func (*ImportInput) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{66}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ImportInput) GetInput() isImportInput_Input {
@@ -5138,7 +5707,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5150,7 +5719,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[67]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5163,7 +5732,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{67}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -5181,7 +5750,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5193,7 +5762,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[68]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5206,7 +5775,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{68}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{76}
 }
 
 type PingResponse struct {
@@ -5218,7 +5787,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5230,7 +5799,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[69]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5243,7 +5812,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{69}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PingResponse) GetVersion() string {
@@ -5261,7 +5830,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5273,7 +5842,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[70]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5286,7 +5855,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{70}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{78}
 }
 
 type InfoResponse struct {
@@ -5327,7 +5896,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5339,7 +5908,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[71]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5352,7 +5921,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{71}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *InfoResponse) GetVersion() string {
@@ -5559,7 +6128,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5571,7 +6140,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[72]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5584,7 +6153,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{72}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{80}
 }
 
 type DiskUsageResponse struct {
@@ -5599,7 +6168,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5611,7 +6180,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[73]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5624,7 +6193,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{73}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *DiskUsageResponse) GetImages() *UsageClass {
@@ -5667,7 +6236,7 @@ type UsageClass struct {
 
 func (x *UsageClass) Reset() {
 	*x = UsageClass{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5679,7 +6248,7 @@ func (x *UsageClass) String() string {
 func (*UsageClass) ProtoMessage() {}
 
 func (x *UsageClass) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[74]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5692,7 +6261,7 @@ func (x *UsageClass) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageClass.ProtoReflect.Descriptor instead.
 func (*UsageClass) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{74}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *UsageClass) GetTotal() int32 {
@@ -5741,7 +6310,7 @@ type UsageRecord struct {
 
 func (x *UsageRecord) Reset() {
 	*x = UsageRecord{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5753,7 +6322,7 @@ func (x *UsageRecord) String() string {
 func (*UsageRecord) ProtoMessage() {}
 
 func (x *UsageRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[75]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5766,7 +6335,7 @@ func (x *UsageRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
 func (*UsageRecord) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{75}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *UsageRecord) GetId() string {
@@ -5853,7 +6422,7 @@ type PruneRequest struct {
 
 func (x *PruneRequest) Reset() {
 	*x = PruneRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[76]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5865,7 +6434,7 @@ func (x *PruneRequest) String() string {
 func (*PruneRequest) ProtoMessage() {}
 
 func (x *PruneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[76]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5878,7 +6447,7 @@ func (x *PruneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneRequest.ProtoReflect.Descriptor instead.
 func (*PruneRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{76}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PruneRequest) GetAll() bool {
@@ -5934,7 +6503,7 @@ type PruneResponse struct {
 
 func (x *PruneResponse) Reset() {
 	*x = PruneResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[77]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5946,7 +6515,7 @@ func (x *PruneResponse) String() string {
 func (*PruneResponse) ProtoMessage() {}
 
 func (x *PruneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[77]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5959,7 +6528,7 @@ func (x *PruneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneResponse.ProtoReflect.Descriptor instead.
 func (*PruneResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{77}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PruneResponse) GetImages() []*Removed {
@@ -5993,7 +6562,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[78]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6005,7 +6574,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[78]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6018,7 +6587,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{78}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *LoginRequest) GetRegistry() string {
@@ -6044,7 +6613,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[79]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6056,7 +6625,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[79]
+	mi := &file_boxbuild_v1_boxbuild_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6069,7 +6638,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{79}
+	return file_boxbuild_v1_boxbuild_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *LoginResponse) GetIdentityToken() string {
@@ -6106,14 +6675,15 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x06answer\x18\x02 \x01(\v2\x13.boxbuild.v1.AnswerH\x00R\x06answer\x122\n" +
 	"\x06cancel\x18\x03 \x01(\v2\x18.boxbuild.v1.CancelBuildH\x00R\x06cancelB\a\n" +
 	"\x05input\"\r\n" +
-	"\vCancelBuild\"\xf5\x01\n" +
+	"\vCancelBuild\"\x8d\x02\n" +
 	"\fBuildRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\bfrontend\x18\x02 \x01(\v2\x15.boxbuild.v1.FrontendR\bfrontend\x128\n" +
 	"\vdirectories\x18\x03 \x03(\v2\x16.boxbuild.v1.DirectoryR\vdirectories\x12\x12\n" +
 	"\x04tags\x18\x04 \x03(\tR\x04tags\x12-\n" +
 	"\aoutputs\x18\x05 \x03(\v2\x13.boxbuild.v1.OutputR\aoutputs\x12%\n" +
-	"\x04call\x18\x06 \x01(\x0e2\x11.boxbuild.v1.CallR\x04call\"\xcc\b\n" +
+	"\x04call\x18\x06 \x01(\x0e2\x11.boxbuild.v1.CallR\x04call\x12\x16\n" +
+	"\x06detach\x18\a \x01(\bR\x06detach\"\xcc\b\n" +
 	"\bFrontend\x12-\n" +
 	"\x11context_directory\x18\x01 \x01(\tH\x00R\x10contextDirectory\x12!\n" +
 	"\vcontext_url\x18\x02 \x01(\tH\x00R\n" +
@@ -6221,7 +6791,55 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"BuiltImage\x121\n" +
 	"\bplatform\x18\x01 \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
-	"\x05names\x18\x03 \x03(\tR\x05names\"\x82\x04\n" +
+	"\x05names\x18\x03 \x03(\tR\x05names\"X\n" +
+	"\fWatchRequest\x12\x14\n" +
+	"\x05build\x18\x01 \x01(\tR\x05build\x12\x16\n" +
+	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x1a\n" +
+	"\bvertices\x18\x03 \x03(\rR\bvertices\"\x13\n" +
+	"\x11ListBuildsRequest\"F\n" +
+	"\x12ListBuildsResponse\x120\n" +
+	"\x06builds\x18\x01 \x03(\v2\x18.boxbuild.v1.BuildRecordR\x06builds\"+\n" +
+	"\x13InspectBuildRequest\x12\x14\n" +
+	"\x05build\x18\x01 \x01(\tR\x05build\"\x90\x05\n" +
+	"\vBuildRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bfrontend\x18\x02 \x01(\tR\bfrontend\x129\n" +
+	"\x05attrs\x18\x03 \x03(\v2#.boxbuild.v1.BuildRecord.AttrsEntryR\x05attrs\x122\n" +
+	"\aoutputs\x18\x04 \x03(\v2\x18.boxbuild.v1.BuildOriginR\aoutputs\x12\x12\n" +
+	"\x04tags\x18\x05 \x03(\tR\x04tags\x124\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x120\n" +
+	"\x05ended\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x12\x16\n" +
+	"\x06status\x18\b \x01(\tR\x06status\x12(\n" +
+	"\x05error\x18\t \x01(\v2\x12.boxbuild.v1.ErrorR\x05error\x12\x1f\n" +
+	"\vtotal_steps\x18\n" +
+	" \x01(\x05R\n" +
+	"totalSteps\x12!\n" +
+	"\fcached_steps\x18\v \x01(\x05R\vcachedSteps\x12'\n" +
+	"\x0fcompleted_steps\x18\f \x01(\x05R\x0ecompletedSteps\x12\x1a\n" +
+	"\bwarnings\x18\r \x01(\x05R\bwarnings\x120\n" +
+	"\x06result\x18\x0e \x01(\v2\x18.boxbuild.v1.BuildResultR\x06result\x12\x16\n" +
+	"\x06pinned\x18\x0f \x01(\bR\x06pinned\x12\x1b\n" +
+	"\tlog_error\x18\x10 \x01(\tR\blogError\x1a8\n" +
+	"\n" +
+	"AttrsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x01\n" +
+	"\vBuildOrigin\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x129\n" +
+	"\x05attrs\x18\x02 \x03(\v2#.boxbuild.v1.BuildOrigin.AttrsEntryR\x05attrs\x1a8\n" +
+	"\n" +
+	"AttrsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x01\n" +
+	"\x12UpdateBuildRequest\x12\x16\n" +
+	"\x06builds\x18\x01 \x03(\tR\x06builds\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x18\n" +
+	"\x06remove\x18\x03 \x01(\bH\x00R\x06remove\x12\x12\n" +
+	"\x03pin\x18\x04 \x01(\bH\x00R\x03pin\x12\x18\n" +
+	"\x06cancel\x18\x05 \x01(\bH\x00R\x06cancelB\b\n" +
+	"\x06action\"-\n" +
+	"\x13UpdateBuildResponse\x12\x16\n" +
+	"\x06builds\x18\x01 \x03(\tR\x06builds\"\x82\x04\n" +
 	"\x05Event\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06vertex\x18\x02 \x01(\rR\x06vertex\x123\n" +
@@ -6546,10 +7164,15 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\n" +
 	"CALL_CHECK\x10\x01\x12\x10\n" +
 	"\fCALL_OUTLINE\x10\x02\x12\x10\n" +
-	"\fCALL_TARGETS\x10\x032\x7f\n" +
+	"\fCALL_TARGETS\x10\x032\xac\x03\n" +
 	"\x06Builds\x12>\n" +
 	"\x05Build\x12\x17.boxbuild.v1.BuildInput\x1a\x18.boxbuild.v1.BuildOutput(\x010\x01\x125\n" +
-	"\aChannel\x12\x12.boxbuild.v1.Chunk\x1a\x12.boxbuild.v1.Chunk(\x010\x012\x80\x05\n" +
+	"\aChannel\x12\x12.boxbuild.v1.Chunk\x1a\x12.boxbuild.v1.Chunk(\x010\x01\x12>\n" +
+	"\x05Watch\x12\x19.boxbuild.v1.WatchRequest\x1a\x18.boxbuild.v1.BuildOutput0\x01\x12M\n" +
+	"\n" +
+	"ListBuilds\x12\x1e.boxbuild.v1.ListBuildsRequest\x1a\x1f.boxbuild.v1.ListBuildsResponse\x12J\n" +
+	"\fInspectBuild\x12 .boxbuild.v1.InspectBuildRequest\x1a\x18.boxbuild.v1.BuildRecord\x12P\n" +
+	"\vUpdateBuild\x12\x1f.boxbuild.v1.UpdateBuildRequest\x1a .boxbuild.v1.UpdateBuildResponse2\x80\x05\n" +
 	"\x06Images\x12;\n" +
 	"\x04List\x12\x18.boxbuild.v1.ListRequest\x1a\x19.boxbuild.v1.ListResponse\x12D\n" +
 	"\aInspect\x12\x1b.boxbuild.v1.InspectRequest\x1a\x1c.boxbuild.v1.InspectResponse\x12D\n" +
@@ -6581,7 +7204,7 @@ func file_boxbuild_v1_boxbuild_proto_rawDescGZIP() []byte {
 }
 
 var file_boxbuild_v1_boxbuild_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
+var file_boxbuild_v1_boxbuild_proto_msgTypes = make([]protoimpl.MessageInfo, 97)
 var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	(ErrorKind)(0),                // 0: boxbuild.v1.ErrorKind
 	(Call)(0),                     // 1: boxbuild.v1.Call
@@ -6604,75 +7227,85 @@ var file_boxbuild_v1_boxbuild_proto_goTypes = []any{
 	(*BuildFinished)(nil),         // 18: boxbuild.v1.BuildFinished
 	(*BuildResult)(nil),           // 19: boxbuild.v1.BuildResult
 	(*BuiltImage)(nil),            // 20: boxbuild.v1.BuiltImage
-	(*Event)(nil),                 // 21: boxbuild.v1.Event
-	(*Declared)(nil),              // 22: boxbuild.v1.Declared
-	(*Started)(nil),               // 23: boxbuild.v1.Started
-	(*Cached)(nil),                // 24: boxbuild.v1.Cached
-	(*Done)(nil),                  // 25: boxbuild.v1.Done
-	(*Failed)(nil),                // 26: boxbuild.v1.Failed
-	(*Canceled)(nil),              // 27: boxbuild.v1.Canceled
-	(*Log)(nil),                   // 28: boxbuild.v1.Log
-	(*Status)(nil),                // 29: boxbuild.v1.Status
-	(*Warning)(nil),               // 30: boxbuild.v1.Warning
-	(*Ask)(nil),                   // 31: boxbuild.v1.Ask
-	(*CredentialsQuestion)(nil),   // 32: boxbuild.v1.CredentialsQuestion
-	(*ChannelQuestion)(nil),       // 33: boxbuild.v1.ChannelQuestion
-	(*SecretQuestion)(nil),        // 34: boxbuild.v1.SecretQuestion
-	(*SSHQuestion)(nil),           // 35: boxbuild.v1.SSHQuestion
-	(*Answer)(nil),                // 36: boxbuild.v1.Answer
-	(*SecretAnswer)(nil),          // 37: boxbuild.v1.SecretAnswer
-	(*SSHAnswer)(nil),             // 38: boxbuild.v1.SSHAnswer
-	(*Credentials)(nil),           // 39: boxbuild.v1.Credentials
-	(*Chunk)(nil),                 // 40: boxbuild.v1.Chunk
-	(*ListRequest)(nil),           // 41: boxbuild.v1.ListRequest
-	(*ListResponse)(nil),          // 42: boxbuild.v1.ListResponse
-	(*ImageSummary)(nil),          // 43: boxbuild.v1.ImageSummary
-	(*InspectRequest)(nil),        // 44: boxbuild.v1.InspectRequest
-	(*InspectResponse)(nil),       // 45: boxbuild.v1.InspectResponse
-	(*HistoryRequest)(nil),        // 46: boxbuild.v1.HistoryRequest
-	(*HistoryResponse)(nil),       // 47: boxbuild.v1.HistoryResponse
-	(*HistoryEntry)(nil),          // 48: boxbuild.v1.HistoryEntry
-	(*TagRequest)(nil),            // 49: boxbuild.v1.TagRequest
-	(*TagResponse)(nil),           // 50: boxbuild.v1.TagResponse
-	(*RemoveRequest)(nil),         // 51: boxbuild.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 52: boxbuild.v1.RemoveResponse
-	(*Removed)(nil),               // 53: boxbuild.v1.Removed
-	(*Transfer)(nil),              // 54: boxbuild.v1.Transfer
-	(*PullInput)(nil),             // 55: boxbuild.v1.PullInput
-	(*PullOutput)(nil),            // 56: boxbuild.v1.PullOutput
-	(*Pulled)(nil),                // 57: boxbuild.v1.Pulled
-	(*PushInput)(nil),             // 58: boxbuild.v1.PushInput
-	(*PushOutput)(nil),            // 59: boxbuild.v1.PushOutput
-	(*Pushed)(nil),                // 60: boxbuild.v1.Pushed
-	(*LoadOptions)(nil),           // 61: boxbuild.v1.LoadOptions
-	(*LoadInput)(nil),             // 62: boxbuild.v1.LoadInput
-	(*LoadOutput)(nil),            // 63: boxbuild.v1.LoadOutput
-	(*Loaded)(nil),                // 64: boxbuild.v1.Loaded
-	(*LoadedImage)(nil),           // 65: boxbuild.v1.LoadedImage
-	(*SaveRequest)(nil),           // 66: boxbuild.v1.SaveRequest
-	(*ImportOptions)(nil),         // 67: boxbuild.v1.ImportOptions
-	(*ImportInput)(nil),           // 68: boxbuild.v1.ImportInput
-	(*ImportResponse)(nil),        // 69: boxbuild.v1.ImportResponse
-	(*PingRequest)(nil),           // 70: boxbuild.v1.PingRequest
-	(*PingResponse)(nil),          // 71: boxbuild.v1.PingResponse
-	(*InfoRequest)(nil),           // 72: boxbuild.v1.InfoRequest
-	(*InfoResponse)(nil),          // 73: boxbuild.v1.InfoResponse
-	(*DiskUsageRequest)(nil),      // 74: boxbuild.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),     // 75: boxbuild.v1.DiskUsageResponse
-	(*UsageClass)(nil),            // 76: boxbuild.v1.UsageClass
-	(*UsageRecord)(nil),           // 77: boxbuild.v1.UsageRecord
-	(*PruneRequest)(nil),          // 78: boxbuild.v1.PruneRequest
-	(*PruneResponse)(nil),         // 79: boxbuild.v1.PruneResponse
-	(*LoginRequest)(nil),          // 80: boxbuild.v1.LoginRequest
-	(*LoginResponse)(nil),         // 81: boxbuild.v1.LoginResponse
-	nil,                           // 82: boxbuild.v1.Frontend.ContextsEntry
-	nil,                           // 83: boxbuild.v1.Frontend.BuildArgsEntry
-	nil,                           // 84: boxbuild.v1.Frontend.LabelsEntry
-	nil,                           // 85: boxbuild.v1.Output.AttrsEntry
-	nil,                           // 86: boxbuild.v1.BuildResult.MetadataEntry
-	nil,                           // 87: boxbuild.v1.ImageSummary.LabelsEntry
-	nil,                           // 88: boxbuild.v1.ImageSummary.NameDigestsEntry
-	(*timestamppb.Timestamp)(nil), // 89: google.protobuf.Timestamp
+	(*WatchRequest)(nil),          // 21: boxbuild.v1.WatchRequest
+	(*ListBuildsRequest)(nil),     // 22: boxbuild.v1.ListBuildsRequest
+	(*ListBuildsResponse)(nil),    // 23: boxbuild.v1.ListBuildsResponse
+	(*InspectBuildRequest)(nil),   // 24: boxbuild.v1.InspectBuildRequest
+	(*BuildRecord)(nil),           // 25: boxbuild.v1.BuildRecord
+	(*BuildOrigin)(nil),           // 26: boxbuild.v1.BuildOrigin
+	(*UpdateBuildRequest)(nil),    // 27: boxbuild.v1.UpdateBuildRequest
+	(*UpdateBuildResponse)(nil),   // 28: boxbuild.v1.UpdateBuildResponse
+	(*Event)(nil),                 // 29: boxbuild.v1.Event
+	(*Declared)(nil),              // 30: boxbuild.v1.Declared
+	(*Started)(nil),               // 31: boxbuild.v1.Started
+	(*Cached)(nil),                // 32: boxbuild.v1.Cached
+	(*Done)(nil),                  // 33: boxbuild.v1.Done
+	(*Failed)(nil),                // 34: boxbuild.v1.Failed
+	(*Canceled)(nil),              // 35: boxbuild.v1.Canceled
+	(*Log)(nil),                   // 36: boxbuild.v1.Log
+	(*Status)(nil),                // 37: boxbuild.v1.Status
+	(*Warning)(nil),               // 38: boxbuild.v1.Warning
+	(*Ask)(nil),                   // 39: boxbuild.v1.Ask
+	(*CredentialsQuestion)(nil),   // 40: boxbuild.v1.CredentialsQuestion
+	(*ChannelQuestion)(nil),       // 41: boxbuild.v1.ChannelQuestion
+	(*SecretQuestion)(nil),        // 42: boxbuild.v1.SecretQuestion
+	(*SSHQuestion)(nil),           // 43: boxbuild.v1.SSHQuestion
+	(*Answer)(nil),                // 44: boxbuild.v1.Answer
+	(*SecretAnswer)(nil),          // 45: boxbuild.v1.SecretAnswer
+	(*SSHAnswer)(nil),             // 46: boxbuild.v1.SSHAnswer
+	(*Credentials)(nil),           // 47: boxbuild.v1.Credentials
+	(*Chunk)(nil),                 // 48: boxbuild.v1.Chunk
+	(*ListRequest)(nil),           // 49: boxbuild.v1.ListRequest
+	(*ListResponse)(nil),          // 50: boxbuild.v1.ListResponse
+	(*ImageSummary)(nil),          // 51: boxbuild.v1.ImageSummary
+	(*InspectRequest)(nil),        // 52: boxbuild.v1.InspectRequest
+	(*InspectResponse)(nil),       // 53: boxbuild.v1.InspectResponse
+	(*HistoryRequest)(nil),        // 54: boxbuild.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 55: boxbuild.v1.HistoryResponse
+	(*HistoryEntry)(nil),          // 56: boxbuild.v1.HistoryEntry
+	(*TagRequest)(nil),            // 57: boxbuild.v1.TagRequest
+	(*TagResponse)(nil),           // 58: boxbuild.v1.TagResponse
+	(*RemoveRequest)(nil),         // 59: boxbuild.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 60: boxbuild.v1.RemoveResponse
+	(*Removed)(nil),               // 61: boxbuild.v1.Removed
+	(*Transfer)(nil),              // 62: boxbuild.v1.Transfer
+	(*PullInput)(nil),             // 63: boxbuild.v1.PullInput
+	(*PullOutput)(nil),            // 64: boxbuild.v1.PullOutput
+	(*Pulled)(nil),                // 65: boxbuild.v1.Pulled
+	(*PushInput)(nil),             // 66: boxbuild.v1.PushInput
+	(*PushOutput)(nil),            // 67: boxbuild.v1.PushOutput
+	(*Pushed)(nil),                // 68: boxbuild.v1.Pushed
+	(*LoadOptions)(nil),           // 69: boxbuild.v1.LoadOptions
+	(*LoadInput)(nil),             // 70: boxbuild.v1.LoadInput
+	(*LoadOutput)(nil),            // 71: boxbuild.v1.LoadOutput
+	(*Loaded)(nil),                // 72: boxbuild.v1.Loaded
+	(*LoadedImage)(nil),           // 73: boxbuild.v1.LoadedImage
+	(*SaveRequest)(nil),           // 74: boxbuild.v1.SaveRequest
+	(*ImportOptions)(nil),         // 75: boxbuild.v1.ImportOptions
+	(*ImportInput)(nil),           // 76: boxbuild.v1.ImportInput
+	(*ImportResponse)(nil),        // 77: boxbuild.v1.ImportResponse
+	(*PingRequest)(nil),           // 78: boxbuild.v1.PingRequest
+	(*PingResponse)(nil),          // 79: boxbuild.v1.PingResponse
+	(*InfoRequest)(nil),           // 80: boxbuild.v1.InfoRequest
+	(*InfoResponse)(nil),          // 81: boxbuild.v1.InfoResponse
+	(*DiskUsageRequest)(nil),      // 82: boxbuild.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),     // 83: boxbuild.v1.DiskUsageResponse
+	(*UsageClass)(nil),            // 84: boxbuild.v1.UsageClass
+	(*UsageRecord)(nil),           // 85: boxbuild.v1.UsageRecord
+	(*PruneRequest)(nil),          // 86: boxbuild.v1.PruneRequest
+	(*PruneResponse)(nil),         // 87: boxbuild.v1.PruneResponse
+	(*LoginRequest)(nil),          // 88: boxbuild.v1.LoginRequest
+	(*LoginResponse)(nil),         // 89: boxbuild.v1.LoginResponse
+	nil,                           // 90: boxbuild.v1.Frontend.ContextsEntry
+	nil,                           // 91: boxbuild.v1.Frontend.BuildArgsEntry
+	nil,                           // 92: boxbuild.v1.Frontend.LabelsEntry
+	nil,                           // 93: boxbuild.v1.Output.AttrsEntry
+	nil,                           // 94: boxbuild.v1.BuildResult.MetadataEntry
+	nil,                           // 95: boxbuild.v1.BuildRecord.AttrsEntry
+	nil,                           // 96: boxbuild.v1.BuildOrigin.AttrsEntry
+	nil,                           // 97: boxbuild.v1.ImageSummary.LabelsEntry
+	nil,                           // 98: boxbuild.v1.ImageSummary.NameDigestsEntry
+	(*timestamppb.Timestamp)(nil), // 99: google.protobuf.Timestamp
 }
 var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	0,   // 0: boxbuild.v1.Error.kind:type_name -> boxbuild.v1.ErrorKind
@@ -6680,135 +7313,151 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	4,   // 2: boxbuild.v1.Error.step:type_name -> boxbuild.v1.StepError
 	5,   // 3: boxbuild.v1.SourceError.ranges:type_name -> boxbuild.v1.LineRange
 	8,   // 4: boxbuild.v1.BuildInput.start:type_name -> boxbuild.v1.BuildRequest
-	36,  // 5: boxbuild.v1.BuildInput.answer:type_name -> boxbuild.v1.Answer
+	44,  // 5: boxbuild.v1.BuildInput.answer:type_name -> boxbuild.v1.Answer
 	7,   // 6: boxbuild.v1.BuildInput.cancel:type_name -> boxbuild.v1.CancelBuild
 	9,   // 7: boxbuild.v1.BuildRequest.frontend:type_name -> boxbuild.v1.Frontend
 	13,  // 8: boxbuild.v1.BuildRequest.directories:type_name -> boxbuild.v1.Directory
 	14,  // 9: boxbuild.v1.BuildRequest.outputs:type_name -> boxbuild.v1.Output
 	1,   // 10: boxbuild.v1.BuildRequest.call:type_name -> boxbuild.v1.Call
-	82,  // 11: boxbuild.v1.Frontend.contexts:type_name -> boxbuild.v1.Frontend.ContextsEntry
-	83,  // 12: boxbuild.v1.Frontend.build_args:type_name -> boxbuild.v1.Frontend.BuildArgsEntry
-	84,  // 13: boxbuild.v1.Frontend.labels:type_name -> boxbuild.v1.Frontend.LabelsEntry
+	90,  // 11: boxbuild.v1.Frontend.contexts:type_name -> boxbuild.v1.Frontend.ContextsEntry
+	91,  // 12: boxbuild.v1.Frontend.build_args:type_name -> boxbuild.v1.Frontend.BuildArgsEntry
+	92,  // 13: boxbuild.v1.Frontend.labels:type_name -> boxbuild.v1.Frontend.LabelsEntry
 	15,  // 14: boxbuild.v1.Frontend.platforms:type_name -> boxbuild.v1.Platform
 	10,  // 15: boxbuild.v1.Frontend.extra_hosts:type_name -> boxbuild.v1.HostIP
 	11,  // 16: boxbuild.v1.Frontend.ulimits:type_name -> boxbuild.v1.Ulimit
 	12,  // 17: boxbuild.v1.Frontend.limits:type_name -> boxbuild.v1.Limits
-	85,  // 18: boxbuild.v1.Output.attrs:type_name -> boxbuild.v1.Output.AttrsEntry
+	93,  // 18: boxbuild.v1.Output.attrs:type_name -> boxbuild.v1.Output.AttrsEntry
 	13,  // 19: boxbuild.v1.Output.directory:type_name -> boxbuild.v1.Directory
 	17,  // 20: boxbuild.v1.BuildOutput.accepted:type_name -> boxbuild.v1.BuildAccepted
-	21,  // 21: boxbuild.v1.BuildOutput.event:type_name -> boxbuild.v1.Event
-	31,  // 22: boxbuild.v1.BuildOutput.ask:type_name -> boxbuild.v1.Ask
+	29,  // 21: boxbuild.v1.BuildOutput.event:type_name -> boxbuild.v1.Event
+	39,  // 22: boxbuild.v1.BuildOutput.ask:type_name -> boxbuild.v1.Ask
 	18,  // 23: boxbuild.v1.BuildOutput.finished:type_name -> boxbuild.v1.BuildFinished
 	19,  // 24: boxbuild.v1.BuildFinished.result:type_name -> boxbuild.v1.BuildResult
 	2,   // 25: boxbuild.v1.BuildFinished.error:type_name -> boxbuild.v1.Error
 	20,  // 26: boxbuild.v1.BuildResult.images:type_name -> boxbuild.v1.BuiltImage
-	86,  // 27: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
+	94,  // 27: boxbuild.v1.BuildResult.metadata:type_name -> boxbuild.v1.BuildResult.MetadataEntry
 	15,  // 28: boxbuild.v1.BuiltImage.platform:type_name -> boxbuild.v1.Platform
-	89,  // 29: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
-	22,  // 30: boxbuild.v1.Event.declared:type_name -> boxbuild.v1.Declared
-	23,  // 31: boxbuild.v1.Event.started:type_name -> boxbuild.v1.Started
-	24,  // 32: boxbuild.v1.Event.cached:type_name -> boxbuild.v1.Cached
-	25,  // 33: boxbuild.v1.Event.done:type_name -> boxbuild.v1.Done
-	26,  // 34: boxbuild.v1.Event.failed:type_name -> boxbuild.v1.Failed
-	27,  // 35: boxbuild.v1.Event.canceled:type_name -> boxbuild.v1.Canceled
-	28,  // 36: boxbuild.v1.Event.log:type_name -> boxbuild.v1.Log
-	29,  // 37: boxbuild.v1.Event.status:type_name -> boxbuild.v1.Status
-	30,  // 38: boxbuild.v1.Event.warning:type_name -> boxbuild.v1.Warning
-	5,   // 39: boxbuild.v1.Declared.ranges:type_name -> boxbuild.v1.LineRange
-	2,   // 40: boxbuild.v1.Failed.error:type_name -> boxbuild.v1.Error
-	89,  // 41: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
-	89,  // 42: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
-	5,   // 43: boxbuild.v1.Warning.ranges:type_name -> boxbuild.v1.LineRange
-	32,  // 44: boxbuild.v1.Ask.credentials:type_name -> boxbuild.v1.CredentialsQuestion
-	33,  // 45: boxbuild.v1.Ask.channel:type_name -> boxbuild.v1.ChannelQuestion
-	34,  // 46: boxbuild.v1.Ask.secret:type_name -> boxbuild.v1.SecretQuestion
-	35,  // 47: boxbuild.v1.Ask.ssh:type_name -> boxbuild.v1.SSHQuestion
-	39,  // 48: boxbuild.v1.Answer.credentials:type_name -> boxbuild.v1.Credentials
-	2,   // 49: boxbuild.v1.Answer.error:type_name -> boxbuild.v1.Error
-	37,  // 50: boxbuild.v1.Answer.secret:type_name -> boxbuild.v1.SecretAnswer
-	38,  // 51: boxbuild.v1.Answer.ssh:type_name -> boxbuild.v1.SSHAnswer
-	2,   // 52: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
-	43,  // 53: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
-	89,  // 54: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
-	87,  // 55: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
-	15,  // 56: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
-	88,  // 57: boxbuild.v1.ImageSummary.name_digests:type_name -> boxbuild.v1.ImageSummary.NameDigestsEntry
-	15,  // 58: boxbuild.v1.InspectRequest.platform:type_name -> boxbuild.v1.Platform
-	43,  // 59: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
-	89,  // 60: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
-	15,  // 61: boxbuild.v1.HistoryRequest.platform:type_name -> boxbuild.v1.Platform
-	48,  // 62: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
-	89,  // 63: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
-	15,  // 64: boxbuild.v1.RemoveRequest.platforms:type_name -> boxbuild.v1.Platform
-	53,  // 65: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
-	15,  // 66: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
-	54,  // 67: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
-	36,  // 68: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
-	29,  // 69: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
-	31,  // 70: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
-	57,  // 71: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
-	54,  // 72: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
-	36,  // 73: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
-	29,  // 74: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
-	31,  // 75: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
-	60,  // 76: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
-	15,  // 77: boxbuild.v1.LoadOptions.platforms:type_name -> boxbuild.v1.Platform
-	61,  // 78: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
-	29,  // 79: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
-	64,  // 80: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
-	65,  // 81: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
-	15,  // 82: boxbuild.v1.SaveRequest.platforms:type_name -> boxbuild.v1.Platform
-	15,  // 83: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
-	67,  // 84: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
-	15,  // 85: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
-	89,  // 86: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
-	89,  // 87: boxbuild.v1.InfoResponse.time:type_name -> google.protobuf.Timestamp
-	76,  // 88: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
-	76,  // 89: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
-	77,  // 90: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	89,  // 91: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	89,  // 92: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
-	53,  // 93: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
-	39,  // 94: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
-	6,   // 95: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
-	40,  // 96: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
-	41,  // 97: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
-	44,  // 98: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
-	46,  // 99: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
-	49,  // 100: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
-	51,  // 101: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
-	55,  // 102: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
-	58,  // 103: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
-	62,  // 104: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
-	66,  // 105: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
-	68,  // 106: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	70,  // 107: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
-	72,  // 108: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	74,  // 109: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	78,  // 110: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	80,  // 111: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	16,  // 112: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	40,  // 113: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	42,  // 114: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	45,  // 115: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	47,  // 116: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	50,  // 117: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	52,  // 118: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	56,  // 119: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	59,  // 120: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	63,  // 121: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	40,  // 122: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	69,  // 123: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	71,  // 124: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
-	73,  // 125: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	75,  // 126: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	79,  // 127: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	81,  // 128: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	112, // [112:129] is the sub-list for method output_type
-	95,  // [95:112] is the sub-list for method input_type
-	95,  // [95:95] is the sub-list for extension type_name
-	95,  // [95:95] is the sub-list for extension extendee
-	0,   // [0:95] is the sub-list for field type_name
+	25,  // 29: boxbuild.v1.ListBuildsResponse.builds:type_name -> boxbuild.v1.BuildRecord
+	95,  // 30: boxbuild.v1.BuildRecord.attrs:type_name -> boxbuild.v1.BuildRecord.AttrsEntry
+	26,  // 31: boxbuild.v1.BuildRecord.outputs:type_name -> boxbuild.v1.BuildOrigin
+	99,  // 32: boxbuild.v1.BuildRecord.created:type_name -> google.protobuf.Timestamp
+	99,  // 33: boxbuild.v1.BuildRecord.ended:type_name -> google.protobuf.Timestamp
+	2,   // 34: boxbuild.v1.BuildRecord.error:type_name -> boxbuild.v1.Error
+	19,  // 35: boxbuild.v1.BuildRecord.result:type_name -> boxbuild.v1.BuildResult
+	96,  // 36: boxbuild.v1.BuildOrigin.attrs:type_name -> boxbuild.v1.BuildOrigin.AttrsEntry
+	99,  // 37: boxbuild.v1.Event.time:type_name -> google.protobuf.Timestamp
+	30,  // 38: boxbuild.v1.Event.declared:type_name -> boxbuild.v1.Declared
+	31,  // 39: boxbuild.v1.Event.started:type_name -> boxbuild.v1.Started
+	32,  // 40: boxbuild.v1.Event.cached:type_name -> boxbuild.v1.Cached
+	33,  // 41: boxbuild.v1.Event.done:type_name -> boxbuild.v1.Done
+	34,  // 42: boxbuild.v1.Event.failed:type_name -> boxbuild.v1.Failed
+	35,  // 43: boxbuild.v1.Event.canceled:type_name -> boxbuild.v1.Canceled
+	36,  // 44: boxbuild.v1.Event.log:type_name -> boxbuild.v1.Log
+	37,  // 45: boxbuild.v1.Event.status:type_name -> boxbuild.v1.Status
+	38,  // 46: boxbuild.v1.Event.warning:type_name -> boxbuild.v1.Warning
+	5,   // 47: boxbuild.v1.Declared.ranges:type_name -> boxbuild.v1.LineRange
+	2,   // 48: boxbuild.v1.Failed.error:type_name -> boxbuild.v1.Error
+	99,  // 49: boxbuild.v1.Status.started:type_name -> google.protobuf.Timestamp
+	99,  // 50: boxbuild.v1.Status.ended:type_name -> google.protobuf.Timestamp
+	5,   // 51: boxbuild.v1.Warning.ranges:type_name -> boxbuild.v1.LineRange
+	40,  // 52: boxbuild.v1.Ask.credentials:type_name -> boxbuild.v1.CredentialsQuestion
+	41,  // 53: boxbuild.v1.Ask.channel:type_name -> boxbuild.v1.ChannelQuestion
+	42,  // 54: boxbuild.v1.Ask.secret:type_name -> boxbuild.v1.SecretQuestion
+	43,  // 55: boxbuild.v1.Ask.ssh:type_name -> boxbuild.v1.SSHQuestion
+	47,  // 56: boxbuild.v1.Answer.credentials:type_name -> boxbuild.v1.Credentials
+	2,   // 57: boxbuild.v1.Answer.error:type_name -> boxbuild.v1.Error
+	45,  // 58: boxbuild.v1.Answer.secret:type_name -> boxbuild.v1.SecretAnswer
+	46,  // 59: boxbuild.v1.Answer.ssh:type_name -> boxbuild.v1.SSHAnswer
+	2,   // 60: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
+	51,  // 61: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
+	99,  // 62: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
+	97,  // 63: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
+	15,  // 64: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
+	98,  // 65: boxbuild.v1.ImageSummary.name_digests:type_name -> boxbuild.v1.ImageSummary.NameDigestsEntry
+	15,  // 66: boxbuild.v1.InspectRequest.platform:type_name -> boxbuild.v1.Platform
+	51,  // 67: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
+	99,  // 68: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
+	15,  // 69: boxbuild.v1.HistoryRequest.platform:type_name -> boxbuild.v1.Platform
+	56,  // 70: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
+	99,  // 71: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
+	15,  // 72: boxbuild.v1.RemoveRequest.platforms:type_name -> boxbuild.v1.Platform
+	61,  // 73: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
+	15,  // 74: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
+	62,  // 75: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
+	44,  // 76: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
+	37,  // 77: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
+	39,  // 78: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
+	65,  // 79: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
+	62,  // 80: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
+	44,  // 81: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
+	37,  // 82: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
+	39,  // 83: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
+	68,  // 84: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
+	15,  // 85: boxbuild.v1.LoadOptions.platforms:type_name -> boxbuild.v1.Platform
+	69,  // 86: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
+	37,  // 87: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
+	72,  // 88: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
+	73,  // 89: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
+	15,  // 90: boxbuild.v1.SaveRequest.platforms:type_name -> boxbuild.v1.Platform
+	15,  // 91: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
+	75,  // 92: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
+	15,  // 93: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
+	99,  // 94: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
+	99,  // 95: boxbuild.v1.InfoResponse.time:type_name -> google.protobuf.Timestamp
+	84,  // 96: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
+	84,  // 97: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
+	85,  // 98: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
+	99,  // 99: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	99,  // 100: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	61,  // 101: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
+	47,  // 102: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
+	6,   // 103: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
+	48,  // 104: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
+	21,  // 105: boxbuild.v1.Builds.Watch:input_type -> boxbuild.v1.WatchRequest
+	22,  // 106: boxbuild.v1.Builds.ListBuilds:input_type -> boxbuild.v1.ListBuildsRequest
+	24,  // 107: boxbuild.v1.Builds.InspectBuild:input_type -> boxbuild.v1.InspectBuildRequest
+	27,  // 108: boxbuild.v1.Builds.UpdateBuild:input_type -> boxbuild.v1.UpdateBuildRequest
+	49,  // 109: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
+	52,  // 110: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
+	54,  // 111: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
+	57,  // 112: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
+	59,  // 113: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
+	63,  // 114: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
+	66,  // 115: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
+	70,  // 116: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
+	74,  // 117: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
+	76,  // 118: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
+	78,  // 119: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	80,  // 120: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	82,  // 121: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	86,  // 122: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	88,  // 123: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	16,  // 124: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	48,  // 125: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	16,  // 126: boxbuild.v1.Builds.Watch:output_type -> boxbuild.v1.BuildOutput
+	23,  // 127: boxbuild.v1.Builds.ListBuilds:output_type -> boxbuild.v1.ListBuildsResponse
+	25,  // 128: boxbuild.v1.Builds.InspectBuild:output_type -> boxbuild.v1.BuildRecord
+	28,  // 129: boxbuild.v1.Builds.UpdateBuild:output_type -> boxbuild.v1.UpdateBuildResponse
+	50,  // 130: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	53,  // 131: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	55,  // 132: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	58,  // 133: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	60,  // 134: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	64,  // 135: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	67,  // 136: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	71,  // 137: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	48,  // 138: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	77,  // 139: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	79,  // 140: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	81,  // 141: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	83,  // 142: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	87,  // 143: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	89,  // 144: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	124, // [124:145] is the sub-list for method output_type
+	103, // [103:124] is the sub-list for method input_type
+	103, // [103:103] is the sub-list for extension type_name
+	103, // [103:103] is the sub-list for extension extendee
+	0,   // [0:103] is the sub-list for field type_name
 }
 
 func init() { file_boxbuild_v1_boxbuild_proto_init() }
@@ -6842,7 +7491,12 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 		(*BuildFinished_Result)(nil),
 		(*BuildFinished_Error)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[19].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[25].OneofWrappers = []any{
+		(*UpdateBuildRequest_Remove)(nil),
+		(*UpdateBuildRequest_Pin)(nil),
+		(*UpdateBuildRequest_Cancel)(nil),
+	}
+	file_boxbuild_v1_boxbuild_proto_msgTypes[27].OneofWrappers = []any{
 		(*Event_Declared)(nil),
 		(*Event_Started)(nil),
 		(*Event_Cached)(nil),
@@ -6853,59 +7507,59 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 		(*Event_Status)(nil),
 		(*Event_Warning)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[29].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[37].OneofWrappers = []any{
 		(*Ask_Credentials)(nil),
 		(*Ask_Channel)(nil),
 		(*Ask_Secret)(nil),
 		(*Ask_Ssh)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[31].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[39].OneofWrappers = []any{
 		(*ChannelQuestion_Directory)(nil),
 		(*ChannelQuestion_Output)(nil),
 		(*ChannelQuestion_Ssh)(nil),
 		(*ChannelQuestion_Upload)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[34].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[42].OneofWrappers = []any{
 		(*Answer_Credentials)(nil),
 		(*Answer_Error)(nil),
 		(*Answer_Secret)(nil),
 		(*Answer_Ssh)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[38].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[46].OneofWrappers = []any{
 		(*Chunk_Data)(nil),
 		(*Chunk_Open)(nil),
 		(*Chunk_Eof)(nil),
 		(*Chunk_Done)(nil),
 		(*Chunk_Error)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[53].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[61].OneofWrappers = []any{
 		(*PullInput_Start)(nil),
 		(*PullInput_Answer)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[54].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[62].OneofWrappers = []any{
 		(*PullOutput_Status)(nil),
 		(*PullOutput_Ask)(nil),
 		(*PullOutput_Result)(nil),
 		(*PullOutput_Begins)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[56].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[64].OneofWrappers = []any{
 		(*PushInput_Start)(nil),
 		(*PushInput_Answer)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[57].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[65].OneofWrappers = []any{
 		(*PushOutput_Status)(nil),
 		(*PushOutput_Ask)(nil),
 		(*PushOutput_Result)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[60].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[68].OneofWrappers = []any{
 		(*LoadInput_Start)(nil),
 		(*LoadInput_Data)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[61].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[69].OneofWrappers = []any{
 		(*LoadOutput_Status)(nil),
 		(*LoadOutput_Loaded)(nil),
 	}
-	file_boxbuild_v1_boxbuild_proto_msgTypes[66].OneofWrappers = []any{
+	file_boxbuild_v1_boxbuild_proto_msgTypes[74].OneofWrappers = []any{
 		(*ImportInput_Start)(nil),
 		(*ImportInput_Data)(nil),
 	}
@@ -6915,7 +7569,7 @@ func file_boxbuild_v1_boxbuild_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_boxbuild_v1_boxbuild_proto_rawDesc), len(file_boxbuild_v1_boxbuild_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   87,
+			NumMessages:   97,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

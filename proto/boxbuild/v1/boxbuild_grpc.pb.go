@@ -24,8 +24,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Builds_Build_FullMethodName   = "/boxbuild.v1.Builds/Build"
-	Builds_Channel_FullMethodName = "/boxbuild.v1.Builds/Channel"
+	Builds_Build_FullMethodName        = "/boxbuild.v1.Builds/Build"
+	Builds_Channel_FullMethodName      = "/boxbuild.v1.Builds/Channel"
+	Builds_Watch_FullMethodName        = "/boxbuild.v1.Builds/Watch"
+	Builds_ListBuilds_FullMethodName   = "/boxbuild.v1.Builds/ListBuilds"
+	Builds_InspectBuild_FullMethodName = "/boxbuild.v1.Builds/InspectBuild"
+	Builds_UpdateBuild_FullMethodName  = "/boxbuild.v1.Builds/UpdateBuild"
 )
 
 // BuildsClient is the client API for Builds service.
@@ -40,6 +44,14 @@ type BuildsClient interface {
 	// Channel carries the bytes of one channel that the daemon asked for on the stream of a build: the content of a
 	// directory or of an output. The client's first message is open.
 	Channel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Chunk, Chunk], error)
+	// Watch tells of a build, whoever asked for it, from its beginning: what has happened and, with follow, what happens. The
+	// first output is accepted. Of a build that has ended, or ends meanwhile, the last one is finished.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BuildOutput], error)
+	// ListBuilds lists the builds that run and those of the past, the newest first.
+	ListBuilds(ctx context.Context, in *ListBuildsRequest, opts ...grpc.CallOption) (*ListBuildsResponse, error)
+	InspectBuild(ctx context.Context, in *InspectBuildRequest, opts ...grpc.CallOption) (*BuildRecord, error)
+	// UpdateBuild removes, pins or cancels builds. It does nothing if there is one of them that it cannot find.
+	UpdateBuild(ctx context.Context, in *UpdateBuildRequest, opts ...grpc.CallOption) (*UpdateBuildResponse, error)
 }
 
 type buildsClient struct {
@@ -76,6 +88,55 @@ func (c *buildsClient) Channel(ctx context.Context, opts ...grpc.CallOption) (gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Builds_ChannelClient = grpc.BidiStreamingClient[Chunk, Chunk]
 
+func (c *buildsClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BuildOutput], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Builds_ServiceDesc.Streams[2], Builds_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, BuildOutput]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Builds_WatchClient = grpc.ServerStreamingClient[BuildOutput]
+
+func (c *buildsClient) ListBuilds(ctx context.Context, in *ListBuildsRequest, opts ...grpc.CallOption) (*ListBuildsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBuildsResponse)
+	err := c.cc.Invoke(ctx, Builds_ListBuilds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *buildsClient) InspectBuild(ctx context.Context, in *InspectBuildRequest, opts ...grpc.CallOption) (*BuildRecord, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BuildRecord)
+	err := c.cc.Invoke(ctx, Builds_InspectBuild_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *buildsClient) UpdateBuild(ctx context.Context, in *UpdateBuildRequest, opts ...grpc.CallOption) (*UpdateBuildResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateBuildResponse)
+	err := c.cc.Invoke(ctx, Builds_UpdateBuild_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BuildsServer is the server API for Builds service.
 // All implementations must embed UnimplementedBuildsServer
 // for forward compatibility.
@@ -88,6 +149,14 @@ type BuildsServer interface {
 	// Channel carries the bytes of one channel that the daemon asked for on the stream of a build: the content of a
 	// directory or of an output. The client's first message is open.
 	Channel(grpc.BidiStreamingServer[Chunk, Chunk]) error
+	// Watch tells of a build, whoever asked for it, from its beginning: what has happened and, with follow, what happens. The
+	// first output is accepted. Of a build that has ended, or ends meanwhile, the last one is finished.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[BuildOutput]) error
+	// ListBuilds lists the builds that run and those of the past, the newest first.
+	ListBuilds(context.Context, *ListBuildsRequest) (*ListBuildsResponse, error)
+	InspectBuild(context.Context, *InspectBuildRequest) (*BuildRecord, error)
+	// UpdateBuild removes, pins or cancels builds. It does nothing if there is one of them that it cannot find.
+	UpdateBuild(context.Context, *UpdateBuildRequest) (*UpdateBuildResponse, error)
 	mustEmbedUnimplementedBuildsServer()
 }
 
@@ -103,6 +172,18 @@ func (UnimplementedBuildsServer) Build(grpc.BidiStreamingServer[BuildInput, Buil
 }
 func (UnimplementedBuildsServer) Channel(grpc.BidiStreamingServer[Chunk, Chunk]) error {
 	return status.Error(codes.Unimplemented, "method Channel not implemented")
+}
+func (UnimplementedBuildsServer) Watch(*WatchRequest, grpc.ServerStreamingServer[BuildOutput]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedBuildsServer) ListBuilds(context.Context, *ListBuildsRequest) (*ListBuildsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBuilds not implemented")
+}
+func (UnimplementedBuildsServer) InspectBuild(context.Context, *InspectBuildRequest) (*BuildRecord, error) {
+	return nil, status.Error(codes.Unimplemented, "method InspectBuild not implemented")
+}
+func (UnimplementedBuildsServer) UpdateBuild(context.Context, *UpdateBuildRequest) (*UpdateBuildResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateBuild not implemented")
 }
 func (UnimplementedBuildsServer) mustEmbedUnimplementedBuildsServer() {}
 func (UnimplementedBuildsServer) testEmbeddedByValue()                {}
@@ -139,13 +220,91 @@ func _Builds_Channel_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Builds_ChannelServer = grpc.BidiStreamingServer[Chunk, Chunk]
 
+func _Builds_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(BuildsServer).Watch(m, &grpc.GenericServerStream[WatchRequest, BuildOutput]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Builds_WatchServer = grpc.ServerStreamingServer[BuildOutput]
+
+func _Builds_ListBuilds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBuildsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BuildsServer).ListBuilds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Builds_ListBuilds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BuildsServer).ListBuilds(ctx, req.(*ListBuildsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Builds_InspectBuild_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InspectBuildRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BuildsServer).InspectBuild(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Builds_InspectBuild_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BuildsServer).InspectBuild(ctx, req.(*InspectBuildRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Builds_UpdateBuild_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateBuildRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BuildsServer).UpdateBuild(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Builds_UpdateBuild_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BuildsServer).UpdateBuild(ctx, req.(*UpdateBuildRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Builds_ServiceDesc is the grpc.ServiceDesc for Builds service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Builds_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "boxbuild.v1.Builds",
 	HandlerType: (*BuildsServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListBuilds",
+			Handler:    _Builds_ListBuilds_Handler,
+		},
+		{
+			MethodName: "InspectBuild",
+			Handler:    _Builds_InspectBuild_Handler,
+		},
+		{
+			MethodName: "UpdateBuild",
+			Handler:    _Builds_UpdateBuild_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Build",
@@ -158,6 +317,11 @@ var Builds_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Builds_Channel_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Watch",
+			Handler:       _Builds_Watch_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "boxbuild/v1/boxbuild.proto",

@@ -2,17 +2,139 @@ package bksession
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/boxbuild/boxbuild/proto/filesync"
+	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
-const methodDiffCopy = "/moby.filesync.v1.FileSync/DiffCopy"
+const (
+	methodDiffCopy = "/moby.filesync.v1.FileSync/DiffCopy"
 
-// Directory returns the client's directory of that name ("context", "dockerfile", a named context) as a Source. Each Tree
-// is one transfer, of what is not here yet. The client applies the selection; whatever else it sends is left out.
-func (s *Session) Directory(_ context.Context, name string) (filesync.Source, error) {
+	keyDirName = "dir-name"
+	keyInclude = "include-patterns"
+	keyExclude = "exclude-patterns"
+	keyFollow  = "followpaths"
+)
+
+// diffCopyDesc is that of FileSync's and of FileSend's method.
+var diffCopyDesc = grpc.StreamDesc{StreamName: "DiffCopy", ClientStreams: true, ServerStreams: true}
+
+// transfers is how often a directory is asked for if a file in it changes while it comes.
+const transfers = 3
+
+// A DirectoryRequest says which of a client's directories is meant, and how it is compared.
+type DirectoryRequest struct {
+	Name string // as the client calls it: "context", "dockerfile", a named context
+	// Hint tells directories of the same name apart, beside the session's shared key: local.sharedkeyhint.
+	Hint string
+	// Fresh has every file sent, whatever is known of it: local.differ=none.
+	Fresh bool
+}
+
+// Directory returns the client's directory of that name as a Source. Each Tree is one transfer, of what is not here yet.
+// The client applies the selection; whatever else it sends is left out.
+func (s *Session) Directory(ctx context.Context, name string) (filesync.Source, error) {
+	return s.OpenDirectory(ctx, DirectoryRequest{Name: name})
+}
+
+// OpenDirectory is Directory for a request with all that there is to say.
+func (s *Session) OpenDirectory(_ context.Context, req DirectoryRequest) (filesync.Source, error) {
+	if s.ctx.Err() != nil {
+		return nil, fmt.Errorf("opening the client's directory %q: %w", printable(req.Name, maxID), context.Cause(s.ctx))
+	}
 	if err := s.need(methodDiffCopy); err != nil {
 		return nil, err
 	}
-	return &source{s: s, name: name}, nil
+	if s.opt.Store == nil {
+		return nil, fmt.Errorf("opening the client's directory %q: there is no store to receive it in", printable(req.Name, maxID))
+	}
+	return &source{s: s, req: req}, nil
+}
+
+// A source is a directory of the client's.
+type source struct {
+	s   *Session
+	req DirectoryRequest
+
+	mu   sync.Mutex // guards held
+	held []func()   // give back trees
+}
+
+// Close implements filesync.Source.
+func (d *source) Close() error {
+	d.mu.Lock()
+	held := d.held
+	d.held = nil
+	d.mu.Unlock()
+	for _, release := range held {
+		release()
+	}
+	return nil
+}
+
+// Tree implements filesync.Source.
+func (d *source) Tree(ctx context.Context, sel filesync.Selection) (treehash.Tree, error) {
+	var after *filesync.Intake
+	for n := 1; ; n++ {
+		in, err := d.s.opt.Store.Intake(ctx, filesync.IntakeRequest{
+			Key: d.key(), Shared: d.s.sharedKey == "", Fresh: d.req.Fresh, Select: sel, Limits: d.s.opt.Limits, After: after,
+		})
+		if err != nil {
+			return nil, d.fail(err)
+		}
+		t, err := d.transfer(ctx, sel, in)
+		if err = errors.Join(err, in.Close()); err == nil {
+			return t, nil
+		}
+		var changed *treehash.ChangedError
+		if n == transfers || !errors.As(err, &changed) {
+			return nil, d.fail(err)
+		}
+		after = in
+	}
+}
+
+func (d *source) fail(err error) error {
+	return fmt.Errorf("receiving the client's directory %q (session %s): %w", printable(d.req.Name, maxID), d.s.id, err)
+}
+
+// key names the directory from one build to the next.
+func (d *source) key() string {
+	return fmt.Sprintf("%q %q %q", d.s.sharedKey, d.req.Name, d.req.Hint)
+}
+
+// transfer makes one DiffCopy call, which puts the directory into in.
+func (d *source) transfer(ctx context.Context, sel filesync.Selection, in *filesync.Intake) (treehash.Tree, error) {
+	ctx, cancel := d.s.Bind(ctx)
+	defer cancel()
+	md := metadata.Pairs(keyDirName, d.req.Name)
+	md.Append(keyInclude, sel.Include...)
+	md.Append(keyExclude, sel.Exclude...)
+	md.Append(keyFollow, sel.Follow...)
+	stream, err := d.s.cc.NewStream(metadata.NewOutgoingContext(ctx, encodeMetadata(md)), &diffCopyDesc, methodDiffCopy)
+	if err != nil {
+		return nil, d.s.fail(ctx, "asking for it", err)
+	}
+	r := &receiver{stream: stream, in: in, pending: map[uint32]*filesync.IncomingFile{}, wake: make(chan struct{}, 1)}
+	if err := r.run(cancel); err != nil {
+		var remote *streamError
+		if errors.As(err, &remote) {
+			return nil, d.s.fail(ctx, "receiving files", remote.error)
+		}
+		return nil, err
+	}
+	t, release, err := in.Tree()
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held = append(d.held, release)
+	return t, nil
 }

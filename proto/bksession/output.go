@@ -23,8 +23,6 @@ const (
 	outputChunk = 1 << 20
 )
 
-var sendDesc = grpc.StreamDesc{StreamName: "DiffCopy", ClientStreams: true, ServerStreams: true}
-
 // An OutputStream takes the bytes of one output. Exactly one of Close and CloseWithError has to be called.
 type OutputStream interface {
 	io.WriteCloser // Close returns when the client has it all and has closed its file
@@ -45,7 +43,7 @@ func (s *Session) SendStream(ctx context.Context, exporter int, md map[string]st
 	for k, v := range md {
 		out.Set(keyExporterPrefix+k, v)
 	}
-	stream, err := s.cc.NewStream(metadata.NewOutgoingContext(ctx, encodeMetadata(out)), &sendDesc, methodSend)
+	stream, err := s.cc.NewStream(metadata.NewOutgoingContext(ctx, encodeMetadata(out)), &diffCopyDesc, methodSend)
 	if err != nil {
 		defer cancel()
 		return nil, s.fail(ctx, what, err)

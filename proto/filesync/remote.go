@@ -22,18 +22,22 @@ type RemoteOptions struct {
 	MaxBytes   int64 // of a tree's files; 1 TiB by default
 }
 
-// Remote returns the directory that Serve serves at the other end of s, as a Source. Files are received into store. An
-// unchanged tree costs one question and one answer, whatever its size.
-//
-// The client is not trusted: all it can do is to have the store take a tree of its choice, or an error.
-func Remote(s Stream, store *Store, o RemoteOptions) Source {
+func (o RemoteOptions) withDefaults() RemoteOptions {
 	if o.MaxEntries <= 0 {
 		o.MaxEntries = 2_000_000
 	}
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = 1 << 40
 	}
-	return &remote{s: s, store: store, o: o, turn: make(chan struct{}, 1)}
+	return o
+}
+
+// Remote returns the directory that Serve serves at the other end of s, as a Source. Files are received into store. An
+// unchanged tree costs one question and one answer, whatever its size.
+//
+// The client is not trusted: all it can do is to have the store take a tree of its choice, or an error.
+func Remote(s Stream, store *Store, o RemoteOptions) Source {
+	return &remote{s: s, store: store, o: o.withDefaults(), turn: make(chan struct{}, 1)}
 }
 
 type remote struct {

@@ -2,6 +2,7 @@ package filesync
 
 import (
 	"container/list"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,6 +28,8 @@ type Store struct {
 	max int64 // bytes of contents
 	// busy is held, one each, by transfers that rely on what is there, and as a whole by the one who removes.
 	busy *semaphore.Weighted
+	// intakes are the trees that came entry by entry, by the sender's key.
+	intakes *Cache
 
 	mu    sync.Mutex
 	nodes map[solver.Digest]*list.Element // of *node: trees that are complete
@@ -69,10 +72,13 @@ func NewStore(dir string, max int64) (*Store, error) {
 		return nil, fmt.Errorf("opening the store of client files: %w", err)
 	}
 	return &Store{
-		dir: dir, max: max, busy: semaphore.NewWeighted(everybody),
+		dir: dir, max: max, busy: semaphore.NewWeighted(everybody), intakes: NewCache(filepath.Join(dir, "stats"), rememberedEntries),
 		nodes: map[solver.Digest]*list.Element{}, order: list.New(), room: rememberedEntries, live: map[*node]int{},
 	}, nil
 }
+
+// Close waits until what is being written has been. The store must not be in use any more.
+func (s *Store) Close() error { return s.intakes.Close() }
 
 func (s *Store) file(sum solver.Digest) string { return filepath.Join(s.dir, "files", sum.String()) }
 func (s *Store) list(sum solver.Digest) string { return filepath.Join(s.dir, "dirs", sum.String()) }
@@ -132,6 +138,26 @@ func (s *Store) adopt(f *os.File, sum solver.Digest, size int64) error {
 	defer s.mu.Unlock()
 	s.size += size
 	return nil
+}
+
+// keep stores a content, if it is not there, and returns its digest.
+func (s *Store) keep(data []byte) (solver.Digest, error) {
+	sum := solver.Digest(sha256.Sum256(data))
+	if s.has(sum, int64(len(data))) {
+		return sum, nil
+	}
+	f, err := s.create()
+	if err != nil {
+		return sum, err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = s.adopt(f, sum, int64(len(data)))
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return sum, err
 }
 
 // known returns the tree of a root if it is complete, and holds it for a source.

@@ -1,0 +1,237 @@
+package bksession
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/boxbuild/boxbuild/solver/treehash"
+)
+
+// The messages of fsutil's protocol, which carries directories in BuildKit's sessions (fsutil/types/wire.proto). They are
+// read and written here by hand: there is one for each file, and names of files need not be UTF-8.
+//
+// The sender sends a stat for each file, in the order of a walk, and an empty one after the last. The place of a stat is
+// the ID of its file. The receiver asks for files by ID; the sender answers each with its bytes, mixed with those of
+// others, and an empty message after the last. When the receiver has all it sends fin, and the sender answers so.
+const (
+	packetStat = iota
+	packetReq
+	packetData
+	packetFin
+	packetErr
+)
+
+// A packet is one message. data is part of the message that it was read from.
+type packet struct {
+	kind    uint64
+	hasStat bool
+	stat    []byte
+	id      uint32
+	data    []byte
+}
+
+var errPacket = errors.New("a malformed message")
+
+// Fields of messages, by their numbers.
+const (
+	fieldType = 1
+	fieldStat = 2
+	fieldID   = 3
+	fieldData = 4
+
+	statPath  = 1
+	statMode  = 2
+	statSize  = 5
+	statMTime = 6
+	statLink  = 7
+	statMajor = 8
+	statMinor = 9
+	statXattr = 10
+)
+
+// fields calls fn for each field of a message. num is the value of one that is a number, b that of one that has bytes.
+func fields(m []byte, fn func(field protowire.Number, num uint64, b []byte) error) error {
+	for len(m) > 0 {
+		field, kind, n := protowire.ConsumeTag(m)
+		if n < 0 {
+			return errPacket
+		}
+		m = m[n:]
+		var num uint64
+		var b []byte
+		switch kind {
+		case protowire.VarintType:
+			num, n = protowire.ConsumeVarint(m)
+		case protowire.BytesType:
+			b, n = protowire.ConsumeBytes(m)
+		default:
+			n = protowire.ConsumeFieldValue(field, kind, m)
+		}
+		if n < 0 {
+			return errPacket
+		}
+		m = m[n:]
+		if err := fn(field, num, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func parsePacket(m []byte) (p packet, err error) {
+	err = fields(m, func(field protowire.Number, num uint64, b []byte) error {
+		switch field {
+		case fieldType:
+			p.kind = num
+		case fieldStat:
+			p.hasStat, p.stat = true, b
+		case fieldID:
+			p.id = uint32(num)
+		case fieldData:
+			p.data = b
+		}
+		return nil
+	})
+	return p, err
+}
+
+// parseStat reads what a file is into an entry, whose path is relative yet. hardlink is the path of an earlier file that
+// it is another name of.
+func parseStat(m []byte) (e treehash.Entry, hardlink string, err error) {
+	var mode uint32
+	var major, minor uint64
+	err = fields(m, func(field protowire.Number, num uint64, b []byte) error {
+		switch field {
+		case statPath:
+			e.Path = string(b)
+		case statMode:
+			mode = uint32(num)
+		case statSize:
+			e.Size = int64(num)
+		case statMTime:
+			e.MTime = time.Unix(0, int64(num))
+		case statLink:
+			e.Link = string(b)
+		case statMajor:
+			major = num
+		case statMinor:
+			minor = num
+		case statXattr:
+			k, v, err := parseXattr(b)
+			if err != nil {
+				return err
+			}
+			if e.Xattr == nil {
+				e.Xattr = map[string][]byte{}
+			}
+			e.Xattr[k] = v
+		}
+		return nil
+	})
+	if e.Mode = modeOf(fs.FileMode(mode)); e.IsRegular() {
+		hardlink, e.Link = e.Link, ""
+	}
+	if t := e.Mode & unix.S_IFMT; t == unix.S_IFCHR || t == unix.S_IFBLK {
+		e.Rdev = unix.Mkdev(uint32(major), uint32(minor))
+	}
+	return e, hardlink, err
+}
+
+func parseXattr(m []byte) (k string, v []byte, err error) {
+	v = []byte{}
+	err = fields(m, func(field protowire.Number, _ uint64, b []byte) error {
+		switch field {
+		case 1:
+			k = string(b)
+		case 2:
+			v = append([]byte{}, b...)
+		}
+		return nil
+	})
+	return k, v, err
+}
+
+var modeBits = []struct {
+	goMode fs.FileMode
+	mode   uint32
+}{{fs.ModeSetuid, unix.S_ISUID}, {fs.ModeSetgid, unix.S_ISGID}, {fs.ModeSticky, unix.S_ISVTX}}
+
+// modeOf returns the st_mode for one of Go's, which fsutil sends; with no type for what has none that we know.
+func modeOf(m fs.FileMode) uint32 {
+	out := uint32(m.Perm())
+	for _, b := range modeBits {
+		if m&b.goMode != 0 {
+			out |= b.mode
+		}
+	}
+	switch m.Type() {
+	case 0:
+		return out | unix.S_IFREG
+	case fs.ModeDir:
+		return out | unix.S_IFDIR
+	case fs.ModeSymlink:
+		return out | unix.S_IFLNK
+	case fs.ModeNamedPipe:
+		return out | unix.S_IFIFO
+	case fs.ModeSocket:
+		return out | unix.S_IFSOCK
+	case fs.ModeDevice:
+		return out | unix.S_IFBLK
+	case fs.ModeDevice | fs.ModeCharDevice:
+		return out | unix.S_IFCHR
+	}
+	return out
+}
+
+// goModeOf is the reverse of modeOf.
+func goModeOf(mode uint32) fs.FileMode {
+	out := fs.FileMode(mode & 0o777)
+	for _, b := range modeBits {
+		if mode&b.mode != 0 {
+			out |= b.goMode
+		}
+	}
+	switch mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		out |= fs.ModeDir
+	case unix.S_IFLNK:
+		out |= fs.ModeSymlink
+	case unix.S_IFIFO:
+		out |= fs.ModeNamedPipe
+	case unix.S_IFSOCK:
+		out |= fs.ModeSocket
+	case unix.S_IFBLK:
+		out |= fs.ModeDevice
+	case unix.S_IFCHR:
+		out |= fs.ModeDevice | fs.ModeCharDevice
+	}
+	return out
+}
+
+func appendNumber(b []byte, field protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+}
+
+func appendText(b []byte, field protowire.Number, v string) []byte {
+	if v == "" {
+		return b
+	}
+	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), v)
+}
+
+// appendPacket appends a message without a stat.
+func appendPacket(b []byte, kind uint64, id uint32, data []byte) []byte {
+	b = appendNumber(b, fieldType, kind)
+	b = appendNumber(b, fieldID, uint64(id))
+	if len(data) > 0 {
+		b = protowire.AppendBytes(protowire.AppendTag(b, fieldData, protowire.BytesType), data)
+	}
+	return b
+}

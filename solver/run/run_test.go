@@ -16,6 +16,7 @@ import (
 	"github.com/boxbuild/boxbuild/executor/shim"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/proto/git"
+	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/snapshot/overlay"
 	"github.com/boxbuild/boxbuild/snapshot/store"
@@ -41,6 +42,9 @@ type rig struct {
 	log     strings.Builder
 	runs    map[string]int  // by name, how often a vertex was run
 	session session.Session // of what is solved; nil for none
+	lists   map[snapshot.ID]listing
+	tars    map[snapshot.ID][]byte
+	pulls   map[string]snapshot.ID // by the digests of the layers
 	devices someDevices
 }
 
@@ -130,7 +134,9 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	leases := lease.New(lease.Snapshots(snaps))
-	r := &rig{t: t, snaps: snaps, dir: dir, leases: leases, lease: leases.Acquire("test"), runs: map[string]int{}}
+	r := &rig{t: t, snaps: snaps, dir: dir, leases: leases, lease: leases.Acquire("test"), runs: map[string]int{},
+		lists: map[snapshot.ID]listing{"": {}}, tars: map[snapshot.ID][]byte{}, pulls: map[string]snapshot.ID{},
+	}
 	r.runner = run.New(run.Deps{
 		Snapshots: snaps, Executor: ex,
 		CacheDir: filepath.Join(dir, "cache"), RecentDir: filepath.Join(dir, "recent"),

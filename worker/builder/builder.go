@@ -179,5 +179,10 @@ func located(err error, out *frontend.Output) error {
 	if errors.As(err, &src) {
 		return err
 	}
-	return &frontend.SourceError{File: out.File, Text: out.Text, Ranges: v.Vertex.Meta().Source, Err: v}
+	m := v.Vertex.Meta()
+	file, text := out.File, out.Text
+	if m.Text != nil { // a graph of several files
+		file, text = m.File, m.Text
+	}
+	return &frontend.SourceError{File: file, Text: text, Ranges: m.Source, Err: v}
 }

@@ -100,8 +100,8 @@ type LayoutSources interface {
 // A SourcePolicy says what of the world a build may use.
 type SourcePolicy interface {
 	// Apply returns what is to be used in place of src, which may be src, or an error that says that it is denied. It does
-	// not change src.
-	Apply(ctx context.Context, src op.Source) (op.Source, error)
+	// not change src. What it needs to know of a source it asks look, under ctx; that is not subject to the policy.
+	Apply(ctx context.Context, src op.Source, look frontend.Resolver) (op.Source, error)
 }
 
 // Uploads is what Sources have of a client that sends files as its build context.

@@ -74,11 +74,9 @@ func (e *env) close() {
 
 // Pin implements frontend.Env.
 func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
-	if e.req.Policy != nil {
-		var err error
-		if src, err = e.req.Policy.Apply(ctx, src); err != nil {
-			return nil, err
-		}
+	src, err := e.allowed(ctx, src)
+	if err != nil {
+		return nil, err
 	}
 	if _, img := src.(*op.Image); src.Pinned() && !img {
 		return src, nil

@@ -40,6 +40,14 @@ func (e *env) ResolveImage(ctx context.Context, src op.Source) (*frontend.ImageM
 
 // ResolveGit implements frontend.Resolver.
 func (e *env) ResolveGit(ctx context.Context, src *op.Git, objects bool) (*frontend.GitMeta, error) {
+	allowed, err := e.allowed(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	src, ok := allowed.(*op.Git)
+	if !ok {
+		return nil, fmt.Errorf("resolving %s: it is no repository", allowed)
+	}
 	m, err := e.b.deps.Runner.GitMeta(ctx, src, objects)
 	if err != nil {
 		return nil, err

@@ -56,7 +56,7 @@ type Options struct {
 	Gateway func(attrs map[string]string, inputs map[string]*pb.Definition) (frontend.Frontend, error)
 	// Direct returns the frontend of a build that its client directs itself, and what is called after the build. It is
 	// called before the build begins. It is nil if there is none.
-	Direct func(id string, sess *bksession.Session, inputs map[string]*pb.Definition) (frontend.Frontend, func(), error)
+	Direct func(id string, inputs map[string]*pb.Definition) (frontend.Frontend, func(), error)
 	// FreeSpace returns how many bytes are free where the cache is.
 	FreeSpace func() (int64, error)
 	// History serves the calls about builds of the past; nil if there is no history.

@@ -4,9 +4,11 @@ import (
 	"context"
 
 	"github.com/moby/buildkit/solver/pb"
+	"google.golang.org/grpc"
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/policy"
 )
 
 // definition is the frontend for a graph that the client has made.
@@ -14,5 +16,19 @@ func (b *build) definition(def *pb.Definition) (frontend.Frontend, error) {
 	return nil, &frontend.UsageError{Message: "definitions are not built"}
 }
 
-// policy is what the request says of sources.
-func (b *build) policy(context.Context) (worker.SourcePolicy, error) { return nil, nil }
+// policy is what the request says of sources; nil if that is nothing.
+func (b *build) policy(ctx context.Context) (worker.SourcePolicy, error) {
+	in := b.in
+	if in.GetSourcePolicy() == nil && in.GetSourcePolicySession() == "" {
+		return nil, nil
+	}
+	var verifier grpc.ClientConnInterface
+	if id := in.GetSourcePolicySession(); id != "" {
+		sess, err := b.server.opt.Sessions.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		verifier = sess.Conn()
+	}
+	return policy.New(in.GetSourcePolicy(), verifier)
+}

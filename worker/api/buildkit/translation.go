@@ -57,7 +57,7 @@ func (b *build) direct(req *worker.BuildRequest) (err error) {
 	if b.server.opt.Direct == nil {
 		return &frontend.UsageError{Message: "the request has neither a frontend nor a definition"}
 	}
-	use, done, err := b.server.opt.Direct(b.in.GetRef(), b.sess, b.in.GetFrontendInputs())
+	use, done, err := b.server.opt.Direct(b.in.GetRef(), b.in.GetFrontendInputs())
 	if err != nil {
 		return err
 	}

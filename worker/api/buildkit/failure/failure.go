@@ -18,6 +18,8 @@ import (
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"github.com/moby/buildkit/sourcepolicy/policysession"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -83,6 +85,9 @@ func details(err error) []proto.Message {
 	var missing *errdefs.UnsupportedFrontendCapError
 	if errors.As(err, &missing) {
 		out = append(out, missing.FrontendCap)
+	}
+	if m := policysession.DenyMessages(err); len(m) > 0 {
+		out = append(out, &policysession.DecisionResponse{Action: spb.PolicyAction_DENY, DenyMessages: m})
 	}
 	return out
 }

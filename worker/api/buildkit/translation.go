@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile"
+	"github.com/boxbuild/boxbuild/frontend/llb"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/api/buildkit/attrs"
 )
@@ -31,8 +33,8 @@ func (b *build) translation(req *worker.BuildRequest) (err error) {
 	case defined && name != "":
 		return &frontend.UsageError{Message: "cannot solve with both Definition and Frontend specified"}
 	case defined:
-		req.Use, err = b.definition(in.GetDefinition())
-		return err
+		req.Use = llb.New(in.GetDefinition())
+		return nil
 	case name == "":
 		return b.direct(req)
 	case name == frontGateway:
@@ -47,6 +49,10 @@ func (b *build) translation(req *worker.BuildRequest) (err error) {
 			return err
 		}
 		req.Frontend, req.Call = parsed.Request, parsed.Call
+		req.Frontend.Attrs, req.Frontend.Session = opts, in.GetSession()
+		if len(in.GetFrontendInputs()) > 0 {
+			req.Use = &fed{next: dockerfile.New(), inputs: in.GetFrontendInputs(), metadata: parsed.InputMetadata}
+		}
 		return nil
 	}
 	return &frontend.UsageError{Message: fmt.Sprintf("invalid frontend: %s", name)}

@@ -54,6 +54,8 @@ type BuildRequest struct {
 	Origin Origin
 	// Internal says that the history need not remember the build: it is no user's.
 	Internal bool
+	// Explain adds to the error of a build what its client's side knows of the cause; nil adds nothing. The history calls it.
+	Explain func(error) error
 	// Warnings are about the request itself: each is reported as one of the build's.
 	Warnings []solver.Warning
 	// Policy is applied to every source before it is pinned; nil allows all.

@@ -26,7 +26,7 @@ func (w *wiring) buildkit(d *daemon, devices *cdi.Devices) (*buildkit.Server, er
 	}
 	return buildkit.New(buildkit.Options{
 		Builder: d.Gate, Images: d.Images, Sessions: bksession.New(bksession.Options{Store: w.received}),
-		Watch: w.history.Watch, Platform: d.Platform, Platforms: d.Platforms, Entitlements: w.cfg.Entitlements,
+		Watch: w.history.Watch, History: w.records, Platform: d.Platform, Platforms: d.Platforms, Entitlements: w.cfg.Entitlements,
 		Worker: buildkit.Worker{
 			ID: id, Labels: w.workerLabels(),
 			Devices: func() []*apitypes.CDIDevice { return w.workerDevices(devices) },

@@ -21,6 +21,7 @@ import (
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/api/native"
+	"github.com/boxbuild/boxbuild/worker/history"
 )
 
 const (
@@ -36,6 +37,8 @@ const (
 type daemon struct {
 	Builder worker.Builder
 	Images  worker.Images
+	// History has the builds of Builder, those of the past too; it may be nil.
+	History *history.Store
 	// Gate is what all services have for a builder; one on Builder if nil.
 	Gate     *gate
 	Platform op.Platform // the machine's own
@@ -120,7 +123,7 @@ func (s *server) start() {
 	d := s.daemon
 	s.native = native.New(native.Options{
 		Builder: d.Gate, Images: d.Images, Platform: d.Platform, Platforms: d.Platforms, About: about(s.cfg, d.About),
-		OpenDirectory: d.OpenDirectory, ReceiveDirectory: d.ReceiveDirectory, Login: d.Login, Log: s.log,
+		OpenDirectory: d.OpenDirectory, ReceiveDirectory: d.ReceiveDirectory, Login: d.Login, History: d.History, Log: s.log,
 	})
 	s.grpc, s.health = newGRPC(s.log)
 	s.native.Register(s.grpc)

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"go.etcd.io/bbolt"
+	"google.golang.org/grpc"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
 	"github.com/boxbuild/boxbuild/executor/binfmt"
@@ -40,6 +41,7 @@ import (
 	"github.com/boxbuild/boxbuild/solver/cachedb"
 	runner "github.com/boxbuild/boxbuild/solver/run"
 	"github.com/boxbuild/boxbuild/solver/treehash"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/records"
 	"github.com/boxbuild/boxbuild/worker/builder"
 	"github.com/boxbuild/boxbuild/worker/history"
 	"github.com/boxbuild/boxbuild/worker/images"
@@ -76,6 +78,7 @@ type wiring struct {
 	git         *git.Client
 	runner      *runner.Runner
 	history     *history.Store
+	records     *records.Server // the history as BuildKit's clients see it
 
 	closers []func() error
 }
@@ -143,17 +146,17 @@ func (w *wiring) store(ctx context.Context) (err error) {
 		return err
 	}
 	w.onClose(func() error { w.layers.Close(); return nil })
-	w.leases = lease.New(append(w.layers.Sources(), builder.Records(w.cache))...)
+	if err := w.openHistory(); err != nil {
+		return err
+	}
+	w.leases = lease.New(append(w.layers.Sources(), builder.Records(w.cache), w.history.Leases(w.hasBlob))...)
 	if w.received, err = filesync.NewStore(w.path("received"), 0); err != nil {
 		return err
 	}
+	w.onClose(w.received.Close)
 	if w.git, err = git.New(git.Options{Dir: w.path("git")}); err != nil {
 		return err
 	}
-	if w.history, err = history.Open(history.Options{Dir: w.path("history"), Log: w.log}); err != nil {
-		return err
-	}
-	w.onClose(w.history.Close)
 	w.contexts = filesync.NewCache(w.path("contexts"), contextEntries)
 	w.onClose(w.contexts.Close)
 	return nil
@@ -388,12 +391,12 @@ func (w *wiring) worker() (*daemon, error) {
 	})
 	svc := images.New(images.Deps{
 		Layers: w.layers, Leases: w.leases, Transfer: move, Platform: host, Mounts: cacheMounts{w.runner},
-		Sources: sourceCaches(w.git, w.received),
+		Sources: append(sourceCaches(w.git, w.received), w.historyCache()),
 		Reserve: images.NewReserve(w.path("reserve")),
 	})
 	recorded := w.history.Wrap(b)
 	d := &daemon{
-		Builder: recorded, Gate: newGate(recorded), Images: svc, Platform: host, Platforms: foreign.Platforms,
+		Builder: recorded, Gate: newGate(recorded), History: w.history, Images: svc, Platform: host, Platforms: foreign.Platforms,
 		OpenDirectory: func(path string) (filesync.Source, error) {
 			return filesync.Dir(path, filesync.Options{Cache: w.contexts})
 		},
@@ -410,6 +413,9 @@ func (w *wiring) worker() (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.Register = bk.Register
+	d.Register = func(g grpc.ServiceRegistrar) {
+		bk.Register(g)
+		w.records.Register(g)
+	}
 	return d, nil
 }

@@ -130,3 +130,27 @@ func (s *Store) Wait(ctx context.Context, id string) (*Record, error) {
 		}
 	}
 }
+
+// errCanceled is the cause with which Cancel cancels.
+var errCanceled = fmt.Errorf("on request: %w", context.Canceled)
+
+// Cancel cancels a build that runs, whoever asked for it. It does not wait for the end. One that has ended is no error.
+func (s *Store) Cancel(id string) error {
+	s.mu.Lock()
+	e := s.entries[id]
+	if e == nil {
+		s.mu.Unlock()
+		return notFound(id)
+	}
+	live := e.live
+	s.mu.Unlock()
+	if live == nil {
+		return nil
+	}
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	if live.cancel != nil {
+		live.cancel(errCanceled)
+	}
+	return nil
+}

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"context"
 	"encoding/json"
 	"sync"
 	"time"
@@ -15,20 +16,13 @@ const progressEvery = 100 * time.Millisecond
 type recorder struct {
 	store   *Store
 	log     *journal
-	numbers map[identity]uint32
+	numbers map[solver.Key]uint32 // vertices with one key are one to those who watch
 	parts   map[part]*partState
 
-	mu    sync.Mutex // guards count
-	count counter
+	mu     sync.Mutex // guards what follows
+	count  counter
+	cancel context.CancelCauseFunc // of the build; nil before it has begun
 }
-
-// An identity is what makes two vertices of a build one: see solver.EventKind.
-type identity struct {
-	key    solver.Key
-	ignore bool
-}
-
-func identify(v *solver.Vertex) identity { return identity{v.Recipe(), v.Meta().IgnoreCache} }
 
 // A part is something that a vertex reports the progress of.
 type part struct {
@@ -45,7 +39,7 @@ type partState struct {
 }
 
 func newRecorder(s *Store, log *journal) *recorder {
-	return &recorder{store: s, log: log, numbers: map[identity]uint32{}, parts: map[part]*partState{}}
+	return &recorder{store: s, log: log, numbers: map[solver.Key]uint32{}, parts: map[part]*partState{}}
 }
 
 // A keyEvent is what Started and Cached say.
@@ -128,15 +122,15 @@ func (r *recorder) add(h head, body []byte) {
 
 // number returns the number of v, which it declares if that was not done.
 func (r *recorder) number(v *solver.Vertex, at time.Time) uint32 {
-	id := identify(v)
-	if n, ok := r.numbers[id]; ok {
+	key := v.Recipe()
+	if n, ok := r.numbers[key]; ok {
 		return n
 	}
 	n := uint32(len(r.numbers) + 1)
-	r.numbers[id] = n
+	r.numbers[key] = n
 	d := r.store.declaration(v)
 	for _, in := range v.Inputs() {
-		di := declaredInput{Vertex: r.numbers[identify(in.Vertex)], Output: in.Output}
+		di := declaredInput{Vertex: r.numbers[in.Vertex.Recipe()], Output: in.Output}
 		if di.Vertex == 0 {
 			di.Key = in.Vertex.Recipe().String()
 		}
@@ -186,4 +180,11 @@ func (r *recorder) steps() Steps {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.count.steps
+}
+
+// stop sets what cancels the build.
+func (r *recorder) stop(cancel context.CancelCauseFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cancel = cancel
 }

@@ -37,10 +37,13 @@ func (b *recording) Build(ctx context.Context, req *worker.BuildRequest, events 
 	if r.ID == "" {
 		r.ID = strings.ToLower(rand.Text())
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	e, rec, err := b.store.begin(ctx, &r)
 	if err != nil {
 		return nil, err
 	}
+	rec.stop(cancel)
 	returned := false
 	defer func() {
 		if !returned {
@@ -56,6 +59,9 @@ func (b *recording) Build(ctx context.Context, req *worker.BuildRequest, events 
 	})
 	if cause := context.Cause(ctx); err != nil && cause != nil && errors.Is(err, context.Canceled) && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	if err != nil && r.Explain != nil {
+		err = r.Explain(err)
 	}
 	returned = true
 	return res, err

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/proto/registry"
 )
 
 // errNoAnswers is why a question to a client that answers no more fails.
@@ -17,6 +18,7 @@ var errNoAnswers = errors.New("the client answers no more")
 // An asker asks the client of one stream and matches answers to questions. It is safe for concurrent use.
 type asker struct {
 	send func(*boxbuildv1.Ask) error // takes the question to the client; safe for concurrent use
+	gone error                       // what questions fail with once it answers no more; nil for errNoAnswers
 
 	mu      sync.Mutex // guards all below
 	last    uint64
@@ -34,7 +36,7 @@ func (a *asker) ask(ctx context.Context, q *boxbuildv1.Ask) (*boxbuildv1.Answer,
 	select {
 	case ans, ok := <-reply:
 		if !ok {
-			return nil, errNoAnswers
+			return nil, a.over()
 		}
 		if e := ans.GetError(); e != nil {
 			return nil, &boxbuildv1.Failure{Wire: e}
@@ -45,12 +47,20 @@ func (a *asker) ask(ctx context.Context, q *boxbuildv1.Ask) (*boxbuildv1.Answer,
 	}
 }
 
+// over is why there is no answer any more.
+func (a *asker) over() error {
+	if a.gone != nil {
+		return a.gone
+	}
+	return errNoAnswers
+}
+
 // post sends the question. The caller must forget it.
 func (a *asker) post(q *boxbuildv1.Ask) (<-chan *boxbuildv1.Answer, error) {
 	a.mu.Lock()
 	if a.closed {
 		a.mu.Unlock()
-		return nil, errNoAnswers
+		return nil, a.over()
 	}
 	a.last++
 	q.Id = a.last
@@ -99,8 +109,9 @@ func (a *asker) close() {
 type keychain struct {
 	asker *asker
 
-	mu    sync.Mutex // guards known
-	known map[string]*credential
+	mu     sync.Mutex // guards what follows
+	known  map[string]*credential
+	missed string // a registry whose credentials a client had no time to give
 }
 
 // A credential is asked for once; done is closed when auth and err are set.
@@ -121,9 +132,9 @@ func (k *keychain) Resolve(res authn.Resource) (authn.Authenticator, error) {
 
 // ResolveContext implements authn.ContextKeychain.
 func (k *keychain) ResolveContext(ctx context.Context, res authn.Resource) (authn.Authenticator, error) {
-	registry := res.RegistryStr()
+	host := res.RegistryStr()
 	k.mu.Lock()
-	c := k.known[registry]
+	c := k.known[host]
 	if c != nil {
 		k.mu.Unlock()
 		select {
@@ -134,22 +145,39 @@ func (k *keychain) ResolveContext(ctx context.Context, res authn.Resource) (auth
 		return c.authenticator()
 	}
 	c = &credential{done: make(chan struct{})}
-	k.known[registry] = c
+	k.known[host] = c
 	k.mu.Unlock()
 
 	defer close(c.done)
 	ans, err := k.asker.ask(ctx, &boxbuildv1.Ask{Question: &boxbuildv1.Ask_Credentials{
-		Credentials: &boxbuildv1.CredentialsQuestion{Registry: registry, Repository: res.String()},
+		Credentials: &boxbuildv1.CredentialsQuestion{Registry: host, Repository: res.String()},
 	}})
-	if err != nil {
-		c.err = fmt.Errorf("asking the client for credentials of %s: %w", registry, err)
+	if errors.Is(err, errDetached) {
+		// What is public can be had without.
 		k.mu.Lock()
-		delete(k.known, registry) // another caller may have more luck
+		k.missed = host
+		k.mu.Unlock()
+		return authn.Anonymous, nil
+	}
+	if err != nil {
+		c.err = fmt.Errorf("asking the client for credentials of %s: %w", host, err)
+		k.mu.Lock()
+		delete(k.known, host) // another caller may have more luck
 		k.mu.Unlock()
 		return nil, c.err
 	}
 	c.auth = authConfig(ans.GetCredentials())
 	return c.authenticator()
+}
+
+// explain adds to an error that it may have been for want of credentials.
+func (k *keychain) explain(err error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.missed == "" || !errors.Is(err, registry.ErrUnauthorized) {
+		return err
+	}
+	return fmt.Errorf("%w: there are no credentials for %s: %w", err, k.missed, errDetached)
 }
 
 func (c *credential) authenticator() (authn.Authenticator, error) {

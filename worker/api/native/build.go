@@ -22,38 +22,70 @@ func (s *Server) Build(stream boxbuildv1.Builds_BuildServer) error {
 	if start == nil {
 		return usage("the first message of a build is its start")
 	}
-	parent, end, err := s.begin(stream.Context())
+	base := stream.Context()
+	if start.GetDetach() {
+		base = context.WithoutCancel(base)
+	}
+	parent, end, err := s.begin(base)
 	if err != nil {
 		return err
 	}
-	defer end()
 	if start.Id == "" {
 		start.Id = strings.ToLower(rand.Text())
 	}
 	if !s.claim(start.GetId()) {
+		end()
 		return failure(boxbuildv1.ErrorKind_ERROR_KIND_CONFLICT, "build %s is running", start.GetId())
 	}
-	defer s.unclaim(start.GetId())
-
 	ctx, cancel := context.WithCancelCause(parent)
-	defer cancel(nil)
-	b := &build{server: s, box: newOutbox(), numbers: numbering{}, cancel: cancel}
+	b := &build{server: s, box: newOutbox(), numbers: numbering{}, cancel: cancel, detached: start.GetDetach()}
 	b.asker.send = func(q *boxbuildv1.Ask) error {
 		return b.box.put(&boxbuildv1.BuildOutput{Output: &boxbuildv1.BuildOutput_Ask{Ask: q}})
 	}
+	if b.detached {
+		b.asker.gone = errDetached
+	}
 	// The receiver ends with the stream, which ends with this call; gRPC has no way to end it sooner.
 	go b.receive(stream)
-	defer b.asker.close()
-	return b.run(ctx, stream, start)
+	done := make(chan error, 1)
+	// It is counted among the calls until it ends.
+	go func() {
+		defer end()
+		defer s.unclaim(start.GetId())
+		defer cancel(nil)
+		defer b.asker.close()
+		done <- b.run(ctx, stream, start)
+	}()
+	var left <-chan struct{}
+	if b.detached {
+		left = stream.Context().Done()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-left:
+		return context.Cause(stream.Context())
+	}
 }
 
-// A build is one build while its client is there.
+// errDetached is why what a detached build asks of its client fails once that has left.
+var errDetached = errors.New("the build is detached, and its client has left")
+
+// A build is one build, while its client is there or detached.
 type build struct {
-	server  *Server
-	box     *outbox
-	asker   asker
-	numbers numbering // owned by the goroutine that reports events
-	cancel  context.CancelCauseFunc
+	server   *Server
+	box      *outbox
+	asker    asker
+	numbers  numbering // owned by the goroutine that reports events
+	cancel   context.CancelCauseFunc
+	detached bool
+}
+
+// lost says that the client takes no more, which ends the build unless it is detached.
+func (b *build) lost(err error) {
+	if !b.detached {
+		b.cancel(err)
+	}
 }
 
 // receive takes what the client says after the start.
@@ -89,7 +121,8 @@ func (b *build) run(ctx context.Context, stream boxbuildv1.Builds_BuildServer, s
 		src.directories[d.GetName()] = d
 	}
 	req.Sources = src
-	req.Keychain = newKeychain(&b.asker)
+	keys := newKeychain(&b.asker)
+	req.Keychain, req.Explain = keys, keys.explain
 	req.Session = &client{asker: &b.asker, channels: &b.server.channels}
 	writers := b.outputs(ctx, src.trust, start, req)
 
@@ -97,7 +130,7 @@ func (b *build) run(ctx context.Context, stream boxbuildv1.Builds_BuildServer, s
 	go func() {
 		err := b.box.pump(stream.Send)
 		if err != nil {
-			b.cancel(err)
+			b.lost(err)
 		}
 		pumped <- err
 	}()
@@ -141,11 +174,11 @@ func (b *build) perform(ctx context.Context, req *worker.BuildRequest) (res *wor
 	return res, err
 }
 
-// event reports ev to the client. Without a client there is no need for the build.
+// event reports ev to the client.
 func (b *build) event(ev solver.Event) {
 	for _, out := range b.numbers.outputs(&ev) {
 		if err := b.box.put(out); err != nil {
-			b.cancel(err)
+			b.lost(err)
 			return
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/history"
 )
 
 // failure makes an error of a kind.
@@ -37,6 +38,9 @@ func fail(err error) error {
 func wireError(err error) *boxbuildv1.Error {
 	if f := boxbuildv1.AsFailure(err); f != nil {
 		return f.Wire
+	}
+	if past := recorded(err); past != nil {
+		return past
 	}
 	out := &boxbuildv1.Error{Kind: kindOf(err), Message: err.Error()}
 	var src *frontend.SourceError
@@ -64,7 +68,7 @@ func kindOf(err error) boxbuildv1.ErrorKind {
 		resp *registry.StatusError
 	)
 	switch {
-	case errors.Is(err, ErrDraining):
+	case errors.Is(err, ErrDraining), errors.Is(err, history.ErrDaemonEnded), errors.Is(err, history.ErrClosed):
 		return boxbuildv1.ErrorKind_ERROR_KIND_UNAVAILABLE
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return boxbuildv1.ErrorKind_ERROR_KIND_CANCELED
@@ -80,7 +84,8 @@ func kindOf(err error) boxbuildv1.ErrorKind {
 		return boxbuildv1.ErrorKind_ERROR_KIND_USAGE
 	case errors.Is(err, worker.ErrNotFound), errors.Is(err, registry.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND
-	case errors.Is(err, worker.ErrInUse), errors.Is(err, worker.ErrAmbiguous):
+	case errors.Is(err, worker.ErrInUse), errors.Is(err, worker.ErrAmbiguous), errors.Is(err, worker.ErrRunning),
+		errors.Is(err, history.ErrAmbiguous):
 		return boxbuildv1.ErrorKind_ERROR_KIND_CONFLICT
 	}
 	return boxbuildv1.ErrorKind_ERROR_KIND_INTERNAL

@@ -3,7 +3,8 @@
 //
 // A build lives as long as its stream: when the client goes, the build is cancelled. Its events pass through an outbox,
 // which takes them at once, so that a slow client holds up neither the solver nor other builds that share its steps; a
-// client that stops reading altogether loses its build.
+// client that stops reading altogether loses its build. A detached build goes on without its client; Watch tells of it, and of
+// any other build, from the history.
 //
 // What the daemon may do on a client's behalf with its own rights (read the client's directories, write to them) it
 // does only for a peer on a local socket whose user is the daemon's own or root, and only if both see the same
@@ -32,6 +33,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/history"
 )
 
 // Options are what a Server needs.
@@ -51,7 +53,9 @@ type Options struct {
 	ReceiveDirectory func(ctx context.Context, stream filesync.Stream) (filesync.Source, error)
 	// Login asks registry whether it takes auth, and returns the identity token that it gave, if any. It may be nil.
 	Login func(ctx context.Context, registry string, auth authn.AuthConfig) (identityToken string, err error)
-	Log   *slog.Logger // slog.Default() if nil
+	// History has the builds, those of the past too; nil if nobody records them.
+	History *history.Store
+	Log     *slog.Logger // slog.Default() if nil
 }
 
 // ErrDraining is the cause with which builds of a daemon that goes down are cancelled.

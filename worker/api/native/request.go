@@ -23,7 +23,9 @@ func buildRequest(in *boxbuildv1.BuildRequest, own op.Platform) (*worker.BuildRe
 	if !ok {
 		return nil, usage("the daemon does not know call %d; update it", in.GetCall())
 	}
-	req := &worker.BuildRequest{ID: in.GetId(), Frontend: front, Call: call, Tags: in.GetTags()}
+	req := &worker.BuildRequest{
+		ID: in.GetId(), Frontend: front, Call: call, Tags: in.GetTags(), Origin: origin(in), Internal: call != frontend.Build,
+	}
 	for _, out := range in.GetOutputs() {
 		kind := worker.OutputType(out.GetType())
 		switch kind {

@@ -134,7 +134,7 @@ func openChannel(ctx context.Context, a *asker, c *channels, q *boxbuildv1.Chann
 		return ch, nil
 	case ans, ok := <-refused:
 		if !ok {
-			return nil, errNoAnswers
+			return nil, a.over()
 		}
 		return nil, &boxbuildv1.Failure{Wire: ans.GetError()}
 	case <-ctx.Done():

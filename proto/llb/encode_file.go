@@ -17,12 +17,10 @@ func (e *encoding) file(f *op.File) error {
 	}
 	want := make(map[int]*solver.Selector)
 	use := func(n int, sel *solver.Selector) {
-		if n >= 0 && n < len(e.in) {
-			e.number(n)
+		if n < len(e.in) {
 			want[n] = sel
 		}
 	}
-	// Numbers of results depend on how many inputs there are.
 	for i := range f.Actions {
 		a := &f.Actions[i]
 		use(a.Input, nil)

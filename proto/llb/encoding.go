@@ -21,27 +21,36 @@ type encoding struct {
 	err  error // of an input
 
 	in      []*pb.Input // of the vertex
-	numbers []int64     // of the vertex's inputs in the definition; -1 as long as it has none
+	numbers []int64     // of the vertex's inputs in the definition
 }
 
 // input adds an input of the vertex.
-func (e *encoding) input(in *pb.Input) { e.in, e.numbers = append(e.in, in), append(e.numbers, -1) }
+func (e *encoding) input(in *pb.Input) { e.in, e.numbers = append(e.in, in), append(e.numbers, 0) }
 
-// number returns the number in the definition of an input of the vertex. Equal ones have the same.
+// number returns the number in the definition of an input of the vertex.
 func (e *encoding) number(i int) int64 {
 	if i < 0 {
 		return int64(pb.Empty)
 	}
-	if e.numbers[i] >= 0 {
-		return e.numbers[i]
-	}
-	n := slices.IndexFunc(e.out.Inputs, func(x *pb.Input) bool { return x.Digest == e.in[i].Digest && x.Index == e.in[i].Index })
-	if n < 0 {
-		n = len(e.out.Inputs)
-		e.out.Inputs = append(e.out.Inputs, e.in[i])
-	}
-	e.numbers[i] = int64(n)
 	return e.numbers[i]
+}
+
+// joined adds the inputs, equal ones once.
+func (e *encoding) joined() {
+	type output struct {
+		digest string
+		index  int64
+	}
+	have := make(map[output]int64, len(e.in))
+	for i, in := range e.in {
+		o := output{in.Digest, in.Index}
+		n, ok := have[o]
+		if !ok {
+			n = int64(len(e.out.Inputs))
+			have[o], e.out.Inputs = n, append(e.out.Inputs, in)
+		}
+		e.numbers[i] = n
+	}
 }
 
 // each adds all inputs as they are.
@@ -74,8 +83,10 @@ func (e *encoding) encode() error {
 	case op.Source:
 		return e.source(x)
 	case *op.Exec:
+		e.joined()
 		return e.exec(x)
 	case *op.File:
+		e.joined()
 		return e.file(x)
 	case *op.Merge:
 		e.each()
@@ -89,6 +100,7 @@ func (e *encoding) encode() error {
 		e.each()
 		e.diff(x)
 	case *op.Build:
+		e.joined()
 		e.need(pb.CapBuildOpLLBFileName)
 		e.out.Op = &pb.Op_Build{Build: e.build(x)}
 	case *op.Passthrough:
@@ -122,11 +134,10 @@ func (e *encoding) diff(d *op.Diff) {
 // errSelector is that of an input of which a vertex says something that its operation does not imply.
 var errSelector = errors.New("LLB cannot say what is read of an input")
 
-// finish adds the inputs that nothing uses, and checks that LLB implies the selectors that inputs have: those of want, by
-// the inputs' numbers in the vertex, and none.
+// finish checks that LLB implies the selectors that inputs have: those of want, by the inputs' numbers in the vertex, and
+// none.
 func (e *encoding) finish(want map[int]*solver.Selector) error {
 	for i, in := range e.v.Inputs() {
-		e.number(i)
 		if !sameSelector(in.Select, want[i]) {
 			return fmt.Errorf("%w: input %d", errSelector, i)
 		}

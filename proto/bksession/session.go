@@ -23,8 +23,6 @@ type Session struct {
 	ctx    context.Context //nolint:containedctx // the life of the session is what a Session stands for
 	cancel context.CancelCauseFunc
 	broken chan struct{} // closed when the connection has been read to its end, and ctx says why
-
-	auth authState
 }
 
 var _ session.Session = (*Session)(nil)

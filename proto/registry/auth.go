@@ -98,10 +98,14 @@ func (c *Client) authorize(ctx context.Context, ep *endpoint, who *asker, need a
 	case who.bearer != "" && need.scheme == "bearer":
 		return "Bearer " + who.bearer, nil
 	case need.scheme == "basic":
-		if who.user == "" && who.password == "" {
+		cr := who.credential
+		if cr.authority != "" { // there is no token to be got for this
+			cr = c.answer(ctx, who.session, question{repo: who.repo, password: true})
+		}
+		if cr.user == "" && cr.password == "" {
 			return "", nil
 		}
-		return basicAuth(&who.credential), nil
+		return basicAuth(&cr), nil
 	case need.scheme == "bearer":
 		t, err := c.token(ctx, ep, who, need)
 		if err != nil || t == "" {

@@ -21,6 +21,7 @@ type credential struct {
 	user, password string
 	identity       string // refresh token: goes to token servers only
 	bearer         string // registry token: goes to the registry as it is
+	authority      string // who gets tokens himself, instead of all that; see TokenKeychain
 	err            error  // why the keychain could not say; then there is nothing else
 }
 
@@ -28,7 +29,7 @@ type credential struct {
 type fingerprint [sha256.Size]byte
 
 func (cr *credential) anonymous() bool {
-	return cr.user == "" && cr.password == "" && cr.identity == "" && cr.bearer == ""
+	return cr.user == "" && cr.password == "" && cr.identity == "" && cr.bearer == "" && cr.authority == ""
 }
 
 func (c *Client) fingerprint(host string, cr *credential) fingerprint {
@@ -36,7 +37,7 @@ func (c *Client) fingerprint(host string, cr *credential) fingerprint {
 		return fingerprint{}
 	}
 	mac := hmac.New(sha256.New, c.salt)
-	for _, s := range []string{host, cr.user, cr.password, cr.identity, cr.bearer} {
+	for _, s := range []string{host, cr.user, cr.password, cr.identity, cr.bearer, cr.authority} {
 		mac.Write([]byte(s))
 		mac.Write([]byte{0})
 	}
@@ -47,7 +48,13 @@ func (c *Client) fingerprint(host string, cr *credential) fingerprint {
 type session struct {
 	keychain authn.Keychain // may be nil
 	mu       sync.Mutex     // guards known
-	known    map[Repo]knownCredential
+	known    map[question]knownCredential
+}
+
+// A question is what a keychain is asked: for its credentials for a repository, or, if it gets tokens itself, who it is.
+type question struct {
+	repo     Repo
+	password bool
 }
 
 type knownCredential struct {
@@ -56,13 +63,13 @@ type knownCredential struct {
 }
 
 func newSession(k authn.Keychain) *session {
-	return &session{keychain: k, known: map[Repo]knownCredential{}}
+	return &session{keychain: k, known: map[question]knownCredential{}}
 }
 
 // A lookupKey names one question to one keychain.
 type lookupKey struct {
 	session *session
-	repo    Repo
+	question
 }
 
 type sessionKey struct{}
@@ -81,19 +88,29 @@ func (c *Client) session(ctx context.Context) *session {
 	return c.anon
 }
 
-// credential returns what the keychain of s has for a repository. A keychain that fails has nothing for anybody: the
-// failure is kept to be told if the registry then refuses.
+// credential returns what the keychain of s has for a repository: not its password, if it gets tokens itself. A keychain
+// that fails has nothing for anybody: the failure is kept to be told if the registry then refuses.
 func (c *Client) credential(ctx context.Context, s *session, repo Repo) credential {
+	return c.answer(ctx, s, question{repo: repo})
+}
+
+func (c *Client) answer(ctx context.Context, s *session, q question) credential {
 	if s.keychain == nil {
 		return credential{}
 	}
-	if cr, ok := s.lately(repo); ok {
+	if cr, ok := s.lately(q); ok {
 		return cr
 	}
-	cr, err := c.lookups.do(ctx, lookupKey{s, repo}, func(ctx context.Context) (credential, error) {
-		cr := lookUp(ctx, s.keychain, repo)
+	cr, err := c.lookups.do(ctx, lookupKey{s, q}, func(ctx context.Context) (credential, error) {
+		cr, ok := credential{}, false
+		if !q.password {
+			cr, ok = authority(ctx, s.keychain, q.repo)
+		}
+		if !ok {
+			cr = lookUp(ctx, s.keychain, q.repo)
+		}
 		if ctx.Err() == nil { // an answer that was cut short is none
-			s.learn(repo, cr)
+			s.learn(q, cr)
 		}
 		return cr, nil
 	})
@@ -103,24 +120,25 @@ func (c *Client) credential(ctx context.Context, s *session, repo Repo) credenti
 	return cr
 }
 
-func (s *session) lately(repo Repo) (credential, bool) {
+func (s *session) lately(q question) (credential, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k, ok := s.known[repo]
+	k, ok := s.known[q]
 	return k.credential, ok && time.Since(k.at) < credentialAge
 }
 
-func (s *session) learn(repo Repo, cr credential) {
+func (s *session) learn(q question, cr credential) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known[repo] = knownCredential{cr, time.Now()}
+	s.known[q] = knownCredential{cr, time.Now()}
 }
 
 // forget makes the session ask its keychain again.
 func (s *session) forget(repo Repo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.known, repo)
+	delete(s.known, question{repo: repo})
+	delete(s.known, question{repo: repo, password: true})
 }
 
 func lookUp(ctx context.Context, k authn.Keychain, repo Repo) credential {

@@ -65,7 +65,14 @@ func (c *Client) token(ctx context.Context, ep *endpoint, who *asker, need authN
 		cr = credential{}
 	}
 	t, err := c.fetches.do(ctx, key, func(ctx context.Context) (token, error) {
-		t, err := c.fetchToken(ctx, ep, u, tokenRequest{cr, need.service, scopes})
+		tr := tokenRequest{cr, need.service, scopes}
+		var t token
+		var err error
+		if cr.authority != "" {
+			t, err = delegated(ctx, who, tr, need.realm)
+		} else {
+			t, err = c.fetchToken(ctx, ep, u, tr)
+		}
 		if err == nil {
 			c.remember(key, t)
 		}
@@ -201,19 +208,10 @@ func readToken(body io.Reader, now time.Time) (token, error) {
 	if err := json.Unmarshal(b, &doc); err != nil {
 		return token{}, fmt.Errorf("reading a token: %w", err)
 	}
-	t := token{value: doc.Token}
-	if t.value == "" {
-		t.value = doc.AccessToken
-	}
-	if t.value == "" || strings.ContainsFunc(t.value, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return token{}, errors.New("reading a token: the token server gave none that can be sent")
-	}
-	age := defaultTokenAge
-	if doc.ExpiresIn > 0 {
-		age = time.Duration(min(doc.ExpiresIn, 24*60*60)) * time.Second
+	value := doc.Token
+	if value == "" {
+		value = doc.AccessToken
 	}
 	// issued_at is the server's clock. It is not used: the two clocks may differ, and the answer is seconds old at most.
-	// A fifth of the age is kept back for requests that begin just before its end.
-	t.until = now.Add(age - age/5)
-	return t, nil
+	return newToken(value, time.Duration(min(max(doc.ExpiresIn, 0), 24*60*60))*time.Second, now)
 }

@@ -16,7 +16,7 @@ import (
 type draft struct {
 	r    *Runner
 	name snapshot.Draft
-	root *os.File // the merged tree, detached; nil if the draft is written without a mount
+	root *os.File       // the merged tree, detached; nil if the draft is written without a mount
 	of   snapshot.Delta // what it is a copy of; zero for nothing
 	once sync.Once
 	// cleanup is called before the draft ends either way.

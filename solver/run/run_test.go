@@ -134,7 +134,8 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	leases := lease.New(lease.Snapshots(snaps))
-	r := &rig{t: t, snaps: snaps, dir: dir, leases: leases, lease: leases.Acquire("test"), runs: map[string]int{},
+	r := &rig{
+		t: t, snaps: snaps, dir: dir, leases: leases, lease: leases.Acquire("test"), runs: map[string]int{},
 		lists: map[snapshot.ID]listing{"": {}}, tars: map[snapshot.ID][]byte{}, pulls: map[string]snapshot.ID{},
 	}
 	r.runner = run.New(run.Deps{

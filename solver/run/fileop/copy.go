@@ -37,7 +37,7 @@ func Selector(c *op.Copy) *solver.Selector {
 func (t *target) copy(ctx context.Context, src treehash.Tree, c *op.Copy) error {
 	cp := &copying{target: t, c: c, src: src}
 	var err error
-	if cp.owner, err = t.owner(c.Owner); err != nil {
+	if cp.owner, err = t.owner(ctx, c.Owner); err != nil {
 		return err
 	}
 	if c.ModeString != "" {

@@ -124,7 +124,8 @@ func newRun(env Env, f *op.File, inputs []solver.Result) (*run, error) {
 	}
 	for i := range f.Actions {
 		a := &f.Actions[i]
-		for _, n := range []int{a.Input, a.Second} {
+		users, groups := userTrees(a)
+		for _, n := range []int{a.Input, a.Second, users, groups} {
 			if n == op.NoInput {
 				continue
 			}
@@ -244,9 +245,17 @@ func (r *run) action(ctx context.Context, i int) error {
 		return context.Cause(ctx)
 	}
 	a := &r.f.Actions[i]
-	var src treehash.Tree = emptyTree{}
-	if a.Copy != nil && a.Second != op.NoInput {
-		res, err := r.commit(ctx, a.Second)
+	second := op.NoInput
+	if a.Copy != nil {
+		second = a.Second
+	}
+	users, groups := userTrees(a)
+	trees := [3]treehash.Tree{}
+	for j, n := range []int{second, users, groups} {
+		if n == op.NoInput {
+			continue
+		}
+		res, err := r.commit(ctx, n)
 		if err != nil {
 			return err
 		}
@@ -255,7 +264,11 @@ func (r *run) action(ctx context.Context, i int) error {
 			return err
 		}
 		defer release()
-		src = t
+		trees[j] = t
+	}
+	src := trees[0]
+	if src == nil {
+		src = emptyTree{}
 	}
 	d, err := r.begin(ctx, i)
 	if err != nil {
@@ -266,6 +279,7 @@ func (r *run) action(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
+	t.users, t.groups = trees[1], trees[2]
 	t.empty = a.Input == op.NoInput || r.values[a.Input].result == Empty
 	err = r.perform(ctx, t, a, src)
 	if cerr := t.close(); err == nil {
@@ -279,13 +293,40 @@ func (r *run) perform(ctx context.Context, t *target, a *op.FileAction, src tree
 	case a.Copy != nil:
 		return t.copy(ctx, src, a.Copy)
 	case a.Mkfile != nil:
-		return t.mkfile(a.Mkfile)
+		return t.mkfile(ctx, a.Mkfile)
 	case a.Mkdir != nil:
-		return t.mkdir(a.Mkdir)
+		return t.mkdir(ctx, a.Mkdir)
 	case a.Rm != nil:
 		return t.rm(ctx, a.Rm)
 	case a.Symlink != nil:
-		return t.symlink(a.Symlink)
+		return t.symlink(ctx, a.Symlink)
 	}
 	return fmt.Errorf("performing a file operation: an action says nothing to do")
+}
+
+// userTrees returns the numbers of the trees that have the names of an action's owner, NoInput where that is the tree
+// which is changed, or where there is no name.
+func userTrees(a *op.FileAction) (users, groups int) {
+	var o *op.Owner
+	switch {
+	case a.Copy != nil:
+		o = a.Copy.Owner
+	case a.Mkfile != nil:
+		o = a.Mkfile.Owner
+	case a.Mkdir != nil:
+		o = a.Mkdir.Owner
+	case a.Symlink != nil:
+		o = a.Symlink.Owner
+	}
+	users, groups = op.NoInput, op.NoInput
+	if o == nil {
+		return users, groups
+	}
+	if n := o.UserTree - 1; o.User != "" && n >= 0 && n != a.Input {
+		users = n
+	}
+	if n := o.GroupTree - 1; o.Group != "" && n >= 0 && n != a.Input {
+		groups = n
+	}
+	return users, groups
 }

@@ -3,6 +3,7 @@ package fileop
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,25 +16,33 @@ import (
 
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/treehash"
 	"github.com/boxbuild/boxbuild/solver/treehash/dirfd"
 )
 
 // maxUserFile bounds how much of a tree's /etc/passwd or /etc/group is read, in bytes.
 const maxUserFile = 10 << 20
 
-// owner resolves an owner by the files of the target. A user that they do not have is user 0, a group that they do not
+// owner resolves an owner by the files of the target, or of the trees that the owner says. A user that they do not have is user 0, a group that they do not
 // have is the group that the user has without one, as in BuildKit; both are a warning. The files are read only if there
 // is a name.
-func (t *target) owner(o *op.Owner) (*ids, error) {
+func (t *target) owner(ctx context.Context, o *op.Owner) (*ids, error) {
 	if o == nil {
 		return nil, nil
 	}
-	if name := cmp.Or(o.User, o.Group); t.empty && name != "" {
+	missing := ""
+	if t.users == nil {
+		missing = o.User
+	}
+	if t.groups == nil {
+		missing = cmp.Or(missing, o.Group)
+	}
+	if name := missing; t.empty && name != "" {
 		return nil, fmt.Errorf("looking up the owner %q: there is no image whose /etc/passwd and /etc/group could have it; give numbers", name)
 	}
 	id := &ids{uid: o.UID, gid: o.GID}
 	if o.User != "" {
-		line, err := t.userFile("/etc/passwd", o.User, 4)
+		line, err := t.userFile(ctx, t.users, "/etc/passwd", o.User)
 		if err != nil {
 			return nil, err
 		}
@@ -49,7 +58,7 @@ func (t *target) owner(o *op.Owner) (*ids, error) {
 		}
 	}
 	if o.Group != "" {
-		line, err := t.userFile("/etc/group", o.Group, 3)
+		line, err := t.userFile(ctx, t.groups, "/etc/group", o.Group)
 		if err != nil {
 			return nil, err
 		}
@@ -81,9 +90,18 @@ func (t *target) unknown(kind, name, file, instead string) {
 
 // userFile returns the numbers of the first line of a passwd or group file whose first field is name, by the index of
 // their field; nil if there is none. A line that lacks fields, or has no valid number where one has to be, does not
-// count.
-func (t *target) userFile(p, name string, fields int) ([]int, error) {
-	data, err := t.readFile(p, maxUserFile)
+// count. tree has the file; nil for the target.
+func (t *target) userFile(ctx context.Context, tree treehash.Tree, p, name string) (line []int, err error) {
+	var data []byte
+	if tree != nil {
+		data, err = readTreeFile(ctx, tree, p, maxUserFile)
+	} else {
+		data, err = t.readFile(p, maxUserFile)
+	}
+	fields := 3
+	if p == "/etc/passwd" {
+		fields = 4
+	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
@@ -107,6 +125,29 @@ func (t *target) userFile(p, name string, fields int) ([]int, error) {
 		}
 	}
 	return nil, nil
+}
+
+// readTreeFile is readFile for a tree that is not written.
+func readTreeFile(ctx context.Context, tree treehash.Tree, p string, max int64) ([]byte, error) {
+	e, err := treehash.Resolve(ctx, tree, p, true)
+	switch {
+	case err != nil:
+		return nil, err
+	case !e.IsRegular():
+		return nil, fmt.Errorf("reading %q: not a regular file", p)
+	case e.Size > max:
+		return nil, fmt.Errorf("reading %q: more than %d bytes", p, max)
+	}
+	r, err := tree.Open(ctx, e.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, max))
+	if err != nil {
+		return nil, fmt.Errorf("reading %q: %w", p, err)
+	}
+	return data, nil
 }
 
 // readFile reads a file of the target, which must be a regular one of at most max bytes.

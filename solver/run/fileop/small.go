@@ -18,9 +18,10 @@ import (
 	"github.com/boxbuild/boxbuild/solver/treehash/dirfd"
 )
 
-// mkdir performs op.Mkdir. A directory that is there is left as it is.
-func (t *target) mkdir(m *op.Mkdir) error {
-	owner, err := t.owner(m.Owner)
+// mkdir performs op.Mkdir. What is there is left as it is, even if it is no directory, unless parents are to be made as
+// well: so it is with BuildKit.
+func (t *target) mkdir(ctx context.Context, m *op.Mkdir) error {
+	owner, err := t.owner(ctx, m.Owner)
 	if err != nil {
 		return err
 	}
@@ -31,19 +32,30 @@ func (t *target) mkdir(m *op.Mkdir) error {
 	if len(s.rest) > 1 && !m.Parents {
 		return fmt.Errorf("making directory %q: %w", m.Path, fs.ErrNotExist)
 	}
+	if s.found && !m.Parents {
+		return nil
+	}
 	_, err = t.mkdirs(s, attrs{mode: m.Mode & 0o777, owner: owner, time: m.Time})
 	return err
 }
 
-// mkfile performs op.Mkfile. A file that is there is replaced.
-func (t *target) mkfile(m *op.Mkfile) error {
-	owner, err := t.owner(m.Owner)
+// mkfile performs op.Mkfile. A file that is there is replaced by one with the same mode and owner, as if it had been
+// written over.
+func (t *target) mkfile(ctx context.Context, m *op.Mkfile) error {
+	owner, err := t.owner(ctx, m.Owner)
 	if err != nil {
 		return err
 	}
 	s, err := t.resolve(m.Path)
 	if err != nil {
 		return err
+	}
+	mode := m.Mode & 0o777
+	if s.found && s.st.Type() == unix.S_IFREG {
+		mode = s.st.Mode & 0o7777
+		if owner == nil {
+			owner = &ids{int(s.st.UID), int(s.st.GID)}
+		}
 	}
 	name, err := t.vacate(s, "writing file")
 	if err != nil {
@@ -63,7 +75,7 @@ func (t *target) mkfile(m *op.Mkfile) error {
 				return err
 			}
 		}
-		if err := unix.Fchmod(fd, m.Mode&0o777); err != nil {
+		if err := unix.Fchmod(fd, mode); err != nil {
 			return err
 		}
 		if !m.Time.IsZero() {
@@ -78,8 +90,8 @@ func (t *target) mkfile(m *op.Mkfile) error {
 }
 
 // symlink performs op.Symlink. It fails if something is there.
-func (t *target) symlink(l *op.Symlink) error {
-	owner, err := t.owner(l.Owner)
+func (t *target) symlink(ctx context.Context, l *op.Symlink) error {
+	owner, err := t.owner(ctx, l.Owner)
 	if err != nil {
 		return err
 	}

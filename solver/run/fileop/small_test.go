@@ -111,7 +111,7 @@ func TestMkdir(t *testing.T) {
 			`"there/c" 040755 0:0 @1000000000000000000`,
 			`"up" 120777 0:0 -> ../../../there`,
 		))
-		for _, m := range []*op.Mkdir{{Path: "/no/x", Mode: 0o755}, {Path: "/f", Mode: 0o755}, {Path: "/f/x", Mode: 0o755, Parents: true}} {
+		for _, m := range []*op.Mkdir{{Path: "/no/x", Mode: 0o755}, {Path: "/f", Mode: 0o755, Parents: true}, {Path: "/f/x", Mode: 0o755, Parents: true}} {
 			if _, err := e.do(base, "", op.FileAction{Mkdir: m}); err == nil {
 				t.Errorf("Mkdir %+v worked", m)
 			}
@@ -131,7 +131,7 @@ func TestMkfileSymlink(t *testing.T) {
 		check(t, got, lines(
 			`"abs" 120777 0:0 -> /d`,
 			`"d" 040755 0:0`,
-			`"d/f" 100666 0:0 "new" @1000000000000000000`,
+			`"d/f" 100644 0:0 "new" @1000000000000000000`,
 			`"d/g" 100600 1:2 "" @1000000000000000000`,
 			`"d/l" 120777 0:0 -> f`,
 			`"d/s" 120777 3:4 -> ../../x @1000000000000000000`,
@@ -233,6 +233,40 @@ func TestOwner(t *testing.T) {
 		}
 		if got := e.must(Empty, "", op.FileAction{Mkdir: &op.Mkdir{Path: "/d", Mode: 0o755, Owner: &op.Owner{UID: 5, GID: 6}}}); !strings.Contains(got, " 5:6") {
 			t.Errorf("got:\n%s", got)
+		}
+	})
+}
+
+// TestOwnerTrees checks that names of users and groups are looked up in the tree that the owner says: another input, an
+// earlier action's result, or the tree that is changed; and that what they say of it is of a file inside that tree.
+func TestOwnerTrees(t *testing.T) {
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		base := e.base(files(t, "etc/passwd=u:x:1:2::/:\n", "etc/group=g:x:3:\n"))
+		other := e.base(files(t, "etc/passwd -> ../../../../users", "users=u:x:11:12::/:\n", "etc/group=g:x:13:\n"))
+		f := &op.File{Actions: []op.FileAction{
+			{Input: 0, Second: op.NoInput, Output: op.NoOutput, Mkfile: &op.Mkfile{Path: "/etc/passwd", Data: []byte("u:x:21:22::/:\n"), Mode: 0o644}},
+			{Input: op.NoInput, Second: op.NoInput, Output: op.NoOutput, Mkdir: &op.Mkdir{Path: "/mine", Mode: 0o755, Owner: &op.Owner{User: "u", Group: "g", UserTree: 1, GroupTree: 2}}},
+			{Input: 3, Second: op.NoInput, Output: op.NoOutput, Mkfile: &op.Mkfile{Path: "/other", Mode: 0o644, Owner: &op.Owner{User: "u", GID: op.PrimaryGroup, UserTree: 2}}},
+			{Input: 4, Second: op.NoInput, Output: 0, Symlink: &op.Symlink{Old: "x", New: "/earlier", Owner: &op.Owner{User: "u", Group: "g", UserTree: 3, GroupTree: 1}}},
+			{Input: 2, Second: op.NoInput, Output: 1, Mkdir: &op.Mkdir{Path: "/own", Mode: 0o755, Owner: &op.Owner{User: "u", GID: op.PrimaryGroup, UserTree: 3}}},
+		}}
+		out, err := Do(t.Context(), e, f, []solver.Result{base, other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []struct {
+			r    solver.Result
+			line string
+		}{
+			{out[0], `"mine" 040755 1:13`}, {out[0], `"other" 100644 11:12`}, {out[0], `"earlier" 120777 21:3`}, {out[1], `"own" 040755 21:22`},
+		} {
+			if got := e.dump(want.r); !strings.Contains(got, want.line) {
+				t.Errorf("got:\n%s\nwant a line %s", got, want.line)
+			}
+		}
+		f.Actions[1].Mkdir.Owner.UserTree = 4 // its own result
+		if _, err := Do(t.Context(), e, f, []solver.Result{base, other}); err == nil {
+			t.Error("an action can have names from its own result")
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/treehash"
 	"github.com/boxbuild/boxbuild/solver/treehash/dirfd"
 )
 
@@ -28,6 +29,8 @@ type target struct {
 	self  struct{ uid, gid uint32 } // of this process: what it creates belongs to them
 	open  []*place                  // to be closed
 	empty bool                      // it began as nothing: no image whose files could say who has a name
+	// users and groups have /etc/passwd and /etc/group, if that is another tree.
+	users, groups treehash.Tree
 }
 
 // A place is a directory of the target, in its merged view.

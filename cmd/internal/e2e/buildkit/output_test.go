@@ -1,0 +1,178 @@
+package buildkit
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/moby/buildkit/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// small is a directory with a build that needs no base image.
+var small = map[string]string{"Dockerfile": "FROM scratch\nCOPY file /\n", "file": "content"}
+
+// readTar returns the files of a tar.
+func readTar(t *testing.T, r io.Reader) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			text, err := io.ReadAll(tr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[strings.TrimPrefix(h.Name, "./")] = string(text)
+		}
+	}
+}
+
+// A sink is an output that is kept.
+type sink struct {
+	bytes.Buffer
+	closed bool
+}
+
+func (s *sink) Close() error {
+	s.closed = true
+	return nil
+}
+
+// to returns an output that goes to s.
+func (s *sink) to(kind string, attrs map[string]string) client.ExportEntry {
+	return client.ExportEntry{Type: kind, Attrs: attrs, Output: func(map[string]string) (io.WriteCloser, error) { return s, nil }}
+}
+
+// TestImage checks what the response of a build says whose image goes into the store.
+func TestImage(t *testing.T) {
+	d := start(t)
+	opt := opts(t, small)
+	opt.Exports = []client.ExportEntry{{Type: client.ExporterImage, Attrs: map[string]string{"name": "app:1,app:2"}}}
+	resp, p := d.must(opt)
+	got := resp.ExporterResponse
+	want := []string{"containerimage.config.digest", "containerimage.descriptor", "containerimage.digest", "image.name"}
+	if keys := slices.Sorted(maps.Keys(got)); !slices.Equal(keys, want) {
+		t.Errorf("the response has %q, want %q", keys, want)
+	}
+	if got["image.name"] != "docker.io/library/app:1,docker.io/library/app:2" {
+		t.Errorf("the image is called %q", got["image.name"])
+	}
+	text, err := base64.StdEncoding.DecodeString(got["containerimage.descriptor"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var desc ocispec.Descriptor
+	if err := json.Unmarshal(text, &desc); err != nil || desc.Digest.String() != got["containerimage.digest"] {
+		t.Errorf("the descriptor is %s, %v, the digest %s", text, err, got["containerimage.digest"])
+	}
+	if desc.MediaType != ocispec.MediaTypeImageManifest || desc.Annotations["config.digest"] != "" && desc.Size == 0 {
+		t.Errorf("the descriptor is %s", text)
+	}
+	if p.has("exporting to image") == nil {
+		t.Errorf("the steps are %q", p.order)
+	}
+	if out := d.boxbuild("images"); !strings.Contains(out, "app") {
+		t.Errorf("the images are:\n%s", out)
+	}
+}
+
+// TestArchives checks the outputs that reach a client as one stream each, all of one build.
+func TestArchives(t *testing.T) {
+	d := start(t)
+	opt := opts(t, small)
+	var oci, docker, files sink
+	opt.Exports = []client.ExportEntry{
+		oci.to(client.ExporterOCI, map[string]string{"name": "app:1"}),
+		docker.to(client.ExporterDocker, map[string]string{"name": "app:2"}),
+		files.to(client.ExporterTar, nil),
+	}
+	resp, _ := d.must(opt)
+	for name, s := range map[string]*sink{"oci": &oci, "docker": &docker, "tar": &files} {
+		if !s.closed {
+			t.Errorf("the output %s was not closed", name)
+		}
+	}
+	if got := readTar(t, &files); !maps.Equal(got, map[string]string{"file": "content"}) {
+		t.Errorf("the files are %q", got)
+	}
+	layout := readTar(t, &oci)
+	var index ocispec.Index
+	if err := json.Unmarshal([]byte(layout["index.json"]), &index); err != nil || len(index.Manifests) != 1 {
+		t.Fatalf("index.json is %q, %v", layout["index.json"], err)
+	}
+	top := index.Manifests[0]
+	if _, ok := layout["blobs/sha256/"+top.Digest.Encoded()]; !ok || top.Annotations[ocispec.AnnotationRefName] != "1" {
+		t.Errorf("the index names %v", top)
+	}
+	if layout := readTar(t, &docker); !strings.Contains(layout["manifest.json"], `"app:2"`) {
+		t.Errorf("manifest.json is %q", layout["manifest.json"])
+	}
+	if resp.ExporterResponse["containerimage.digest"] != top.Digest.String() {
+		t.Errorf("the response is %v, and the manifest %s", resp.ExporterResponse, top.Digest)
+	}
+}
+
+// TestLayout checks an OCI layout that the client has written into a directory of its own, by blobs.
+func TestLayout(t *testing.T) {
+	d := start(t)
+	opt := opts(t, small)
+	dir := t.TempDir()
+	opt.Exports = []client.ExportEntry{{Type: client.ExporterOCI, Attrs: map[string]string{"tar": "false", "name": "app:1"}, OutputDir: dir}}
+	resp, _ := d.must(opt)
+	text, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(text, &index); err != nil || len(index.Manifests) == 0 {
+		t.Fatalf("index.json is %q, %v", text, err)
+	}
+	if got := index.Manifests[0].Digest.String(); got != resp.ExporterResponse["containerimage.digest"] {
+		t.Errorf("index.json has %s, the response %v", got, resp.ExporterResponse)
+	}
+	text, err = os.ReadFile(filepath.Join(dir, "blobs", "sha256", index.Manifests[0].Digest.Encoded()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(text, &m); err != nil || len(m.Layers) != 1 {
+		t.Fatalf("the manifest is %q, %v", text, err)
+	}
+	for _, b := range append(m.Layers, m.Config) {
+		if st, err := os.Stat(filepath.Join(dir, "blobs", "sha256", b.Digest.Encoded())); err != nil || st.Size() != b.Size {
+			t.Errorf("blob %s: %v, %v", b.Digest, st, err)
+		}
+	}
+}
+
+// TestUnknownOutput checks that an output which there is not is an error, and that an attribute which there is not is a
+// warning: clients that are newer than the daemon send some.
+func TestUnknownOutput(t *testing.T) {
+	d := start(t)
+	opt := opts(t, small)
+	opt.Exports = []client.ExportEntry{{Type: "floppy"}}
+	if _, _, err := d.solve(t.Context(), opt); err == nil || !strings.Contains(err.Error(), `exporter "floppy" could not be found`) {
+		t.Errorf("got %v", err)
+	}
+	opt.Exports = []client.ExportEntry{{Type: client.ExporterImage, Attrs: map[string]string{"glitter": "1"}}}
+	_, p := d.must(opt)
+	if len(p.warnings) != 1 || !strings.Contains(string(p.warnings[0].Short), `"glitter"`) {
+		t.Errorf("the warnings are %v", p.warnings)
+	}
+}

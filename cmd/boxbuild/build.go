@@ -33,6 +33,7 @@ type buildOptions struct {
 	pull          bool
 	push          bool
 	load          bool
+	detach        bool
 	quiet         bool
 	network       string
 	progress      string
@@ -83,6 +84,7 @@ func (a *app) buildCommand() *cobra.Command {
 		_ = f.MarkHidden(name) // it exists
 	}
 	f.BoolVar(&opt.load, "load", false, `Keep the image in the store, also with another "--output"`)
+	f.BoolVar(&opt.detach, "detach", false, "Print the build ID, and leave the build to the daemon (see \"boxbuild builds attach\")")
 	f.BoolVarP(&opt.quiet, "quiet", "q", false, "Suppress the build output and print image ID on success")
 	f.StringVar(&opt.network, "network", "default", `Set the networking mode for the "RUN" instructions during build`)
 	f.StringVar(&opt.progress, "progress", "auto", "Set type of progress output ("+progress.Modes+")")
@@ -110,16 +112,23 @@ func (a *app) build(ctx context.Context, opt *buildOptions) error {
 	if err := opt.foreign.check(); err != nil {
 		return err
 	}
+	if err := opt.checkDetach(); err != nil {
+		return err
+	}
 	plan, err := a.plan(opt)
 	if err != nil {
 		return err
 	}
+	plan.request.Detach = opt.detach
 	if err := checkText(plan.request); err != nil {
 		return err
 	}
 	conn, err := a.connect(ctx)
 	if err != nil {
 		return err
+	}
+	if opt.detach {
+		return a.detach(ctx, plan)
 	}
 	// A build that fails must not leave what an earlier one has written.
 	for _, f := range []string{opt.iidFile, opt.metadataFile} {

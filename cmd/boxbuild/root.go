@@ -76,7 +76,7 @@ func (a *app) root() *cobra.Command {
 		a.buildCommand(), a.imagesCommand(), a.pullCommand(), a.pushCommand(), a.tagCommand(), a.rmiCommand(),
 		a.loadCommand(), a.saveCommand(), a.importCommand(), a.historyCommand(), a.loginCommand(), a.logoutCommand(),
 		a.dfCommand(), a.pruneCommand("Remove unused images and build cache", true, true),
-		a.versionCommand(), a.infoCommand(), a.inspectAnyCommand(), a.imageCommand(), a.builderCommand(), a.systemCommand(),
+		a.versionCommand(), a.infoCommand(), a.inspectAnyCommand(), a.imageCommand(), a.builderCommand(), a.buildsCommand(), a.systemCommand(),
 	)
 	return root
 }

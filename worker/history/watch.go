@@ -28,7 +28,8 @@ type ReadOptions struct {
 	Follow bool          // go on until the build has ended
 	// Steps are the vertices to read, numbered from 1 in the order of their declarations; all if there are none. Their
 	// declarations come in any case, as do those of the others.
-	Steps []int
+	Steps  []int
+	NoLogs bool // leave out what the vertices wrote
 }
 
 // Read is Watch with options.
@@ -170,7 +171,7 @@ func (r *reader) entries(ctx context.Context, src io.Reader) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		if h.kind != kindDeclared && !r.wanted(h.vertex) {
+		if h.kind == kindLogged && r.opt.NoLogs || h.kind != kindDeclared && !r.wanted(h.vertex) {
 			continue
 		}
 		ev, err := r.graph.event(h, body)

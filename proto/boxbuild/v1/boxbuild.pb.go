@@ -1732,6 +1732,7 @@ type WatchRequest struct {
 	Follow bool                   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
 	// The vertices that events are wanted of, as events number them; declarations come of all. All if empty.
 	Vertices      []uint32 `protobuf:"varint,3,rep,packed,name=vertices,proto3" json:"vertices,omitempty"`
+	NoLogs        bool     `protobuf:"varint,4,opt,name=no_logs,json=noLogs,proto3" json:"no_logs,omitempty"` // the output of steps is not wanted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1785,6 +1786,13 @@ func (x *WatchRequest) GetVertices() []uint32 {
 		return x.Vertices
 	}
 	return nil
+}
+
+func (x *WatchRequest) GetNoLogs() bool {
+	if x != nil {
+		return x.NoLogs
+	}
+	return false
 }
 
 type ListBuildsRequest struct {
@@ -6791,11 +6799,12 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"BuiltImage\x121\n" +
 	"\bplatform\x18\x01 \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
-	"\x05names\x18\x03 \x03(\tR\x05names\"X\n" +
+	"\x05names\x18\x03 \x03(\tR\x05names\"q\n" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05build\x18\x01 \x01(\tR\x05build\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x1a\n" +
-	"\bvertices\x18\x03 \x03(\rR\bvertices\"\x13\n" +
+	"\bvertices\x18\x03 \x03(\rR\bvertices\x12\x17\n" +
+	"\ano_logs\x18\x04 \x01(\bR\x06noLogs\"\x13\n" +
 	"\x11ListBuildsRequest\"F\n" +
 	"\x12ListBuildsResponse\x120\n" +
 	"\x06builds\x18\x01 \x03(\v2\x18.boxbuild.v1.BuildRecordR\x06builds\"+\n" +

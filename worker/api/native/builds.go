@@ -65,7 +65,7 @@ func (s *Server) Watch(req *boxbuildv1.WatchRequest, stream boxbuildv1.Builds_Wa
 			return err
 		}
 		numbers := numbering{}
-		opt := history.ReadOptions{Follow: req.GetFollow()}
+		opt := history.ReadOptions{Follow: req.GetFollow(), NoLogs: req.GetNoLogs()}
 		for _, n := range req.GetVertices() {
 			opt.Steps = append(opt.Steps, int(n))
 		}

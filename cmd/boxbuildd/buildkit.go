@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -24,11 +25,15 @@ func (w *wiring) buildkit(d *daemon, devices *cdi.Devices) (*buildkit.Server, er
 	if err != nil {
 		return nil, err
 	}
+	rules, err := w.workerGC()
+	if err != nil {
+		return nil, err
+	}
 	return buildkit.New(buildkit.Options{
 		Builder: d.Gate, Images: d.Images, Sessions: bksession.New(bksession.Options{Store: w.received}),
 		Watch: w.history.Watch, History: w.records, Platform: d.Platform, Platforms: d.Platforms, Entitlements: w.cfg.Entitlements,
 		Worker: buildkit.Worker{
-			ID: id, Labels: w.workerLabels(),
+			ID: id, Labels: w.workerLabels(), GC: rules,
 			Devices: func() []*apitypes.CDIDevice { return w.workerDevices(devices) },
 			Package: "github.com/boxbuild/boxbuild", Version: version, Dockerfile: dockerfileVersion,
 		},
@@ -67,10 +72,12 @@ func (w *wiring) workerLabels() map[string]string {
 	if snapshotter == "" {
 		snapshotter = w.snapshotter
 	}
-	return map[string]string{
+	labels := map[string]string{
 		prefix + "executor": "oci", prefix + "hostname": hostname, prefix + "network": "bridge",
 		prefix + "oci.process-mode": "sandbox", prefix + "selinux.enabled": "false", prefix + "snapshotter": snapshotter,
 	}
+	maps.Copy(labels, w.cfg.Worker.OCI.Labels)
+	return labels
 }
 
 func (w *wiring) workerDevices(devices *cdi.Devices) []*apitypes.CDIDevice {

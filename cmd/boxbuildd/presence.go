@@ -32,6 +32,13 @@ func (p *presence) leave() {
 	p.last = time.Now()
 }
 
+// count returns how many are there.
+func (p *presence) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open
+}
+
 // shut lets nobody in any more, if nobody is there and nobody was since then.
 func (p *presence) shut(then time.Time) bool {
 	p.mu.Lock()

@@ -37,13 +37,17 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-func fakeWorker(context.Context, *config.Daemon, *slog.Logger) (*daemon, error) {
+func fakeWorker(ctx context.Context, cfg *config.Daemon, log *slog.Logger) (*daemon, error) {
 	if why := os.Getenv("BOXBUILD_TEST_BROKEN"); why != "" {
 		return nil, errors.New(why)
 	}
 	images := &workertest.Images{}
+	tel, err := newTelemetry(ctx, cfg, images, log)
+	if err != nil {
+		return nil, err
+	}
 	return &daemon{
-		Builder: &workertest.Builder{Images: images}, Images: images, OpenDirectory: workertest.OpenDirectory,
+		Builder: tel.Wrap(&workertest.Builder{Images: images}), Telemetry: tel, Images: images, OpenDirectory: workertest.OpenDirectory,
 		Platform: op.Platform{OS: "linux", Architecture: "amd64"},
 		Close: func() error {
 			if os.Getenv("BOXBUILD_TEST_STUCK") != "" {

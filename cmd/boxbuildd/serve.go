@@ -22,6 +22,7 @@ import (
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/api/native"
 	"github.com/boxbuild/boxbuild/worker/history"
+	"github.com/boxbuild/boxbuild/worker/telemetry"
 )
 
 const (
@@ -49,6 +50,8 @@ type daemon struct {
 	Login            func(ctx context.Context, registry string, auth authn.AuthConfig) (string, error)
 	// HTTP serves HTTP/1.1 on the socket; nil if nothing does.
 	HTTP http.Handler
+	// Telemetry is told of builds by Builder already; nil if nothing is.
+	Telemetry *telemetry.Telemetry
 	// Register adds more services to the socket's gRPC server; it may be nil.
 	Register func(grpc.ServiceRegistrar)
 	// About is added to what Info answers; it may be nil.
@@ -80,6 +83,10 @@ func serve(cfg *config.Daemon, p process, lock *rootLock, log *slog.Logger) (err
 	if s.endpoints, err = listenAll(cfg, p.env, log); err != nil {
 		return err
 	}
+	if err := s.startDebug(); err != nil {
+		return err
+	}
+	defer s.debug.close()
 	s.start()
 	log.Info("serving", "version", version, "root", cfg.Root, "addr", addresses(s.endpoints), "pid", os.Getpid())
 	notify(p.env, "READY=1")
@@ -114,8 +121,9 @@ type server struct {
 	grpc      *grpc.Server
 	health    *health.Server
 	http      *http.Server
-	ended     chan error // of the splitter and of both servers
-	started   int        // how many of them will report
+	debug     *debugServer // nil if there is none
+	ended     chan error   // of the splitter and of both servers
+	started   int          // how many of them will report
 }
 
 // start serves in the background.
@@ -125,7 +133,11 @@ func (s *server) start() {
 		Builder: d.Gate, Images: d.Images, Platform: d.Platform, Platforms: d.Platforms, About: about(s.cfg, d.About),
 		OpenDirectory: d.OpenDirectory, ReceiveDirectory: d.ReceiveDirectory, Login: d.Login, History: d.History, Log: s.log,
 	})
-	s.grpc, s.health = newGRPC(s.log)
+	var told []grpc.ServerOption
+	if d.Telemetry != nil {
+		told = d.Telemetry.ServerOptions()
+	}
+	s.grpc, s.health = newGRPC(s.log, told...)
 	s.native.Register(s.grpc)
 	if d.Register != nil {
 		d.Register(s.grpc)
@@ -138,6 +150,30 @@ func (s *server) start() {
 	go func() { s.ended <- s.split.run() }()
 	go func() { s.ended <- s.grpc.Serve(s.split.grpc) }()
 	go func() { s.ended <- s.http.Serve(s.split.http) }()
+}
+
+// startDebug serves what operators ask for, if the configuration says where.
+func (s *server) startDebug() error {
+	if s.cfg.GRPC.DebugAddress == "" {
+		return nil
+	}
+	a, err := s.cfg.GRPC.Debug()
+	if err != nil {
+		return err
+	}
+	if t := s.daemon.Telemetry; t != nil && t.Metrics != nil {
+		t.Metrics.Gauge("connections", "Connections of clients.", func() float64 { return float64(s.presence.count()) })
+	}
+	s.debug, err = startDebug(a, s.daemon.Telemetry, probes{
+		alive: func(context.Context) error { s.daemon.Gate.idle(); return nil },
+		ready: func(context.Context) error {
+			if s.daemon.Gate.draining() {
+				return worker.ErrDraining
+			}
+			return nil
+		},
+	}, s.log)
+	return err
 }
 
 // wait returns when the daemon is to stop, why, and whether somebody has told it to.
@@ -218,8 +254,22 @@ func (s *server) stop() error {
 
 // close ends the worker. A worker that does not end in time is left to the kernel, which ends it with the process.
 func (s *server) close() error {
+	for _, e := range s.endpoints { // which are closed, unless the daemon did not get to serve
+		e.remove()
+		_ = e.Close()
+	}
 	done := make(chan error, 1)
-	go func() { done <- s.daemon.Close() }()
+	go func() {
+		err := s.daemon.Close()
+		if t := s.daemon.Telemetry; t != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+			defer cancel()
+			if err := t.Close(ctx); err != nil {
+				s.log.Warn("stopping", "error", err)
+			}
+		}
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,7 +98,7 @@ func newWorker(ctx context.Context, cfg *config.Daemon, log *slog.Logger) (_ *da
 			return nil, err
 		}
 	}
-	return w.worker()
+	return w.worker(ctx)
 }
 
 func (w *wiring) path(name string) string { return filepath.Join(w.cfg.Root, name) }
@@ -275,7 +276,9 @@ func (w *wiring) registry(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if w.client, err = registry.New(registry.Options{Hosts: hosts, UserAgent: "boxbuild/" + version}); err != nil {
+	if w.client, err = registry.New(registry.Options{
+		Hosts: hosts, UserAgent: "boxbuild/" + version, MaxConcurrency: w.cfg.System.MaxRegistryConcurrency,
+	}); err != nil {
 		return err
 	}
 	w.onClose(w.client.Close)
@@ -315,6 +318,14 @@ func (w *wiring) sandbox(ctx context.Context) error {
 		return err
 	}
 	nopts := netns.Options{ID: w.id, Warm: w.cfg.Network.Pool}
+	if w.cfg.Network.Subnet != "" {
+		if nopts.Range, err = netip.ParsePrefix(w.cfg.Network.Subnet); err != nil {
+			return fmt.Errorf("network.subnet: %w", err)
+		}
+	}
+	if nopts.ResolvConf, err = w.resolvConf(); err != nil {
+		return fmt.Errorf("configuring the resolvers of sandboxes: %w", err)
+	}
 	pool, err := netns.New(nopts)
 	if err != nil {
 		return err
@@ -364,7 +375,7 @@ func hostResolvConf() ([]byte, error) {
 }
 
 // worker puts the parts together.
-func (w *wiring) worker() (*daemon, error) {
+func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 	host := platforms.Normalize(platforms.DefaultSpec())
 	move := transfer.New(transfer.Deps{
 		Client: w.client, Images: w.images, Blobs: w.blobs, Layers: w.layers, Leases: w.leases, Platform: host,
@@ -394,9 +405,16 @@ func (w *wiring) worker() (*daemon, error) {
 		Sources: append(sourceCaches(w.git, w.received), w.historyCache()),
 		Reserve: images.NewReserve(w.path("reserve")),
 	})
-	recorded := w.history.Wrap(b)
+	told, tel, err := w.operate(ctx, w.history.Wrap(b), svc)
+	if err != nil {
+		return nil, err
+	}
+	offered, err := w.platforms(foreign.Platforms)
+	if err != nil {
+		return nil, err
+	}
 	d := &daemon{
-		Builder: recorded, Gate: newGate(recorded), History: w.history, Images: svc, Platform: host, Platforms: foreign.Platforms,
+		Builder: told, Gate: newGate(told), History: w.history, Images: svc, Platform: host, Platforms: offered, Telemetry: tel,
 		OpenDirectory: func(path string) (filesync.Source, error) {
 			return filesync.Dir(path, filesync.Options{Cache: w.contexts})
 		},

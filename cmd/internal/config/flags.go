@@ -24,7 +24,7 @@ type Flag struct {
 	Name string
 	kind flagKind
 	Use  Use
-	// Only are the values with which Use holds; any other one is refused. None are all.
+	// Only are the values that say what is so anyway; any other one is refused. None are all.
 	Only []string
 	// Note is the usage of one that is honoured, and of any other why it changes nothing or is refused.
 	Note  string
@@ -224,7 +224,7 @@ func FlagUsages(fs *pflag.FlagSet) string {
 		if f.Use != Honoured {
 			only := ""
 			if len(f.Only) > 0 {
-				only = " (other than " + strings.Trim(strings.Join(f.Only, ", "), ", ") + ": an error)"
+				only = " (anything but " + strings.Trim(strings.Join(f.Only, ", "), ", ") + ": an error)"
 			}
 			fmt.Fprintf(&b, "      --%-36s %s%s\n", f.Name, f.Note, only)
 		}

@@ -24,7 +24,7 @@ type Key struct {
 	// Name is the key as a file has it, with dots. A part "*" is any name, and a last part "**" is anything below.
 	Name string
 	Use  Use
-	// Only are the values with which Use holds; any other one is refused. None are all.
+	// Only are the values that say what is so anyway; any other one is refused. None are all.
 	Only []string
 	// Note is why the key changes nothing, or is refused.
 	Note string
@@ -190,7 +190,10 @@ type setting struct {
 
 // take says whether a setting is an error, or something that the user is told.
 func take(s setting, use Use, only []string, note string) (warning string, err error) {
-	if use == Refused || len(only) > 0 && !slices.Contains(only, s.value) {
+	if len(only) > 0 && slices.Contains(only, s.value) {
+		return "", nil // it is so anyway
+	}
+	if use == Refused || len(only) > 0 {
 		value := ""
 		if s.value != "" {
 			value = " " + s.value

@@ -7,7 +7,8 @@ LDFLAGS    := -s -w -X main.version=$(VERSION)
 BASES      ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/boxbuild/bases
 SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES   := gcc libc6-dev pkg-config libseccomp-dev debootstrap busybox-static nftables iproute2 xz-utils zstd bzip2 git
-TESTPKGS   := docker-registry skopeo umoci attr jq procps openssh-client
+TESTPKGS   := docker-registry skopeo umoci attr jq procps openssh-client dropbear-bin
+# (Dropbear's programs come without a service, which a test must not leave on anybody's machine.)
 SHIMFLAGS  := -tags 'seccomp netgo osusergo' -trimpath
 GOTOOL     := go run
 

@@ -253,6 +253,7 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) text() string {
 	var lines []string
 	for line := range strings.SplitSeq(string(t.buf), "\n") {
+		line = strings.TrimRight(line, "\r") // ssh has one at the end of each
 		if i := strings.LastIndexByte(line, '\r'); i >= 0 {
 			line = line[i+1:]
 		}

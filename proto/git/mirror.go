@@ -62,14 +62,22 @@ func (c *Client) fetch(ctx context.Context, m *mirror, r *Remote, hash, ref stri
 		_ = os.Chtimes(m.dir, now, now) // says when it was used last
 		return nil
 	}
+	if err := c.initMirror(ctx, m, len(hash)); err != nil {
+		return err
+	}
+	if r.Bundle != nil {
+		if err := c.unbundle(ctx, m, r.Bundle, hash); err != nil {
+			return err
+		}
+		c.consolidate(ctx, m)
+		c.evict(ctx)
+		return nil
+	}
 	acc, err := c.open(r)
 	if err != nil {
 		return err
 	}
 	defer acc.close()
-	if err := c.initMirror(ctx, m, len(hash)); err != nil {
-		return err
-	}
 	if err := c.download(ctx, m, acc, hash, ref); err != nil {
 		return fmt.Errorf("fetching remote %s: %w", acc.url, err)
 	}

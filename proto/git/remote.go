@@ -19,6 +19,8 @@ type Remote struct {
 	AgentSocket string
 	// KnownHosts is the content of a known_hosts file. If it is empty any host key is taken.
 	KnownHosts string
+	// Bundle, if not nil, is read instead of asking the remote. Submodules come from their own remotes nevertheless.
+	Bundle Bundle
 }
 
 // Scheme names of remotes.

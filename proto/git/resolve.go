@@ -68,6 +68,15 @@ func (c *Client) Resolve(ctx context.Context, q *Query) (Resolved, error) {
 	if q.ByCommit {
 		return q.byCommit()
 	}
+	if q.Remote.Bundle != nil && q.Ref == "" {
+		if !IsHash(q.Checksum) {
+			return Resolved{}, fmt.Errorf("a git bundle without a ref requires a full commit SHA checksum, got %q", q.Checksum)
+		}
+		return Resolved{Commit: q.Checksum}, nil
+	}
+	if q.Remote.Bundle != nil {
+		return c.resolveBundle(ctx, q)
+	}
 	acc, err := c.open(&q.Remote)
 	if err != nil {
 		return Resolved{}, err

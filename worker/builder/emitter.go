@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -204,7 +205,7 @@ func (e *emitter) step(ctx context.Context, name string, fn func(context.Context
 	switch {
 	case err == nil:
 		e.emit(solver.Event{Kind: solver.Done, Vertex: v})
-	case isCanceled(err):
+	case isCanceled(err), ctx.Err() != nil && errors.Is(err, context.Cause(ctx)): // what failed is something else
 		e.emit(solver.Event{Kind: solver.Canceled, Vertex: v, Err: err})
 	default:
 		e.emit(solver.Event{Kind: solver.Failed, Vertex: v, Err: err})
@@ -222,4 +223,10 @@ func (e *emitter) leftOut(v *solver.Vertex, file string) {
 		Detail: []string{"Rename the file. Later steps of this build still see it."},
 		Source: v.Meta().Source,
 	}})
+}
+
+// Write shows output of the step to the user.
+func (p *progress) Write(b []byte) (int, error) {
+	p.e.emit(solver.Event{Kind: solver.Logged, Vertex: p.v, Stream: solver.Stderr, Data: slices.Clone(b)})
+	return len(b), nil
 }

@@ -86,6 +86,20 @@ func TestStep(t *testing.T) {
 	}
 }
 
+// TestStepOfOther checks that a step which ends because another has failed is not told to have failed by that one's error.
+func TestStepOfOther(t *testing.T) {
+	other := errors.New("fetching something else")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	em, got := listing()
+	_ = em.step(ctx, "work", func(ctx context.Context, _ *progress) error {
+		cancel(other)
+		return fmt.Errorf("pulling: %w", context.Cause(ctx))
+	})
+	if want := fmt.Sprintf("%v work", solver.Canceled); (*got)[2] != want {
+		t.Errorf("it is told as %q, want %q", *got, want)
+	}
+}
+
 // TestPieces checks that a step which a build solves again as part of more is told of once, also if it is another vertex
 // then; but that it is told when it has to run again.
 func TestPieces(t *testing.T) {

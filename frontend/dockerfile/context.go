@@ -80,7 +80,7 @@ func below(in solver.Input, dir string) solver.Input {
 	scope := &op.File{Actions: []op.FileAction{{
 		Input: op.NoInput, Second: 0, Copy: &op.Copy{Src: dir, Dst: "/", DirContents: true},
 	}}}
-	in.Select = &solver.Selector{Paths: []string{dir}}
+	in.Select = &solver.Selector{Paths: []string{dir}, Named: true}
 	return solver.Input{Vertex: solver.NewVertex(scope, []solver.Input{in}, solver.Meta{Name: "copy " + dir + " /"})}
 }
 

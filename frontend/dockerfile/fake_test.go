@@ -44,6 +44,9 @@ func (e *fakeEnv) Pin(_ context.Context, src op.Source) (op.Source, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.pins++
+	if _, img := src.(*op.Image); src.Pinned() && !img {
+		return src, nil
+	}
 	switch src := src.(type) {
 	case *op.Image:
 		if _, err := e.config(src.Ref); err != nil {
@@ -76,6 +79,9 @@ func (e *fakeEnv) Pin(_ context.Context, src op.Source) (op.Source, error) {
 	case *op.Git:
 		pinned := *src
 		pinned.Commit = digest.FromString(src.Remote + "#" + src.Ref + src.Checksum).Encoded()
+		if isCommit(src.Ref) {
+			pinned.Commit, pinned.Ref = src.Ref, ""
+		}
 		return &pinned, nil
 	case *op.Local:
 		dir, ok := e.dirs[src.Name]

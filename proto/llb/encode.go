@@ -13,9 +13,11 @@ import (
 
 // Options say how a graph is written.
 type Options struct {
-	// Unpinned leaves out what pinning has found: sources are as somebody has asked for them. A vertex that was decoded and
-	// then pinned is written as it came.
+	// Unpinned leaves out what pinning has found: sources are as somebody has asked for them.
 	Unpinned bool
+	// Pinned has it also of vertices that were decoded and then pinned. Otherwise they are written as they came, since that
+	// is how the client knows them; in the same build they are pinned to the same again.
+	Pinned bool
 	// Files have the texts of the files that vertices name which were not decoded.
 	Files []File
 }
@@ -157,7 +159,7 @@ func (e *Encoder) one(v *solver.Vertex) *written {
 
 // asItCame says whether v can be written with the bytes that it was decoded from.
 func (e *Encoder) asItCame(v *solver.Vertex, o *origin) bool {
-	if o.op != v.Op() && !e.opt.Unpinned || len(o.inputs) != len(v.Inputs()) {
+	if o.raw == nil || o.op != v.Op() && e.opt.Pinned || len(o.inputs) != len(v.Inputs()) {
 		return false
 	}
 	for i, in := range v.Inputs() {

@@ -149,6 +149,6 @@ func sameSelector(a, b *solver.Selector) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Wildcard == b.Wildcard && a.Follow == b.Follow && slices.Equal(a.Paths, b.Paths) &&
+	return a.Wildcard == b.Wildcard && a.Follow == b.Follow && a.Named == b.Named && slices.Equal(a.Paths, b.Paths) &&
 		slices.Equal(a.Include, b.Include) && slices.Equal(a.Exclude, b.Exclude)
 }

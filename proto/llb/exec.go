@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
 
@@ -97,8 +98,12 @@ func (w *wired) mount(e *op.Exec, m *pb.Mount) error {
 		if out.Dest = m.GetDest(); !path.IsAbs(path.Clean(out.Dest)) {
 			out.Dest = path.Join("/", e.Meta.Cwd, out.Dest)
 		}
+		slash := strings.HasSuffix(m.GetDest(), "/")
 		if out.Dest = clean(out.Dest); out.Dest == pb.RootMount {
 			return fmt.Errorf("invalid mount target %q", m.GetDest())
+		}
+		if slash && (m.GetMountType() != pb.MountType_TMPFS || out.Dest != shmDir) {
+			out.Dest += "/"
 		}
 	}
 	if m.GetSelector() != "" {

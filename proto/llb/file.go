@@ -225,10 +225,11 @@ func (f *filing) copy(out *op.FileAction, a *pb.FileAction, c *pb.FileActionCopy
 	return nil
 }
 
-// copySelector returns what a copy reads of its source.
+// copySelector returns what a copy reads of its source. It has names where that lets op.File leave out where the source is.
 func copySelector(c *op.Copy) *solver.Selector {
 	return &solver.Selector{
 		Paths: []string{c.Src}, Wildcard: c.Wildcard, Follow: c.FollowSymlinks, Include: c.Include, Exclude: c.Exclude,
+		Named: c.DirContents,
 	}
 }
 

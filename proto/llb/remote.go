@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -18,7 +19,11 @@ import (
 // decodeHTTP decodes a file of a URL.
 func decodeHTTP(raw string, a *attrs) *op.HTTP {
 	s := &op.HTTP{URL: raw}
-	s.Checksum = a.digest(pb.AttrHTTPChecksum, string(pb.CapSourceHTTPChecksum))
+	if v := a.text(pb.AttrHTTPChecksum, string(pb.CapSourceHTTPChecksum)); v != "" {
+		d, err := digest.Parse(v) // any kind: it names no file of the store
+		a.fail(pb.AttrHTTPChecksum, err)
+		s.Checksum = d
+	}
 	s.Filename = a.text(pb.AttrHTTPFilename, "")
 	s.Perm = uint32(a.number(pb.AttrHTTPPerm, string(pb.CapSourceHTTPPerm), 0, 0o7777))
 	s.UID = int(a.number(pb.AttrHTTPUID, string(pb.CapSourceHTTPUIDGID), 0, maxID))
@@ -43,7 +48,12 @@ func decodeHTTP(raw string, a *attrs) *op.HTTP {
 	} else if key != "" {
 		s.Signature = &op.HTTPSignature{PublicKeys: key, Signature: sig}
 	}
-	s.Digest, s.Name = a.digest(attrDigest, ""), a.text(attrName, "")
+	if v := a.text(attrDigest, ""); v != "" {
+		d, err := digest.Parse(v)
+		a.fail(attrDigest, err)
+		s.Digest = d
+	}
+	s.Name = a.text(attrName, "")
 	if s.Name != "" && s.Name != op.SafeName(s.Name) || (s.Name == "") != (s.Digest == "") {
 		a.fail(attrName, fmt.Errorf("invalid name %q", s.Name))
 	}

@@ -148,3 +148,9 @@ type Process interface {
 	// that its end was not seen; a code other than 0 is no error.
 	Wait(ctx context.Context) (code int, err error)
 }
+
+// A Logger is an Env whose steps can have output.
+type Logger interface {
+	// LoggedStep is Step for fn that writes what the user is to see of it. log is safe for concurrent use.
+	LoggedStep(ctx context.Context, name string, fn func(ctx context.Context, log io.Writer) error) error
+}

@@ -21,6 +21,7 @@ const contextFile = "context"
 type fetchedContext struct {
 	input   solver.Input
 	archive bool
+	given   bool // it was not fetched: it is a tree that came with the request
 }
 
 // fetchContext fetches the build context, and looks what it is. What is not an archive is a Dockerfile, however it looks.
@@ -86,15 +87,16 @@ func below(in solver.Input, dir string) solver.Input {
 
 // contextTree returns the build context as a tree; nil if there is none.
 func (t *translation) contextTree() *tree {
-	if t.req.Context == nil {
+	fc := t.src.fetched
+	if t.req.Context == nil && fc == nil {
 		return nil
 	}
 	tr := &tree{src: t.req.Context, ignore: t.src.ignore, label: "[internal] load build context"}
-	if fc := t.src.fetched; fc != nil {
+	if fc != nil {
 		in := fc.input
 		tr.input = &in
 	}
-	if _, local := tr.src.(*op.Local); !local {
+	if _, local := tr.src.(*op.Local); !local || fc != nil {
 		tr.subdir = t.req.ContextSubdir
 	}
 	return tr

@@ -44,8 +44,8 @@ func (dockerfile) Translate(ctx context.Context, req *frontend.Request, env fron
 	if err != nil {
 		return nil, err
 	}
-	if err := src.checkSyntax(req.BuildArgs); err != nil {
-		return nil, src.located(err)
+	if err := src.followSyntax(req); err != nil {
+		return nil, err
 	}
 	asked := req.Platforms
 	if len(asked) == 0 {

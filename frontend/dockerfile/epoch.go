@@ -106,7 +106,7 @@ func (t *translation) epochSource(value string) (op.Source, string, error) {
 
 // contextSource returns what the build context is fetched from, pinned; nil for a directory of the client's.
 func (t *translation) contextSource() op.Source {
-	if t.src.fetched == nil {
+	if t.src.fetched == nil || t.src.fetched.given {
 		return nil
 	}
 	for v := t.src.fetched.input.Vertex; ; v = v.Inputs()[0].Vertex {

@@ -23,8 +23,8 @@ func inspection(ctx context.Context, req *frontend.Request, env frontend.Env) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := src.checkSyntax(req.BuildArgs); err != nil {
-		return nil, src.located(err)
+	if err := src.followSyntax(req); err != nil {
+		return nil, err
 	}
 	t := newTranslation(req, env, src)
 	t.platform = t.native

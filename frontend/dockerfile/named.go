@@ -135,6 +135,8 @@ func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Plat
 		return t.loadNamedLayout(ctx, nc, rest, p)
 	case "local":
 		return t.loadNamedLocal(ctx, nc, rest)
+	case "input":
+		return t.loadInput(nc, rest)
 	}
 	return nil, fmt.Errorf("unsupported context source %s for %s", kind, nc.name)
 }

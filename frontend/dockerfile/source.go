@@ -40,11 +40,16 @@ func load(ctx context.Context, req *frontend.Request, env frontend.Env) (*source
 		src.name = defaultName
 	}
 	var err error
+	local, isLocal := req.Context.(*op.Local)
 	switch c := req.Context.(type) {
 	case *op.HTTP:
 		src.fetched, err = fetchContext(ctx, env, c)
 	case *op.Git:
 		src.fetched, err = gitContext(ctx, env, c, req.BuildArgs)
+	default:
+		if in, ok := req.Inputs[inputContext]; ok {
+			src.fetched, isLocal = &fetchedContext{input: treeInput(in), archive: true, given: true}, false
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -58,7 +63,6 @@ func load(ctx context.Context, req *frontend.Request, env frontend.Env) (*source
 			return err
 		})
 	}
-	local, isLocal := req.Context.(*op.Local)
 	if isLocal {
 		g.Go(func() (err error) {
 			shared, err = readIgnore(gctx, env, local, "[internal] load "+ignoreName)
@@ -87,7 +91,8 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	if from == nil {
 		from = req.Context
 	}
-	if from == nil {
+	given, isGiven := dockerfileInput(req, from)
+	if from == nil && !isGiven {
 		return nil, "", &frontend.UsageError{Message: "there is neither a Dockerfile nor a build context to read one from"}
 	}
 	fetched := s.fetched
@@ -111,7 +116,9 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	step := "[internal] load build definition from " + s.name
 	err = env.Step(ctx, step, func(ctx context.Context) error {
 		var in solver.Input
-		if fetched != nil {
+		if isGiven {
+			in = treeInput(given)
+		} else if fetched != nil {
 			in = fetched.input
 		} else if in, err = pinInput(ctx, env, from, step); err != nil {
 			return fmt.Errorf("failed to read dockerfile: %w", err)
@@ -181,20 +188,23 @@ func readOptional(ctx context.Context, env frontend.Env, in solver.Input, name s
 }
 
 // checkSyntax looks for a request of another frontend: "# syntax=" or the build argument that overrides it. Every
-// release of docker/dockerfile means this frontend; anything else would have to be run, which is refused.
+// release of docker/dockerfile means this frontend; anything else is in an image, which is another's to run.
 func (s *source) checkSyntax(args map[string]string) error {
 	if v, ok := args["BUILDKIT_SYNTAX"]; ok {
-		ref, _, _ := strings.Cut(strings.TrimSpace(v), " ")
+		cmdline := strings.TrimSpace(v)
+		ref, _, _ := strings.Cut(cmdline, " ")
 		if !isDockerfileSyntax(ref) {
-			return &frontend.UsageError{Message: "failed with BUILDKIT_SYNTAX = " + v + ": " + syntaxRefused(ref)}
+			err := &frontend.UsageError{Message: "failed with BUILDKIT_SYNTAX = " + v + ": " + syntaxRefused(ref)}
+			return &frontend.ForeignError{Ref: ref, Cmdline: cmdline, Err: err}
 		}
 		return nil
 	}
-	ref, _, where, ok := parser.DetectSyntax(s.text)
+	ref, cmdline, where, ok := parser.DetectSyntax(s.text)
 	if !ok || isDockerfileSyntax(ref) {
 		return nil
 	}
-	return parser.WithLocation(errors.New(syntaxRefused(ref)), where)
+	err := parser.WithLocation(errors.New(syntaxRefused(ref)), where)
+	return &frontend.ForeignError{Ref: ref, Cmdline: cmdline, Err: err}
 }
 
 func syntaxRefused(ref string) string {

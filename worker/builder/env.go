@@ -330,6 +330,13 @@ func (e *env) Step(ctx context.Context, name string, fn func(ctx context.Context
 	})
 }
 
+// LoggedStep implements frontend.Logger.
+func (e *env) LoggedStep(ctx context.Context, name string, fn func(ctx context.Context, log io.Writer) error) error {
+	return e.em.step(ctx, name, func(ctx context.Context, p *progress) error {
+		return fn(run.WithStatus(ctx, p.status), p)
+	})
+}
+
 // Warn implements frontend.Env.
 func (e *env) Warn(w solver.Warning) {
 	e.em.emit(solver.Event{Kind: solver.Warned, Time: time.Now(), Vertex: e.em.definition(), Warning: w})
@@ -338,6 +345,7 @@ func (e *env) Warn(w solver.Warning) {
 var (
 	_ frontend.Env        = (*env)(nil)
 	_ frontend.HeadReader = (*env)(nil)
+	_ frontend.Logger     = (*env)(nil)
 )
 
 // isCanceled says whether err is the end of a context.

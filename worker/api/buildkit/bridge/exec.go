@@ -1,0 +1,300 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"syscall"
+
+	pb "github.com/moby/buildkit/frontend/gateway/pb"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/failure"
+)
+
+// ExecProcess runs processes in containers: any number on one stream. It lasts until the other side closes the stream and
+// the processes have ended, or until the stream is lost, which kills them.
+func (c *conversation) ExecProcess(s pb.LLBBridge_ExecProcessServer) error {
+	ctx, finish, err := c.call(s.Context())
+	if err != nil {
+		return err
+	}
+	defer finish()
+	x := &execStream{c: c, ctx: ctx, s: s, procs: make(map[string]*proc)}
+	err = x.run()
+	if err != nil || ctx.Err() != nil {
+		x.kill()
+	}
+	x.work.Wait()
+	return failure.Status(err)
+}
+
+// An execStream is one call of ExecProcess.
+type execStream struct {
+	c   *conversation
+	ctx context.Context //nolint:containedctx // the call's
+	s   pb.LLBBridge_ExecProcessServer
+
+	work   sync.WaitGroup // a process each
+	sendMu sync.Mutex     // held while a message is sent: a stream has one sender at a time
+	mu     sync.Mutex     // guards procs
+	procs  map[string]*proc
+}
+
+// A proc is a process of a stream, from the message that asks for it to the last message about it.
+type proc struct {
+	id      string
+	stdin   *feed         // nil for none
+	ready   chan struct{} // closed when it is known whether there is a process
+	p       frontend.Process
+	started chan struct{} // closed when the other side has been told that it runs
+}
+
+// run takes messages until there are no more.
+func (x *execStream) run() error {
+	type received struct {
+		m   *pb.ExecMessage
+		err error
+	}
+	// Receiving cannot be interrupted: it ends with the call, which is after this function has returned.
+	in := make(chan received)
+	go func() {
+		for {
+			m, err := x.s.Recv()
+			select {
+			case in <- received{m, err}:
+			case <-x.ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case r := <-in:
+			if errors.Is(r.err, io.EOF) {
+				return nil
+			}
+			if r.err != nil {
+				return r.err
+			}
+			if err := x.message(r.m); err != nil {
+				return err
+			}
+		case <-x.ctx.Done():
+			return context.Cause(x.ctx)
+		}
+	}
+}
+
+// message does what a message asks for.
+func (x *execStream) message(m *pb.ExecMessage) error {
+	id := m.GetProcessID()
+	if id == "" {
+		return status.Error(codes.InvalidArgument, "ProcessID required")
+	}
+	x.mu.Lock()
+	p := x.procs[id]
+	x.mu.Unlock()
+	if in := m.GetInit(); in != nil {
+		if p != nil {
+			return status.Errorf(codes.AlreadyExists, "Process %s already exists", id)
+		}
+		x.begin(id, in)
+		return nil
+	}
+	if p == nil {
+		// It has ended, which the other side cannot know yet.
+		return nil
+	}
+	switch in := m.GetInput().(type) {
+	case *pb.ExecMessage_File:
+		if in.File.GetFd() != 0 || p.stdin == nil {
+			return status.Errorf(codes.OutOfRange, "fd %d unavailable to write", in.File.GetFd())
+		}
+		p.stdin.write(x.ctx, in.File.GetData(), in.File.GetEOF())
+	case *pb.ExecMessage_Resize:
+		x.control(p, func(r frontend.Process) error {
+			return r.Resize(uint16(min(in.Resize.GetRows(), 1<<16-1)), uint16(min(in.Resize.GetCols(), 1<<16-1)))
+		})
+	case *pb.ExecMessage_Signal:
+		sig, ok := signalByName(in.Signal.GetName())
+		if !ok {
+			return status.Errorf(codes.InvalidArgument, "Unknown signal %s", in.Signal.GetName())
+		}
+		x.control(p, func(r frontend.Process) error { return r.Signal(sig) })
+	default:
+		return status.Errorf(codes.InvalidArgument, "unexpected message %T for process %s", in, id)
+	}
+	return nil
+}
+
+// control does something to a process, once it is known whether there is one. That it has ended is no error.
+func (x *execStream) control(p *proc, f func(frontend.Process) error) {
+	select {
+	case <-p.ready:
+	case <-x.ctx.Done():
+		return
+	}
+	if p.p != nil {
+		_ = f(p.p)
+	}
+}
+
+// signalByName returns a signal by its name, with SIG or without.
+func signalByName(name string) (syscall.Signal, bool) {
+	s := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(name), "SIG"))
+	return s, s != 0
+}
+
+// begin starts a process, and has it told of.
+func (x *execStream) begin(id string, in *pb.InitMessage) {
+	p := &proc{id: id, ready: make(chan struct{}), started: make(chan struct{})}
+	spec := &frontend.ProcessSpec{
+		Args: in.GetMeta().GetArgs(), Env: in.GetMeta().GetEnv(), Cwd: in.GetMeta().GetCwd(), User: in.GetMeta().GetUser(),
+		Terminal: in.GetTty(), Security: op.Security(in.GetSecurity()),
+	}
+	if y := in.GetMeta().GetProxyEnv(); y != nil {
+		spec.Proxy = &op.ProxyEnv{HTTP: y.GetHttpProxy(), HTTPS: y.GetHttpsProxy(), FTP: y.GetFtpProxy(), No: y.GetNoProxy(), All: y.GetAllProxy()}
+	}
+	for _, u := range in.GetMeta().GetUlimit() {
+		spec.Ulimits = append(spec.Ulimits, op.Ulimit{Name: u.GetName(), Soft: u.GetSoft(), Hard: u.GetHard()})
+	}
+	for _, s := range in.GetSecretenv() {
+		spec.Secrets = append(spec.Secrets, op.SecretEnv{ID: s.GetID(), Name: s.GetName(), Optional: s.GetOptional()})
+	}
+	var outs []uint32
+	for _, fd := range in.GetFds() {
+		w := &fdWriter{x: x, p: p, fd: fd}
+		switch {
+		case fd == 0:
+			p.stdin = newFeed()
+			spec.Stdin = p.stdin
+		case fd == 1:
+			spec.Stdout = w
+			outs = append(outs, fd)
+		case fd == 2:
+			if !in.GetTty() {
+				spec.Stderr = w
+			}
+			outs = append(outs, fd)
+		}
+	}
+	x.mu.Lock()
+	x.procs[id] = p
+	x.mu.Unlock()
+	x.work.Go(func() {
+		code, err := x.perform(p, in.GetContainerID(), spec)
+		x.finish(p, outs, code, err)
+	})
+}
+
+// perform runs a process to its end.
+func (x *execStream) perform(p *proc, container string, spec *frontend.ProcessSpec) (code int, err error) {
+	k, err := x.c.container(container)
+	if err == nil {
+		p.p, err = k.Start(x.ctx, spec)
+	}
+	close(p.ready)
+	// That it has started is said also of what has not, and then how it ended, since a stream that is broken off would take
+	// the other processes with it.
+	x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Started{Started: &pb.StartedMessage{}}})
+	close(p.started)
+	if err != nil {
+		return pb.UnknownExitStatus, err
+	}
+	code, err = p.p.Wait(x.ctx)
+	if x.ctx.Err() != nil {
+		_ = p.p.Signal(syscall.SIGKILL) // nobody can hear of it any more
+	}
+	if err == nil && code != 0 {
+		err = fmt.Errorf("exit code: %d", code)
+	} else if err != nil && code == 0 {
+		code = pb.UnknownExitStatus
+	}
+	return code, err
+}
+
+// finish tells how a process has ended. All of its output has been sent.
+func (x *execStream) finish(p *proc, outs []uint32, code int, err error) {
+	if p.stdin != nil {
+		p.stdin.close()
+	}
+	for _, fd := range outs {
+		x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_File{File: &pb.FdMessage{Fd: fd, EOF: true}}})
+	}
+	exit := &pb.ExitMessage{Code: uint32(code)}
+	if err != nil {
+		exit.Error = status.Convert(failure.Status(err)).Proto()
+	}
+	x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Exit{Exit: exit}})
+	x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Done{Done: &pb.DoneMessage{}}})
+	x.mu.Lock()
+	delete(x.procs, p.id)
+	x.mu.Unlock()
+}
+
+// send sends a message. If it cannot be sent the stream is lost, which run learns too.
+func (x *execStream) send(m *pb.ExecMessage) {
+	x.sendMu.Lock()
+	defer x.sendMu.Unlock()
+	_ = x.s.Send(m)
+}
+
+// kill ends the processes that nobody can hear of any more.
+func (x *execStream) kill() {
+	x.mu.Lock()
+	var left []*proc
+	for _, p := range x.procs {
+		left = append(left, p)
+	}
+	x.mu.Unlock()
+	for _, p := range left {
+		if p.stdin != nil {
+			p.stdin.close()
+		}
+		<-p.ready
+		if p.p != nil {
+			_ = p.p.Signal(syscall.SIGKILL)
+		}
+	}
+}
+
+// An fdWriter sends what a process writes.
+type fdWriter struct {
+	x  *execStream
+	p  *proc
+	fd uint32
+}
+
+// maxChunk is how much output goes into one message, in bytes.
+const maxChunk = 1 << 20
+
+func (w *fdWriter) Write(b []byte) (int, error) {
+	select {
+	case <-w.p.started:
+	case <-w.x.ctx.Done():
+		return 0, context.Cause(w.x.ctx)
+	}
+	n := 0
+	for part := range chunks(b, maxChunk) {
+		m := &pb.ExecMessage{ProcessID: w.p.id, Input: &pb.ExecMessage_File{File: &pb.FdMessage{Fd: w.fd, Data: part}}}
+		w.x.sendMu.Lock()
+		err := w.x.s.Send(m)
+		w.x.sendMu.Unlock()
+		if err != nil {
+			return n, err
+		}
+		n += len(part)
+	}
+	return n, nil
+}

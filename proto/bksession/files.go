@@ -94,14 +94,19 @@ func (d *source) Tree(ctx context.Context, sel filesync.Selection) (treehash.Tre
 		}
 		var changed *treehash.ChangedError
 		if n == transfers || !errors.As(err, &changed) {
-			return nil, d.fail(err)
+			return nil, err
 		}
 		after = in
 	}
 }
 
+func (d *source) what() string {
+	return fmt.Sprintf("receiving the client's directory %q", printable(d.req.Name, maxID))
+}
+
+// fail is for errors that are not the stream's.
 func (d *source) fail(err error) error {
-	return fmt.Errorf("receiving the client's directory %q (session %s): %w", printable(d.req.Name, maxID), d.s.id, err)
+	return fmt.Errorf("%s (session %s): %w", d.what(), d.s.id, err)
 }
 
 // key names the directory from one build to the next.
@@ -111,27 +116,27 @@ func (d *source) key() string {
 
 // transfer makes one DiffCopy call, which puts the directory into in.
 func (d *source) transfer(ctx context.Context, sel filesync.Selection, in *filesync.Intake) (treehash.Tree, error) {
-	ctx, cancel := d.s.Bind(ctx)
+	bound, cancel := d.s.Bind(ctx)
 	defer cancel()
 	md := metadata.Pairs(keyDirName, d.req.Name)
 	md.Append(keyInclude, sel.Include...)
 	md.Append(keyExclude, sel.Exclude...)
 	md.Append(keyFollow, sel.Follow...)
-	stream, err := d.s.cc.NewStream(metadata.NewOutgoingContext(ctx, encodeMetadata(md)), &diffCopyDesc, methodDiffCopy)
+	stream, err := d.s.cc.NewStream(metadata.NewOutgoingContext(bound, encodeMetadata(md)), &diffCopyDesc, methodDiffCopy)
 	if err != nil {
-		return nil, d.s.fail(ctx, "asking for it", err)
+		return nil, d.s.fail(ctx, d.what(), err)
 	}
 	r := &receiver{stream: stream, in: in, pending: map[uint32]*filesync.IncomingFile{}, wake: make(chan struct{}, 1)}
 	if err := r.run(cancel); err != nil {
 		var remote *streamError
 		if errors.As(err, &remote) {
-			return nil, d.s.fail(ctx, "receiving files", remote.error)
+			return nil, d.s.fail(ctx, d.what(), remote.error)
 		}
-		return nil, err
+		return nil, d.fail(err)
 	}
 	t, release, err := in.Tree()
 	if err != nil {
-		return nil, err
+		return nil, d.fail(err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -37,15 +37,15 @@ func (s *Session) SendFiles(ctx context.Context, exporter int, parts []Part) err
 		return err
 	}
 	what := fmt.Sprintf("sending output %d to the client", exporter)
-	ctx, cancel := s.Bind(ctx)
+	bound, cancel := s.Bind(ctx)
 	defer cancel()
 	md := metadata.Pairs(keyExporter, strconv.Itoa(exporter), keyManyPlatforms, "1")
-	stream, err := s.cc.NewStream(metadata.NewOutgoingContext(ctx, md), &diffCopyDesc, methodSend)
+	stream, err := s.cc.NewStream(metadata.NewOutgoingContext(bound, md), &diffCopyDesc, methodSend)
 	if err != nil {
 		return s.fail(ctx, what, err)
 	}
 	snd := &sender{stream: stream, work: make(chan uint32, sendWorkers)}
-	err = snd.run(ctx, cancel, parts)
+	err = snd.run(bound, cancel, parts)
 	var remote *streamError
 	if errors.As(err, &remote) {
 		return s.fail(ctx, what, remote.error)

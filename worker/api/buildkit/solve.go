@@ -10,6 +10,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/proto/bksession"
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -37,7 +38,9 @@ func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[st
 	b := &build{server: s, in: in}
 	req, err := b.request(ctx)
 	if err != nil {
-		return nil, err
+		// It is a build all the same, which fails at once: the history has it, and who watches it is not kept waiting.
+		req = b.blank()
+		req.Use, req.Outputs = refusal{err}, []worker.Output{{Type: worker.OutputNone}}
 	}
 	if b.sess != nil {
 		var unbind context.CancelFunc
@@ -45,7 +48,7 @@ func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[st
 		defer unbind()
 	}
 	defer b.close()
-	res, err := s.opt.Builder.Build(ctx, req, nil)
+	res, err := s.opt.Builder.Build(ctx, req, func(solver.Event) {}) // who wants to know watches
 	if err != nil {
 		return nil, because(ctx, err)
 	}
@@ -113,12 +116,9 @@ func (b *build) close() {
 // compatibility are the versions of behaviour that a client may ask for.
 var compatibility = map[int64]bool{0: true, 10: true, 20: true, 30: true}
 
-// request makes the request for the builder.
-func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error) {
+// blank is a request that says only whose it is.
+func (b *build) blank() *worker.BuildRequest {
 	in := b.in
-	if !compatibility[in.GetCompatibilityVersion()] {
-		return nil, &frontend.UsageError{Message: fmt.Sprintf("unsupported compatibility version %d", in.GetCompatibilityVersion())}
-	}
 	req := &worker.BuildRequest{
 		ID: in.GetRef(), Internal: in.GetInternal(),
 		Origin: worker.Origin{Frontend: in.GetFrontend(), Attrs: in.GetFrontendAttrs()},
@@ -126,6 +126,24 @@ func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error)
 	for _, e := range in.GetExporters() {
 		req.Origin.Outputs = append(req.Origin.Outputs, worker.OriginOutput{Type: e.GetType(), Attrs: e.GetAttrs()})
 	}
+	return req
+}
+
+// A refusal is the frontend of a request that cannot be met.
+type refusal struct{ err error }
+
+// Translate implements frontend.Frontend.
+func (r refusal) Translate(context.Context, *frontend.Request, frontend.Env) (*frontend.Output, error) {
+	return nil, r.err
+}
+
+// request makes the request for the builder.
+func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error) {
+	in := b.in
+	if !compatibility[in.GetCompatibilityVersion()] {
+		return nil, &frontend.UsageError{Message: fmt.Sprintf("unsupported compatibility version %d", in.GetCompatibilityVersion())}
+	}
+	req := b.blank()
 	if in.GetSession() != "" {
 		if b.sess, err = b.server.opt.Sessions.Get(ctx, in.GetSession()); err != nil {
 			return nil, err
@@ -143,7 +161,6 @@ func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error)
 		return nil, err
 	}
 	if err := b.translation(req); err != nil {
-		b.close()
 		return nil, err
 	}
 	req.Frontend.Default = b.server.platforms(ctx)[0]

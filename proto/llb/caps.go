@@ -2,11 +2,9 @@ package llb
 
 import (
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
-	gateway "github.com/moby/buildkit/frontend/gateway/pb"
-	"github.com/moby/buildkit/solver/pb"
 	capspb "github.com/moby/buildkit/util/apicaps/pb"
 )
 
@@ -25,48 +23,29 @@ func (e *CapError) Error() string {
 	return fmt.Sprintf("requested feature %s has been disabled on the build server: %s", e.ID, e.Reason)
 }
 
-// need returns an error, a *CapError, if boxbuild has not the capability id.
-func need(id string) error {
-	reason, known := lacking[id]
-	if !known && isLLB(id) {
-		return nil
+// Supports returns a *CapError if boxbuild has not the capability id of LLB.
+func Supports(id string) error {
+	if reason, known := capabilities[id]; !known || reason != have {
+		return &CapError{ID: id, Reason: reason}
 	}
-	return &CapError{ID: id, Reason: reason}
+	return nil
 }
 
-// Supports returns a *CapError if boxbuild has not the capability id of LLB.
-func Supports(id string) error { return need(id) }
+// Caps returns the capabilities of LLB as they are announced to clients, sorted by ID; those that boxbuild lacks are
+// disabled.
+func Caps() []*capspb.APICap { return announce(capabilities) }
 
-// llbIDs are the capabilities of LLB that this version knows, by package pb's list.
-var llbIDs = func() map[string]bool {
-	ids := make(map[string]bool)
-	for _, c := range pb.Caps.All() {
-		ids[c.ID] = true
-	}
-	for _, id := range unlisted {
-		ids[id] = true
-	}
-	return ids
-}()
+// GatewayCaps is Caps for the gateway protocol.
+func GatewayCaps() []*capspb.APICap { return announce(gatewayCapabilities) }
 
-func isLLB(id string) bool { return llbIDs[id] }
-
-// Caps returns the capabilities of LLB as they are announced to clients, those included that boxbuild knows and has not.
-func Caps() []*capspb.APICap { return announce(pb.Caps.All(), lacking) }
-
-// GatewayCaps returns the capabilities of the gateway protocol as they are announced to clients.
-func GatewayCaps() []*capspb.APICap { return announce(gateway.Caps.All(), lackingGateway) }
-
-// announce returns a copy of all, where those in without are disabled.
-func announce(all []*capspb.APICap, without map[string]string) []*capspb.APICap {
-	out := make([]*capspb.APICap, 0, len(all))
-	for _, c := range all {
-		c := &capspb.APICap{ID: c.ID, Enabled: c.Enabled, Deprecated: c.Deprecated, DisabledReason: c.DisabledReason, DisabledReasonMsg: c.DisabledReasonMsg, DisabledAlternative: c.DisabledAlternative}
-		if reason, ok := without[c.ID]; ok {
+func announce(table map[string]string) []*capspb.APICap {
+	out := make([]*capspb.APICap, 0, len(table))
+	for _, id := range slices.Sorted(maps.Keys(table)) {
+		c := &capspb.APICap{ID: id, Enabled: true}
+		if reason := table[id]; reason != have {
 			c.Enabled, c.DisabledReason, c.DisabledReasonMsg = false, "unsupported", reason
 		}
 		out = append(out, c)
 	}
-	slices.SortFunc(out, func(a, b *capspb.APICap) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }

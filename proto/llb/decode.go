@@ -27,12 +27,15 @@ func (e *OpError) Unwrap() error { return e.Err }
 
 // Decode reads a definition. One without operations is the empty tree. Errors are *OpError where they are about one
 // operation, and have a *CapError inside where something is asked for that boxbuild has not.
-func Decode(def *pb.Definition) (*Graph, error) {
+func Decode(def *pb.Definition) (*Graph, error) { return decode(def, Supports) }
+
+// decode is Decode with the capabilities for which supports has no error.
+func decode(def *pb.Definition, supports func(string) error) (*Graph, error) {
 	g := &Graph{}
 	if def == nil || len(def.Def) == 0 {
 		return g, nil
 	}
-	d := &decoder{def: def, ops: make(map[digest.Digest]*parsed, len(def.Def))}
+	d := &decoder{def: def, supports: supports, ops: make(map[digest.Digest]*parsed, len(def.Def))}
 	var last *parsed
 	for _, raw := range def.Def {
 		p, err := parse(raw)
@@ -47,7 +50,7 @@ func Decode(def *pb.Definition) (*Graph, error) {
 	if last.op.Op != nil || len(last.op.Inputs) != 1 {
 		return nil, &OpError{Digest: last.digest, Err: errors.New("the last operation of a definition names its result, and must have one input and nothing else")}
 	}
-	if err := d.supported(last); err != nil {
+	if err := d.check(last); err != nil {
 		return nil, &OpError{Digest: last.digest, Err: err}
 	}
 	var err error
@@ -125,10 +128,11 @@ func unknownField(m protoreflect.Message) (name string) {
 
 // A decoder is one Decode in progress.
 type decoder struct {
-	def     *pb.Definition
-	ops     map[digest.Digest]*parsed
-	sources map[string][]*pb.Location
-	files   []File
+	def      *pb.Definition
+	supports func(capability string) error
+	ops      map[digest.Digest]*parsed
+	sources  map[string][]*pb.Location
+	files    []File
 }
 
 // graph makes the vertices that the operation called root needs, inputs first. It keeps its own stack, since a
@@ -193,10 +197,10 @@ func (d *decoder) input(in *pb.Input) (solver.Input, error) {
 
 // vertex makes the vertex of p, whose inputs have theirs.
 func (d *decoder) vertex(p *parsed) error {
-	if err := d.supported(p); err != nil {
+	if err := d.check(p); err != nil {
 		return err
 	}
-	w := &wired{op: p.op, meta: d.def.Metadata[string(p.digest)]}
+	w := &wired{op: p.op, supports: d.supports, meta: d.def.Metadata[string(p.digest)]}
 	for _, in := range p.op.Inputs {
 		x, err := d.input(in)
 		if err != nil {
@@ -225,10 +229,10 @@ func (d *decoder) opError(p *parsed, err error) *OpError {
 	return e
 }
 
-// supported refuses what the client knows that it needs and boxbuild has not.
-func (d *decoder) supported(p *parsed) error {
+// check refuses what the client knows that it needs and boxbuild has not.
+func (d *decoder) check(p *parsed) error {
 	for c, needed := range d.def.Metadata[string(p.digest)].GetCaps() {
-		if err := need(c); needed && err != nil {
+		if err := d.supports(c); needed && err != nil {
 			return err
 		}
 	}

@@ -50,7 +50,7 @@ func (w *wired) source(s *pb.SourceOp) (op.Source, error) {
 	if !ok {
 		return nil, fmt.Errorf("invalid source %q", op.RedactURL(s.Identifier))
 	}
-	a := &attrs{values: s.Attrs}
+	a := &attrs{values: s.Attrs, supports: w.supports}
 	src, err := decodeSource(scheme, ref, a, platformSpec(w.op.Platform))
 	if err != nil {
 		return nil, err
@@ -78,9 +78,10 @@ func decodeSource(scheme, ref string, a *attrs, p op.Platform) (op.Source, error
 
 // attrs are the attributes of a source while they are decoded. The first error is kept.
 type attrs struct {
-	values map[string]string
-	read   map[string]bool
-	err    error
+	values   map[string]string
+	supports func(capability string) error
+	read     map[string]bool
+	err      error
 }
 
 // text returns an attribute; "" if it is not there. If it is, the capability has to be one that boxbuild has.
@@ -94,7 +95,7 @@ func (a *attrs) text(name, capability string) string {
 	}
 	a.read[name] = true
 	if capability != "" {
-		a.fail(name, need(capability))
+		a.fail(name, a.supports(capability))
 	}
 	return v
 }
@@ -228,7 +229,7 @@ func recordType(a *attrs) string {
 }
 
 func decodeLayout(ref string, a *attrs, p op.Platform) (*op.OCILayout, error) {
-	if err := need(string(pb.CapSourceOCILayout)); err != nil {
+	if err := a.supports(string(pb.CapSourceOCILayout)); err != nil {
 		return nil, err
 	}
 	l := &op.OCILayout{Platform: p}
@@ -243,7 +244,7 @@ func decodeLayout(ref string, a *attrs, p op.Platform) (*op.OCILayout, error) {
 }
 
 func decodeBlob(ref string, a *attrs, layout bool) (*op.Blob, error) {
-	if err := need(string(pb.CapSourceImageBlob)); err != nil {
+	if err := a.supports(string(pb.CapSourceImageBlob)); err != nil {
 		return nil, err
 	}
 	b := &op.Blob{Layout: layout}

@@ -16,9 +16,10 @@ import (
 // A wired is an operation while it is decoded: its inputs are those of the definition, and what the vertex will have for
 // inputs is collected use by use.
 type wired struct {
-	op   *pb.Op
-	meta *pb.OpMetadata
-	in   []solver.Input // by their numbers in the definition
+	op       *pb.Op
+	meta     *pb.OpMetadata
+	in       []solver.Input // by their numbers in the definition
+	supports func(capability string) error
 
 	uses []use
 	base map[int]int // of the inputs that are used whole, to the number of the use

@@ -28,22 +28,42 @@ func removeStale(file string) error {
 // buildDone writes what the user wants to know of a build that went well.
 func (a *app) buildDone(opt *buildOptions, res *boxbuildv1.BuildResult) error {
 	id := imageID(res)
-	if opt.iidFile != "" && id != "" {
-		if err := writeFile(opt.iidFile, 0o666&^umask(), strings.NewReader(id)); err != nil {
-			return fmt.Errorf("writing the image ID: %w", err)
+	if id != "" {
+		if err := opt.writeID(id); err != nil {
+			return err
 		}
 	}
-	if opt.metadataFile != "" {
-		text, err := json.MarshalIndent(metadata(res.GetMetadata()), "", "  ")
-		if err != nil {
-			return fmt.Errorf("writing metadata: %w", err)
-		}
-		if err := writeFile(opt.metadataFile, 0o644, bytes.NewReader(text)); err != nil {
-			return fmt.Errorf("writing metadata: %w", err)
-		}
+	if err := opt.writeMetadata(metadata(res.GetMetadata())); err != nil {
+		return err
 	}
 	if opt.quiet && id != "" {
 		fmt.Fprintln(a.stdout, id)
+	}
+	return nil
+}
+
+// writeID writes the image ID to the file that the user wants it in.
+func (o *buildOptions) writeID(id string) error {
+	if o.iidFile == "" {
+		return nil
+	}
+	if err := writeFile(o.iidFile, 0o666&^umask(), strings.NewReader(id)); err != nil {
+		return fmt.Errorf("writing the image ID: %w", err)
+	}
+	return nil
+}
+
+// writeMetadata writes what there is to know of a result to the file that the user wants it in.
+func (o *buildOptions) writeMetadata(m map[string]any) error {
+	if o.metadataFile == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err == nil {
+		err = writeFile(o.metadataFile, 0o644, bytes.NewReader(text))
+	}
+	if err != nil {
+		return fmt.Errorf("writing metadata: %w", err)
 	}
 	return nil
 }

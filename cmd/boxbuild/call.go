@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -104,6 +105,9 @@ func (a *app) printReport(opt *buildOptions, plan *buildPlan, text []byte) error
 	if err := report.Read(text, doc); err != nil {
 		return err
 	}
+	if err := opt.writeAnswer(text, doc); err != nil {
+		return err
+	}
 	file := opt.dockerfileName(plan.request.GetFrontend())
 	var err error
 	if opt.call.json {
@@ -128,6 +132,20 @@ func (a *app) printReport(opt *buildOptions, plan *buildPlan, text []byte) error
 		return silentError{exitFailed}
 	}
 	return nil
+}
+
+// writeAnswer writes the files that the user wants of a call, as buildx does: there is no image, so its ID is empty.
+func (o *buildOptions) writeAnswer(text []byte, doc report.Document) error {
+	if err := o.writeID(""); err != nil {
+		return err
+	}
+	answer, err := report.Answer(doc)
+	if err != nil {
+		return err
+	}
+	m := metadata(answer)
+	m[report.KeyJSON] = json.RawMessage(text)
+	return o.writeMetadata(m)
 }
 
 // dockerfileName is what the user calls the Dockerfile; empty for what only the daemon knows.

@@ -58,15 +58,10 @@ func (f *Findings) Print(w io.Writer, file string) error {
 	case f.Error == nil:
 		p.printf("Check complete, no warnings found.\n")
 	}
-	for _, v := range f.sorted() {
-		p.printf("\nWARNING: %s", v.RuleName)
-		if v.URL != "" {
-			p.printf(" - %s", v.URL)
-		}
-		p.printf("\n%s\n", v.Detail)
-		f.quote(&p, v.Location, file)
+	if p.err != nil {
+		return p.err
 	}
-	return p.err
+	return f.printWarnings(w, file)
 }
 
 // PrintError writes the error as docker prints it after the warnings.

@@ -210,3 +210,32 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestAnswer checks what BuildKit's clients are told: the document, its text, and for checks alone whether anything was
+// found; the text of checks does not count them.
+func TestAnswer(t *testing.T) {
+	found := &Findings{
+		Warnings: []Warning{{RuleName: "Rule", Detail: "it is odd", Location: &Location{Ranges: lines(2, 2)}}},
+		Sources:  []Source{{Filename: "Dockerfile", Data: []byte("FROM a\nODD\n")}},
+	}
+	const quote = "Dockerfile:2\n--------------------\n   1 |     FROM a\n   2 | >>> ODD\n   3 |     \n--------------------\n"
+	for _, tt := range []struct {
+		doc          Document
+		status, text string
+	}{
+		{found, "1", "\nWARNING: Rule\nit is odd\n" + quote},
+		{&Findings{Error: &BuildError{Message: "broken", Location: Location{SourceIndex: -1}}}, "1", ""},
+		{&Findings{}, "0", ""},
+		{&Targets{Targets: []Target{{Name: "a", Default: true}}}, "", "TARGET      DESCRIPTION\na (default) \n"},
+	} {
+		got, err := Answer(tt.doc)
+		status, has := got[KeyStatus]
+		if err != nil || status != tt.status || has != (tt.status != "") || got[KeyText] != tt.text || got[KeyVersion] != "1.0.0" {
+			t.Errorf("%+v: got %q, %v; want the text %q", tt.doc, got, err, tt.text)
+		}
+		want, err := JSON(tt.doc)
+		if err != nil || got[KeyJSON] != string(want) {
+			t.Errorf("%+v: got %s, want %s", tt.doc, got[KeyJSON], want)
+		}
+	}
+}

@@ -15,14 +15,13 @@ import (
 
 // Keys of the answers to subrequests.
 const (
-	keyJSON    = "result.json"
-	keyText    = "result.txt"
-	keyStatus  = "result.statuscode"
-	keyVersion = "version"
+	keyJSON    = report.KeyJSON
+	keyText    = report.KeyText
+	keyVersion = report.KeyVersion
 )
 
 // subrequestVersion is that of all subrequests.
-const subrequestVersion = "1.0.0"
+const subrequestVersion = report.Version
 
 // A subrequest describes a call of a frontend that is for no image, as BuildKit's clients read it.
 type subrequest struct {
@@ -47,7 +46,7 @@ func subrequests() []subrequest {
 	return []subrequest{
 		{"frontend.outline", subrequestVersion, "rpc", "List all parameters current build target supports", []named{{"target", "Target build stage"}}, nil, md, nil},
 		{"frontend.targets", subrequestVersion, "rpc", "List all targets current build supports", nil, nil, md, nil},
-		{"frontend.lint", subrequestVersion, "rpc", "Lint source files", nil, nil, append(md[:2:2], named{Name: keyStatus}), nil},
+		{"frontend.lint", subrequestVersion, "rpc", "Lint source files", nil, nil, append(md[:2:2], named{Name: report.KeyStatus}), nil},
 		{"frontend.subrequests.describe", subrequestVersion, "rpc", "List available subrequest types", nil, nil, md, nil},
 	}
 }
@@ -84,20 +83,13 @@ func description() (map[string][]byte, error) {
 
 // document is a report as metadata.
 func document(doc report.Document) (map[string][]byte, error) {
-	raw, err := report.JSON(doc)
+	answer, err := report.Answer(doc)
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	if err := doc.Print(&b, ""); err != nil {
-		return nil, err
-	}
-	md := map[string][]byte{keyJSON: raw, keyText: b.Bytes(), keyVersion: []byte(subrequestVersion)}
-	if _, lint := doc.(*report.Findings); lint {
-		md[keyStatus] = []byte("0")
-		if doc.Failed() {
-			md[keyStatus] = []byte("1")
-		}
+	md := make(map[string][]byte, len(answer))
+	for k, v := range answer {
+		md[k] = []byte(v)
 	}
 	return md, nil
 }

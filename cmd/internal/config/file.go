@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,7 +22,7 @@ func (d *Daemon) readFile(path string, required bool) error {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
 	var wrong *toml.DecodeError
-	switch err := toml.Unmarshal(text, d); {
+	switch err := toml.NewDecoder(bytes.NewReader(text)).EnableUnmarshalerInterface().Decode(d); {
 	case errors.As(err, &wrong):
 		row, column := wrong.Position()
 		return fmt.Errorf("%s:%d:%d: %w", path, row, column, wrong)
@@ -71,7 +72,7 @@ func (w *walk) name(it unstable.Iterator) (parts []string, row int) {
 // table checks the name of a table: an empty one sets nothing, but a misspelt one is as wrong as a key.
 func (w *walk) table(parts []string, row int) {
 	for _, k := range Keys {
-		pattern := strings.Split(k.Name, ".")
+		pattern := k.parts()
 		for n := len(parts); n <= len(pattern); n++ {
 			// What a table can hold is not known here: any name will do for the rest.
 			if k.matches(append(parts[:len(parts):len(parts)], pattern[len(pattern)-(n-len(parts)):]...)) {

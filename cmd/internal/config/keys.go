@@ -164,13 +164,18 @@ func workerKeys(name string) []Key {
 	return keys
 }
 
-// matches says whether a key of a file, in its parts, is the one that pattern names. A part may have dots in it, as in
-// registry."docker.io" and frontend."dockerfile.v0".
-func (k Key) matches(parts []string) bool {
-	pattern := strings.Split(k.Name, ".")
-	if strings.HasPrefix(k.Name, "frontend.") {
-		pattern = []string{"frontend", pattern[1] + "." + pattern[2], pattern[3]}
+// parts are those of the name. The names of frontends have dots.
+func (k Key) parts() []string {
+	parts := strings.Split(k.Name, ".")
+	if parts[0] == "frontend" {
+		return []string{parts[0], parts[1] + "." + parts[2], parts[3]}
 	}
+	return parts
+}
+
+// matches says whether a key of a file, in its parts, is this one. A part may have dots in it, as in registry."docker.io".
+func (k Key) matches(parts []string) bool {
+	pattern := k.parts()
 	for i, p := range pattern {
 		switch {
 		case p == "**":

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
@@ -22,6 +23,9 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	*d = Duration(v)
 	return err
 }
+
+// UnmarshalTOML implements unstable.Unmarshaler: a number would be taken for nanoseconds otherwise.
+func (d *Duration) UnmarshalTOML(data []byte) error { return d.UnmarshalText(bytes.Trim(data, ` "'`)) }
 
 // Bytes is a size that a file writes as "20GB"; units are powers of 1000, or of 1024 as "GiB".
 type Bytes int64

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -8,19 +9,23 @@ import (
 	"os"
 	"strings"
 
+	controlapi "github.com/moby/buildkit/api/services/control"
 	apitypes "github.com/moby/buildkit/api/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/executor/cdi"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile"
 	"github.com/boxbuild/boxbuild/proto/bksession"
+	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker/api/buildkit"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/bridge"
 )
 
 // dockerfileVersion is the version of BuildKit's Dockerfile frontend whose language ours is.
 const dockerfileVersion = "1.26"
 
 // buildkit returns the server of BuildKit's API for the daemon that d is of.
-func (w *wiring) buildkit(d *daemon, devices *cdi.Devices) (*buildkit.Server, error) {
+func (w *wiring) buildkit(d *daemon, devices *cdi.Devices, fronts *bridge.Bridge) (*buildkit.Server, error) {
 	id, err := w.workerID()
 	if err != nil {
 		return nil, err
@@ -29,7 +34,7 @@ func (w *wiring) buildkit(d *daemon, devices *cdi.Devices) (*buildkit.Server, er
 	if err != nil {
 		return nil, err
 	}
-	return buildkit.New(buildkit.Options{
+	opt := buildkit.Options{
 		Builder: d.Gate, Images: d.Images, Sessions: bksession.New(bksession.Options{Store: w.received}),
 		Watch: w.history.Watch, History: w.records, Platform: d.Platform, Platforms: d.Platforms, Entitlements: w.cfg.Entitlements,
 		Worker: buildkit.Worker{
@@ -39,7 +44,30 @@ func (w *wiring) buildkit(d *daemon, devices *cdi.Devices) (*buildkit.Server, er
 		},
 		FreeSpace: w.freeSpace,
 		Log:       w.log,
-	}), nil
+		Direct:    fronts.Direct,
+		Inputs:    fronts.Dockerfile,
+	}
+	if w.cfg.Frontends.Gateway.On() {
+		opt.Gateway = fronts.Gateway
+	}
+	bk := buildkit.New(opt)
+	w.workers = func(ctx context.Context) []*apitypes.WorkerRecord {
+		list, err := bk.ListWorkers(ctx, &controlapi.ListWorkersRequest{})
+		if err != nil {
+			return nil // the daemon is going down
+		}
+		return list.GetRecord()
+	}
+	return bk, nil
+}
+
+// frontends makes what frontends are run by that are not the daemon's own.
+func (w *wiring) frontends(host op.Platform) (*bridge.Bridge, error) {
+	gateway := w.cfg.Frontends.Gateway
+	return bridge.New(bridge.Options{
+		Dockerfile: dockerfile.New(), Platform: host, AllowedRepositories: gateway.AllowedRepositories, NoImages: !gateway.On(),
+		Workers: func(ctx context.Context) []*apitypes.WorkerRecord { return w.workers(ctx) },
+	})
 }
 
 // freeSpace is how many bytes are free where the store is.

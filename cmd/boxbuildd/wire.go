@@ -18,6 +18,7 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/google/go-containerregistry/pkg/authn"
+	apitypes "github.com/moby/buildkit/api/types"
 	"go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 
@@ -26,7 +27,6 @@ import (
 	"github.com/boxbuild/boxbuild/executor/cdi"
 	"github.com/boxbuild/boxbuild/executor/netns"
 	"github.com/boxbuild/boxbuild/executor/shim"
-	"github.com/boxbuild/boxbuild/frontend/dockerfile"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/proto/git"
@@ -58,9 +58,11 @@ const (
 
 // wiring builds the worker from the drivers up, and takes it down in the opposite order.
 type wiring struct {
-	cfg *config.Daemon
-	log *slog.Logger
-	id  string // eight hex digits: what this root's bridge, cgroup and so on are called
+	// workers are what clients are told of the daemon.
+	workers func(context.Context) []*apitypes.WorkerRecord
+	cfg     *config.Daemon
+	log     *slog.Logger
+	id      string // eight hex digits: what this root's bridge, cgroup and so on are called
 
 	snapshots   snapshot.Snapshotter
 	snapshotter string
@@ -395,8 +397,12 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		Hashes: treehash.NewCache(hashEntries, nil), Parallelism: parallelism,
 		Devices: devices,
 	})
+	fronts, err := w.frontends(host)
+	if err != nil {
+		return nil, err
+	}
 	b := builder.New(builder.Deps{
-		Solver: solver.New(w.runner, w.cache, solver.Options{}), Runner: w.runner, Frontend: dockerfile.New(),
+		Solver: solver.New(w.runner, w.cache, solver.Options{}), Runner: w.runner, Frontend: fronts.Dockerfile(nil),
 		Images: move, Store: w.images, Snapshots: w.snapshots, Layers: w.layers, Leases: w.leases, Transfer: move,
 		Platform: host, Entitlements: w.cfg.Entitlements, Devices: devices,
 	})
@@ -427,12 +433,13 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		About: &boxbuildv1.InfoResponse{Snapshotter: w.snapshotter},
 		Close: w.close,
 	}
-	bk, err := w.buildkit(d, devices)
+	bk, err := w.buildkit(d, devices, fronts)
 	if err != nil {
 		return nil, err
 	}
 	d.Register = func(g grpc.ServiceRegistrar) {
 		bk.Register(g)
+		fronts.Register(g)
 		w.records.Register(g)
 	}
 	return d, nil

@@ -122,7 +122,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if err != nil {
 		return nil, located(err, out)
 	}
-	return b.export(ctx, &result{images: made, multi: out.Multi, em: em}, outputs)
+	return b.export(ctx, &result{images: made, multi: out.Multi, em: em, said: out.Metadata}, outputs)
 }
 
 // solve finds the root file systems of the images and assembles these. If they are to be stored, what was made is written

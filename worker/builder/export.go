@@ -29,12 +29,21 @@ type result struct {
 	images []*built
 	multi  bool // an index, also of one
 	em     *emitter
+	said   map[string][]byte // by the frontend
 	out    *worker.BuildResult
 }
+
+// saidPrefix begins what of a frontend's metadata is for whoever asked for the build.
+const saidPrefix = "frontend."
 
 // export puts the images where the request wants them.
 func (b *Builder) export(ctx context.Context, r *result, plans []plan) (*worker.BuildResult, error) {
 	r.out = &worker.BuildResult{Metadata: make(map[string]string)}
+	for k, v := range r.said {
+		if strings.HasPrefix(k, saidPrefix) {
+			r.out.Metadata[k] = string(v)
+		}
+	}
 	r.note(r.images)
 	for i := range plans {
 		if err := b.exportOne(ctx, *r, &plans[i]); err != nil {

@@ -59,6 +59,8 @@ type Options struct {
 	Direct func(id string, inputs map[string]*pb.Definition) (frontend.Frontend, func(), error)
 	// FreeSpace returns how many bytes are free where the cache is.
 	FreeSpace func() (int64, error)
+	// Inputs returns the frontend for Dockerfiles with trees that the client has made, as definitions.
+	Inputs func(inputs map[string]*pb.Definition) frontend.Frontend
 	// History serves the calls about builds of the past; nil if there is no history.
 	History History
 	Log     *slog.Logger // slog.Default() if nil

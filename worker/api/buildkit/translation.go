@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/boxbuild/boxbuild/frontend"
-	"github.com/boxbuild/boxbuild/frontend/dockerfile"
 	"github.com/boxbuild/boxbuild/frontend/llb"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/api/buildkit/attrs"
@@ -21,6 +20,7 @@ const (
 // translation says in req what is to be built, and how that is to be translated.
 func (b *build) translation(req *worker.BuildRequest) (err error) {
 	in := b.in
+	req.Frontend.Session = in.GetSession()
 	name, opts := in.GetFrontend(), in.GetFrontendAttrs()
 	if name == frontGateway && opts["source"] == frontDockerfile && !hasNamed(opts, frontDockerfile) {
 		// The Dockerfile frontend by the name that an image would have.
@@ -51,7 +51,7 @@ func (b *build) translation(req *worker.BuildRequest) (err error) {
 		req.Frontend, req.Call = parsed.Request, parsed.Call
 		req.Frontend.Attrs, req.Frontend.Session = opts, in.GetSession()
 		if len(in.GetFrontendInputs()) > 0 {
-			req.Use = &fed{next: dockerfile.New(), inputs: in.GetFrontendInputs(), metadata: parsed.InputMetadata}
+			req.Use = b.server.opt.Inputs(in.GetFrontendInputs())
 		}
 		return nil
 	}

@@ -42,6 +42,8 @@ type Options struct {
 	Workers func(ctx context.Context) []*apitypes.WorkerRecord
 	// AllowedRepositories are those that frontends may come from, without tags; none for any.
 	AllowedRepositories []string
+	// NoImages refuses frontends in images altogether.
+	NoImages bool
 	// MaxDepth is how many frontends may ask one another for a result; 0 for 16.
 	MaxDepth int
 }

@@ -48,6 +48,9 @@ func (b *Bridge) Gateway(attrs map[string]string, inputs map[string]*opspb.Defin
 
 // checkAllowed refuses sources that are in none of the repositories which are allowed, if any are named.
 func (b *Bridge) checkAllowed(source string) error {
+	if b.opt.NoImages {
+		return &frontend.UsageError{Message: "invalid frontend: " + gatewayV0 + ": the daemon's configuration does not allow it"}
+	}
 	if len(b.allowed) == 0 {
 		return nil
 	}

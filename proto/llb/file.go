@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -107,7 +106,7 @@ func (f *filing) tree(what string, n int64) (base int64, err error) {
 	case n == int64(pb.Empty):
 		return n, nil
 	case n >= 0 && n < k:
-		return n, nil
+		return int64(f.first(int(n))), nil
 	case n >= k && n < k+actions:
 		return f.base[n-k], nil
 	}
@@ -311,14 +310,14 @@ func (f *filing) owner(c *pb.ChownOpt) (*op.Owner, error) {
 // that the changed tree has grown from, which is the tree that is being changed: no client has one operation write these
 // files and look names up in them.
 func (f *filing) names(n int64) (int, error) {
-	if n == f.base[len(f.base)-1] {
-		return 0, nil
-	}
-	if n > math.MaxInt32 || n < 0 {
-		return 0, fmt.Errorf("invalid user index %d", n)
-	}
-	if _, err := f.tree("an owner", n); err != nil {
+	tree, err := f.tree("an owner", n)
+	switch base := f.base[len(f.base)-1]; {
+	case err != nil:
 		return 0, err
+	case n < int64(len(f.in)) && tree == base:
+		return 0, nil
+	case n < 0:
+		return 0, fmt.Errorf("invalid user index %d", n)
 	}
 	return f.numbered(n) + 1, nil
 }

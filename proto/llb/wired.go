@@ -23,6 +23,26 @@ type wired struct {
 
 	uses []use
 	base map[int]int // of the inputs that are used whole, to the number of the use
+	same []int       // of each input, the first that is the same output; nil where each counts
+}
+
+// join makes inputs that are the same output one.
+func (w *wired) join() {
+	first := make(map[solver.Input]int, len(w.in))
+	for i, in := range w.in {
+		if _, ok := first[in]; !ok {
+			first[in] = i
+		}
+		w.same = append(w.same, first[in])
+	}
+}
+
+// first returns the first input that is the same as i.
+func (w *wired) first(i int) int {
+	if w.same == nil {
+		return i
+	}
+	return w.same[i]
 }
 
 // A use is an input that the vertex gets.
@@ -37,14 +57,20 @@ func (w *wired) decode() (solver.Op, error) {
 	case *pb.Op_Source:
 		return w.source(x.Source)
 	case *pb.Op_Exec:
+		w.join()
 		return w.exec(x.Exec)
 	case *pb.Op_File:
+		w.join()
 		return w.file(x.File)
 	case *pb.Op_Merge:
 		return w.merge(x.Merge)
 	case *pb.Op_Diff:
 		return w.diff(x.Diff)
 	case *pb.Op_Build:
+		if err := w.supports(string(pb.CapBuildOpLLBFileName)); err != nil {
+			return nil, err
+		}
+		w.join()
 		return w.build(x.Build)
 	case *pb.Op_Passthrough:
 		return w.passthrough(x.Passthrough)
@@ -56,6 +82,7 @@ func (w *wired) decode() (solver.Op, error) {
 
 // whole uses input i without a selector, and returns the number of the use. All such uses are one input.
 func (w *wired) whole(i int) int {
+	i = w.first(i)
 	if n, ok := w.base[i]; ok {
 		return n
 	}
@@ -68,7 +95,7 @@ func (w *wired) whole(i int) int {
 
 // part uses what sel picks of input i, and returns the number of the use.
 func (w *wired) part(i int, sel *solver.Selector) int {
-	w.uses = append(w.uses, use{in: i, sel: sel})
+	w.uses = append(w.uses, use{in: w.first(i), sel: sel})
 	return len(w.uses) - 1
 }
 
@@ -87,7 +114,7 @@ func (w *wired) unused() (out []int) {
 		used[u.in] = true
 	}
 	for i := range used {
-		if !used[i] {
+		if !used[i] && w.first(i) == i {
 			out = append(out, i)
 		}
 	}

@@ -89,7 +89,7 @@ func (t *translation) epochSource(value string) (op.Source, string, error) {
 		return nil, "", err
 	}
 	if nc != nil {
-		src, err := nc.dated()
+		src, err := t.namedSource(nc)
 		return src, "[internal] resolve SOURCE_DATE_EPOCH named context " + value, err
 	}
 	for i := range t.doc.stages {
@@ -106,8 +106,11 @@ func (t *translation) epochSource(value string) (op.Source, string, error) {
 
 // contextSource returns what the build context is fetched from, pinned; nil for a directory of the client's.
 func (t *translation) contextSource() op.Source {
-	if t.src.fetched == nil || t.src.fetched.given {
+	switch {
+	case t.src.fetched == nil:
 		return nil
+	case t.src.fetched.given:
+		return onlySource(t.src.fetched.input)
 	}
 	for v := t.src.fetched.input.Vertex; ; v = v.Inputs()[0].Vertex {
 		switch o := v.Op().(type) {
@@ -120,6 +123,69 @@ func (t *translation) contextSource() op.Source {
 			return nil
 		}
 	}
+}
+
+// namedSource returns what a named context is fetched from; nil if it is of no kind that has a time.
+func (t *translation) namedSource(nc *namedContext) (op.Source, error) {
+	kind, name, _ := strings.Cut(nc.value, ":")
+	switch name = strings.TrimPrefix(name, "//"); kind {
+	case "input":
+		if in := t.req.Inputs[name]; in.Root != nil {
+			return onlySource(*in.Root), nil
+		}
+		return nil, nil
+	case "target":
+		return t.targetSource(nc, name)
+	}
+	return nc.dated()
+}
+
+// targetSource returns what the stage fetches that a named context is, if that is all there is in it. A stage of more is
+// not wrong, as it would be under its own name: to whom gives a target for a context it is a tree like any other.
+func (t *translation) targetSource(nc *namedContext, target string) (op.Source, error) {
+	var titles []string
+	for i := range t.doc.stages {
+		s := &t.doc.stages[i]
+		if strings.EqualFold(s.Name, target) || strconv.Itoa(i) == target {
+			src, _ := t.stageSource(s)
+			return src, nil
+		}
+		if s.Name != "" {
+			titles = append(titles, s.Name)
+		}
+	}
+	return nil, &frontend.UsageError{Message: noTarget(nc, target, titles).Error()}
+}
+
+// onlySource returns what a tree is made of that is made of one thing; nil if that is no repository or file of a server.
+func onlySource(root solver.Input) op.Source {
+	sources := map[solver.Key]op.Source{}
+	seen := map[*solver.Vertex]bool{}
+	todo := []*solver.Vertex{root.Vertex}
+	for len(todo) > 0 {
+		v := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if seen[v] {
+			continue
+		}
+		seen[v] = true
+		if src, ok := v.Op().(op.Source); ok {
+			sources[v.Recipe()] = src
+		}
+		for _, in := range v.Inputs() {
+			todo = append(todo, in.Vertex)
+		}
+	}
+	if len(sources) != 1 {
+		return nil
+	}
+	for _, src := range sources {
+		switch src.(type) {
+		case *op.Git, *op.HTTP:
+			return src
+		}
+	}
+	return nil
 }
 
 // dated returns the source of a named context, if it is of a kind that has a time.

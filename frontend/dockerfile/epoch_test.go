@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -90,6 +91,10 @@ func TestEpochForms(t *testing.T) {
 			text: "ARG B=scratch\nFROM $B AS s\nARG V\nARG H=host\nADD https://${H}/c.git#v${V} /",
 		},
 		{name: "a stage of a file without a time", arg: "s", text: "FROM scratch AS s\nADD http://host/undated /"},
+		{name: "a target as context", arg: "nc", text: "FROM scratch AS s\nADD http://host/f /", contexts: map[string]string{"nc": "target:S"}, want: 5000},
+		{name: "a target by number", arg: "nc", text: "FROM scratch\nADD http://host/f /", contexts: map[string]string{"nc": "target:0"}, want: 5000},
+		{name: "a target of more than ADD", arg: "nc", text: "FROM base AS s\nADD http://host/f /", contexts: map[string]string{"nc": "target:s"}},
+		{name: "no such target", arg: "nc", contexts: map[string]string{"nc": "target:lats"}, err: "could not be found (did you mean last?)"},
 		{name: "not scratch", arg: "s", text: "FROM base AS s\nADD http://host/f /", err: "must use FROM scratch", line: 1},
 		{name: "more than ADD", arg: "s", text: "FROM scratch AS s\nADD http://host/f /\nCOPY x /", err: "source-only requirements: unsupported COPY instruction", line: 1},
 		{name: "two", arg: "s", text: "FROM scratch AS s\nADD http://host/f /\nADD http://host/f /", err: "exactly one remote ADD", line: 1},
@@ -169,6 +174,55 @@ func checkEpoch(t *testing.T, out *frontend.Output, want int64) {
 		}
 		if got := img.Config.Config.Labels["e"]; got != label {
 			t.Errorf("a stage sees %q, want %q", got, label)
+		}
+	}
+}
+
+// A tree that is given to a build has the time of what it is made of, if that is one repository or file.
+func TestEpochOfInput(t *testing.T) {
+	vertex := func(o solver.Op, in ...*solver.Vertex) *solver.Vertex {
+		var inputs []solver.Input
+		for _, v := range in {
+			inputs = append(inputs, solver.Input{Vertex: v})
+		}
+		return solver.NewVertex(o, inputs, solver.Meta{})
+	}
+	repo := &op.Git{Remote: "https://host/c.git", Ref: "v1", Commit: strings.Repeat("a", 40)}
+	fileOp := &op.File{Actions: []op.FileAction{{Input: 0, Second: op.NoInput, Mkdir: &op.Mkdir{Path: "/d"}}}}
+	for name, tt := range map[string]struct {
+		root *solver.Vertex
+		want op.Source
+	}{
+		"nothing":          {vertex(&op.File{}), nil},
+		"a repository":     {vertex(repo), repo},
+		"one and steps":    {vertex(fileOp, vertex(fileOp, vertex(repo)), vertex(repo)), repo},
+		"two":              {vertex(fileOp, vertex(repo), vertex(&op.HTTP{URL: "http://host/f"})), nil},
+		"a directory":      {vertex(&op.Local{Name: "x"}), nil},
+		"one and an image": {vertex(fileOp, vertex(repo), vertex(&op.Image{Ref: "x"})), nil},
+	} {
+		if got := onlySource(solver.Input{Vertex: tt.root}); got != tt.want {
+			t.Errorf("%s: got %v, want %v", name, got, tt.want)
+		}
+		for arg, tree := range map[string]string{"context": "context", "nc": "it"} {
+			e := &datedEnv{
+				fakeEnv: &fakeEnv{images: map[string]string{"*": `{"os":"linux","architecture":"amd64"}`}},
+				times:   map[string]int64{"https://host/c.git#v1": 3000},
+			}
+			req := &frontend.Request{
+				Text:      []byte("FROM base\nARG SOURCE_DATE_EPOCH\nLABEL e=${SOURCE_DATE_EPOCH:-none}\n"),
+				BuildArgs: map[string]string{"SOURCE_DATE_EPOCH": arg}, Contexts: map[string]string{"nc": "input:it"},
+				Inputs:  map[string]frontend.Tree{tree: {Root: &solver.Input{Vertex: tt.root}}},
+				Default: op.Platform{OS: "linux", Architecture: "amd64"},
+			}
+			out, err := New().Translate(t.Context(), req, e)
+			if err != nil {
+				t.Fatalf("%s as %s: %v", name, arg, err)
+			}
+			want := int64(0)
+			if tt.want != nil {
+				want = 3000
+			}
+			checkEpoch(t, out, want)
 		}
 	}
 }

@@ -95,8 +95,13 @@ func (t *translation) targetOf(nc *namedContext) (*stage, error) {
 	if s, ok := t.plan.stage(target); ok {
 		return s, nil
 	}
+	return nil, noTarget(nc, target, t.plan.titles())
+}
+
+// noTarget is the error for a named context that is a stage which is not there.
+func noTarget(nc *namedContext, target string, titles []string) error {
 	err := fmt.Errorf("target stage %q for context %s could not be found", target, nc.name)
-	return nil, didYouMean(err, target, t.plan.titles())
+	return didYouMean(err, target, titles)
 }
 
 // loadNamed returns what a stage starts from that a named context replaces, or replaces the base of.

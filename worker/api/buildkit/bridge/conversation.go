@@ -39,6 +39,7 @@ type conversation struct {
 	over       bool
 	refs       map[string]*ref
 	containers map[string]*container
+	texts      map[string][]byte // of the users' files that frontends have translated, by name
 	returned   bool
 	result     *pb.Result // what was returned, or
 	err        error

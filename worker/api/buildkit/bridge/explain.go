@@ -21,6 +21,7 @@ func newID() string { return strings.ToLower(rand.Text()) }
 // explain adds to the failure of a step what the other side can look into it with: the operation, and IDs of what the step
 // read and of what its mounts began with, by which a container can be made that shows what the command saw.
 func (c *conversation) explain(err error) error {
+	err = c.located(err)
 	var v *solver.VertexError
 	var have *errdefs.SolveError
 	if !errors.As(err, &v) || v.Vertex == nil || errors.As(err, &have) {

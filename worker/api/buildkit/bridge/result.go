@@ -147,6 +147,7 @@ func (c *conversation) output(context.Context) (*frontend.Output, error) {
 // images makes an output of refs by platform ID, or of one with the ID "".
 func (c *conversation) images(ids map[string]string, multi bool, md map[string][]byte) (*frontend.Output, error) {
 	out := &frontend.Output{Multi: multi}
+	out.File, out.Text = c.onlyFile()
 	list, err := listed(ids, multi, md)
 	if err != nil {
 		return nil, err

@@ -136,6 +136,7 @@ func (c *conversation) ask(ctx context.Context, name string, opts map[string]str
 		if err != nil {
 			return nil, err
 		}
+		c.remember(out)
 		return ofOutput(out)
 	}
 	return nil, fmt.Errorf("invalid frontend: %s", name)

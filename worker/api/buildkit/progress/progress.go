@@ -66,6 +66,12 @@ func (t *Teller) Tell(m *controlapi.StatusResponse, ev *solver.Event) {
 	case solver.Done:
 		t.ended(v, at)
 	case solver.Failed, solver.Canceled:
+		if ev.Kind == solver.Canceled && v.Started == nil {
+			if fresh {
+				break
+			}
+			return // clients know it, and that it never began
+		}
 		t.ended(v, at)
 		v.Error = text(ev)
 	case solver.Logged, solver.Progress, solver.Warned:

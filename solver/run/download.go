@@ -15,6 +15,7 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/run/signature"
 )
 
 // A download is the tree of an HTTP source while it is written. It is an httpsource.Sink.
@@ -37,6 +38,12 @@ type statusKey struct{}
 // WithStatus returns a context in which PinHTTP reports how far downloads are.
 func WithStatus(ctx context.Context, report func(solver.Status)) context.Context {
 	return context.WithValue(ctx, statusKey{}, report)
+}
+
+// StatusOf returns what WithStatus has put into ctx; nil if nobody wants to know.
+func StatusOf(ctx context.Context) func(solver.Status) {
+	f, _ := ctx.Value(statusKey{}).(func(solver.Status))
+	return f
 }
 
 // tell reports how far the download is, now and then: what is small needs no word.
@@ -69,7 +76,7 @@ func (d *download) create(ctx context.Context, modified time.Time) error {
 		return err
 	}
 	// The name is a single component, and the tree is new.
-	fd, err := unix.Openat(int(d.draft.root.Fd()), d.src.Name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(d.draft.root.Fd()), d.src.Name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("creating %q: %w", d.src.Name, err)
 	}
@@ -106,6 +113,9 @@ func (d *download) upload(ctx context.Context, body io.Reader) error {
 // commit gives the file its attributes and makes the tree a snapshot.
 func (d *download) commit(ctx context.Context) (snapshot.ID, error) {
 	d.tell(true)
+	if err := d.verify(); err != nil {
+		return "", err
+	}
 	perm := d.src.Perm & 0o7777
 	if perm == 0 {
 		perm = 0o600
@@ -122,6 +132,21 @@ func (d *download) commit(ctx context.Context) (snapshot.ID, error) {
 	}
 	d.file = nil
 	return d.draft.commit(ctx)
+}
+
+// verify checks the signature that the content has to have.
+func (d *download) verify() error {
+	s := d.src.Signature
+	if s == nil {
+		return nil
+	}
+	if _, err := d.file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := signature.PGP(d.file, []byte(s.Signature), []byte(s.PublicKeys), signature.Policy{}); err != nil {
+		return fmt.Errorf("verifying the signature of %s: %w", op.RedactURL(d.src.URL), err)
+	}
+	return nil
 }
 
 // discard throws away what has not been committed.

@@ -1,19 +1,25 @@
 package run
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/boxbuild/boxbuild/proto/git"
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/layer"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/solver/run/signature"
 	"github.com/boxbuild/boxbuild/solver/session"
 )
 
@@ -35,7 +41,43 @@ func (r *Runner) PinGit(ctx context.Context, src *op.Git) (*op.Git, error) {
 	}
 	pinned := *src
 	pinned.Ref, pinned.Commit = found.Ref, found.Commit
+	if src.Signature != nil {
+		if err := r.verifyGit(ctx, &pinned, remote); err != nil {
+			return nil, fmt.Errorf("verifying the signature of %s: %w", &pinned, err)
+		}
+	}
 	return &pinned, nil
+}
+
+// verifyGit checks the signature of a pinned source: that of the tag by which it was found, or else of the commit.
+func (r *Runner) verifyGit(ctx context.Context, src *op.Git, remote *git.Remote) error {
+	at := *src
+	if strings.HasPrefix(src.Ref, "refs/tags/") && !src.Keeps() {
+		found, err := r.deps.Git.Resolve(ctx, &git.Query{Remote: *remote, Ref: src.Ref, KeepTag: true})
+		if err != nil {
+			return err
+		}
+		at.Commit = found.Commit
+	}
+	objects, err := r.deps.Git.Objects(ctx, gitSource(&at, remote))
+	if err != nil {
+		return err
+	}
+	want := src.Signature
+	keys, policy := []byte(want.PublicKeys), signature.Policy{RejectExpired: want.RejectExpired}
+	var tagErr error
+	if len(objects.Tag) > 0 && !want.IgnoreSignedTag {
+		if at.Commit != src.Commit && !bytes.HasPrefix(objects.Tag, []byte("object "+src.Commit+"\n")) {
+			return errors.New("the tag was moved meanwhile, or is one of another tag")
+		}
+		if tagErr = signature.Git(objects.Tag, keys, policy); tagErr == nil {
+			return nil
+		}
+	}
+	if want.RequireSignedTag {
+		return cmp.Or(tagErr, errors.New("signed tag required but no signed tag found"))
+	}
+	return signature.Git(objects.Commit, keys, policy)
 }
 
 // GitTime returns the time of the commit that a pinned src has, as its committer gave it.
@@ -79,7 +121,11 @@ func (r *Runner) runGit(ctx context.Context, step *solver.Step, src *op.Git) ([]
 	if step.Log != nil {
 		ctx = git.WithLogger(ctx, func(data []byte) { step.Log(solver.Stderr, data) })
 	}
-	if err := r.deps.Git.Checkout(ctx, gitSource(src, remote), target.Dir); err != nil {
+	checkout := r.deps.Git.Checkout
+	if src.CheckoutBundle {
+		checkout = r.deps.Git.CheckoutBundle
+	}
+	if err := checkout(ctx, gitSource(src, remote), target.Dir); err != nil {
 		return nil, err
 	}
 	id, err := d.commit(ctx)
@@ -94,7 +140,14 @@ func (r *Runner) gitRemote(ctx context.Context, src *op.Git) (remote *git.Remote
 	if r.deps.Git == nil {
 		return nil, nil, errors.New("this daemon fetches no Git repositories")
 	}
+	if err := checkBundle(src); err != nil {
+		return nil, nil, err
+	}
 	remote = &git.Remote{URL: src.Remote, KnownHosts: src.KnownHosts}
+	if src.Bundle != "" {
+		remote.Bundle = func(ctx context.Context) (io.ReadCloser, error) { return gitBundle(ctx, src) }
+		return remote, func() {}, nil
+	}
 	if remote.Header, err = gitHeader(ctx, src); err != nil {
 		return nil, nil, err
 	}
@@ -110,6 +163,39 @@ func (r *Runner) gitRemote(ctx context.Context, src *op.Git) (remote *git.Remote
 	}
 	remote.AgentSocket = s.Path
 	return remote, func() { _ = s.Close() }, nil // what is left of it are files in a temporary directory
+}
+
+// Schemes of blobs, as in LLB.
+const (
+	imageBlob  = "docker-image+blob"
+	layoutBlob = "oci-layout+blob"
+)
+
+// checkBundle refuses what cannot be in one source.
+func checkBundle(src *op.Git) error {
+	switch {
+	case src.CheckoutBundle && src.KeepGitDir:
+		return errors.New("git.checkoutbundle is incompatible with git.keepgitdir")
+	case src.CheckoutBundle && src.Subdir != "":
+		return errors.New("git.checkoutbundle is incompatible with git.subdir")
+	case src.Bundle != "" && src.Checksum == "" && src.Commit == "":
+		return errors.New("git.bundle requires git.checksum to be set")
+	}
+	return nil
+}
+
+// gitBundle opens the bundle of a source.
+func gitBundle(ctx context.Context, src *op.Git) (io.ReadCloser, error) {
+	scheme, rest, _ := strings.Cut(src.Bundle, "://")
+	ref, dgst, ok := strings.Cut(rest, "@")
+	b := &op.Blob{Ref: ref, Digest: digest.Digest(dgst), Layout: scheme == layoutBlob}
+	if !ok || scheme != imageBlob && scheme != layoutBlob || b.Digest.Validate() != nil {
+		return nil, fmt.Errorf("git.bundle %q is no %s:// or %s:// reference with a digest", src.Bundle, imageBlob, layoutBlob)
+	}
+	if b.Layout {
+		b.Session, b.Store = src.BundleSession, cmp.Or(src.BundleStore, ref)
+	}
+	return openBlob(ctx, b)
 }
 
 // gitHeader returns the Authorization header that the client's secrets give for src; empty for none. One for the host

@@ -62,6 +62,9 @@ func keyOf(o solver.Op) solver.Key {
 // it is not nil.
 func (r *Runner) PinHTTP(ctx context.Context, src *op.HTTP, body io.ReadCloser) (pinned *op.HTTP, release func(), err error) {
 	out := *src
+	if s := src.Signature; s != nil && (s.PublicKeys == "" || s.Signature == "") {
+		return nil, nil, errors.New("http signature verification requires both pubkey and signature")
+	}
 	if body != nil {
 		defer body.Close()
 		out.Name = httpsource.FileName(src.URL, src.Filename, nil)
@@ -86,7 +89,7 @@ func (r *Runner) PinHTTP(ctx context.Context, src *op.HTTP, body io.ReadCloser) 
 	memory := memoryID(src)
 	req.Known = r.remembered.Get(memory)
 	d := r.newDownload(&out)
-	d.report, _ = ctx.Value(statusKey{}).(func(solver.Status))
+	d.report = StatusOf(ctx)
 	defer d.discard(ctx)
 	a, err := r.http.Fetch(ctx, req, func(a *httpsource.Answer) (httpsource.Sink, error) {
 		out.Name, d.total = httpsource.FileName(src.URL, src.Filename, a.Header), a.Size

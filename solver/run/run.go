@@ -144,6 +144,10 @@ func (r *Runner) Run(ctx context.Context, step *solver.Step) ([]solver.Result, e
 		return r.runFile(ctx, step, o)
 	case *op.Merge:
 		return r.runMerge(ctx, step)
+	case *op.Blob:
+		return r.runBlob(ctx, o, step.Status)
+	case *op.Build:
+		return r.runBuild(ctx, step, o)
 	case *op.Diff:
 		return r.runDiff(ctx, step, o)
 	case *op.Passthrough:

@@ -87,6 +87,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	em := &emitter{sink: events}
 	env := &env{b: b, id: id, req: req, em: em}
 	defer env.close()
+	ctx = run.WithHost(ctx, env)
 
 	fr := req.Frontend
 	grants, err := b.grants(fr.Entitlements)

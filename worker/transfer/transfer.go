@@ -107,7 +107,7 @@ func (s *Service) Resolve(ctx context.Context, img *op.Image) (*op.Image, error)
 		s.rememberLocal(have)
 		return &pinned, nil
 	}
-	if img.Resolve != op.ResolveForcePull {
+	if img.Resolve != op.ResolveForcePull && img.Checksum == "" {
 		if have, err := s.stored(ctx, ref, &p); err != nil {
 			return nil, err
 		} else if have != nil {
@@ -121,8 +121,19 @@ func (s *Service) Resolve(ctx context.Context, img *op.Image) (*op.Image, error)
 	if err != nil {
 		return nil, err
 	}
+	if got := r.root(); img.Checksum != "" && got != img.Checksum {
+		return nil, fmt.Errorf("image digest %s for %s does not match expected checksum %s", got, img.Ref, img.Checksum)
+	}
 	pinned.Digest = digest.Digest(r.manifest.Digest.String())
 	return &pinned, nil
+}
+
+// root returns the digest of what the reference means: of an index, or else of the manifest.
+func (r *remote) root() digest.Digest {
+	if len(r.indexes) > 0 {
+		return digest.Digest(r.indexes[0].Digest.String())
+	}
+	return digest.Digest(r.manifest.Digest.String())
 }
 
 func reference(img *op.Image) (registry.Ref, error) {

@@ -19,8 +19,6 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 )
 
-// An attachment is a file in the directory of its build, whose name is its digest's.
-
 // Attach keeps what write writes with a build, under a name of the caller's, and describes it. What was kept under that name
 // before is replaced. It is no change that Changes tells of.
 func (s *Store) Attach(id, name, mediaType string, write func(io.Writer) error) (desc ocispec.Descriptor, err error) {
@@ -28,10 +26,7 @@ func (s *Store) Attach(id, name, mediaType string, write func(io.Writer) error) 
 	if e == nil {
 		return desc, notFound(id)
 	}
-	f, err := os.CreateTemp(e.dir, ".new-*")
-	if errors.Is(err, fs.ErrNotExist) {
-		return desc, notFound(id)
-	}
+	f, err := os.CreateTemp(s.opt.Dir, newPrefix)
 	if err != nil {
 		return desc, fmt.Errorf("keeping the %s of build %s: %w", name, id, err)
 	}
@@ -63,7 +58,7 @@ func (s *Store) adopt(e *entry, path, name string, desc ocispec.Descriptor) erro
 	if e.gone {
 		return ErrNotFound
 	}
-	if err := os.Rename(path, filepath.Join(e.dir, desc.Digest.Encoded())); err != nil {
+	if err := os.Rename(path, e.blobPath(desc.Digest)); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -75,7 +70,7 @@ func (s *Store) adopt(e *entry, path, name string, desc ocispec.Descriptor) erro
 	rec.Attachments[name] = desc
 	e.rec = rec
 	s.mu.Unlock()
-	if err := writeRecord(e.dir, rec); err != nil {
+	if err := s.writeRecord(e, rec); err != nil {
 		return err
 	}
 	for _, d := range rec.Attachments {
@@ -84,7 +79,7 @@ func (s *Store) adopt(e *entry, path, name string, desc ocispec.Descriptor) erro
 	if !had {
 		return nil
 	}
-	return os.Remove(filepath.Join(e.dir, old.Digest.Encoded()))
+	return os.Remove(e.blobPath(old.Digest))
 }
 
 // A counting counts what is written.
@@ -122,19 +117,19 @@ func (s *Store) Blobs() []Blob {
 // OpenBlob opens the attachment with that digest; ErrNotFound if no build has it.
 func (s *Store) OpenBlob(d digest.Digest) (*os.File, error) {
 	s.mu.Lock()
-	var dir string
+	var path string
 	for _, e := range s.entries {
 		for _, have := range e.rec.Attachments {
 			if have.Digest == d {
-				dir = e.dir
+				path = e.blobPath(d)
 			}
 		}
 	}
 	s.mu.Unlock()
-	if dir == "" {
+	if path == "" {
 		return nil, fmt.Errorf("%w with content %s", ErrNotFound, d)
 	}
-	f, err := os.Open(filepath.Join(dir, d.Encoded()))
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", d, err)
 	}

@@ -2,15 +2,15 @@
 //
 // # What there is
 //
-// A Store has a directory with one directory for each build, named by the build's ID. In it are the record, a small
-// document that is replaced as a whole (record.json), the log of all events, to which is only ever added (events), and
-// what services have derived from these (attachments, named by their digests). Everything that the steps wrote is in the
-// log; none of it is cut off, and none of it is kept in memory once it is in the file.
+// A Store has a directory, in which there are a few files for each build, named by the build's ID: the record, a small
+// document that is replaced as a whole, the log of all events, to which is only ever added, and what services have derived
+// from these (attachments, named by their digests). Everything that the steps wrote is in the log; none of it is cut off, and
+// none of it is kept in memory once it is in the file.
 //
 // # Life cycle
 //
 // Open reads the records. Wrap makes a worker.Builder one that records. A build is Running from the moment at which its
-// Builder was called until this has returned; its record is on its way to the disk before that. Watch gives the events of
+// Builder was called until this has returned. The log begins with the record as it is then. Watch gives the events of
 // a build again, from the first to the last, while the build runs and after it has ended. Close ends everything; builds
 // must have ended.
 //
@@ -94,7 +94,11 @@ type Store struct {
 	entries map[string]*entry
 	changed chan struct{} // closed and replaced when an entry comes, goes or changes
 	rank    uint64        // of the last change
-	gone    []departure   // the last removals, for Listen
+	gone    []departure   // the last removals, for Changes
+	doomed  []*entry      // removed, but their files are still there
+
+	nudge   chan struct{} // has a token while something is doomed
+	purging chan struct{} // has a token while somebody deletes what is doomed
 
 	done  <-chan struct{} // closed by Close
 	stop  context.CancelFunc
@@ -113,7 +117,10 @@ func Open(opt Options) (*Store, error) {
 		opt.Log = slog.Default()
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Store{opt: opt, entries: map[string]*entry{}, changed: make(chan struct{}), done: ctx.Done(), stop: stop}
+	s := &Store{
+		opt: opt, entries: map[string]*entry{}, changed: make(chan struct{}),
+		nudge: make(chan struct{}, 1), purging: make(chan struct{}, 1), done: ctx.Done(), stop: stop,
+	}
 	if err := s.load(); err != nil {
 		stop()
 		return nil, fmt.Errorf("opening the history: %w", err)

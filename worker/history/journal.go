@@ -1,7 +1,6 @@
 package history
 
 import (
-	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -17,9 +16,10 @@ const (
 	bufferMax = 4 << 20
 )
 
-// A journal is the log of a build that runs. Adding is for one goroutine at a time.
+// A journal is the log of a build that runs. Adding is for one goroutine at a time. The file is made in the background.
 type journal struct {
-	file *os.File
+	file   *os.File // nil if it could not be made; set before opened is closed
+	opened chan struct{}
 
 	mu      sync.Mutex // guards what follows; not held while the file is written
 	quiet   sync.Cond  // busy has become false
@@ -35,21 +35,23 @@ type journal struct {
 	err     error // why the file lacks what came since
 }
 
-func newJournal(path string) (*journal, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening the log of a build: %w", err)
-	}
-	j := &journal{file: f, grown: make(chan struct{})}
-	j.quiet.L = &j.mu
-	return j, nil
-}
-
-// lostJournal returns a journal that keeps nothing, because of err.
-func lostJournal(err error) *journal {
-	j := &journal{grown: make(chan struct{}), err: err}
+func newJournal() *journal {
+	j := &journal{opened: make(chan struct{}), grown: make(chan struct{})}
 	j.quiet.L = &j.mu
 	return j
+}
+
+// open makes the file with make, which returns nil if it fails.
+func (j *journal) open(make func() (*os.File, error)) error {
+	f, err := make()
+	if err != nil {
+		j.mu.Lock()
+		j.err, j.buf = err, nil
+		j.mu.Unlock()
+	}
+	j.file = f
+	close(j.opened)
+	return err
 }
 
 // add adds an entry.
@@ -92,15 +94,18 @@ func (j *journal) writeLocked() {
 		batch, at := j.buf, j.size
 		j.buf, j.spare, j.busy = j.spare[:0], nil, true
 		j.mu.Unlock()
-		_, err := j.file.WriteAt(batch, at)
+		err := j.write(batch, at)
 		j.mu.Lock()
 		j.busy = false
 		if cap(batch) <= bufferMax {
 			j.spare = batch[:0]
 		}
-		if err != nil {
+		switch {
+		case err != nil && j.err == nil:
 			j.err, j.buf = err, nil
-		} else {
+		case err != nil:
+			j.buf = nil
+		default:
 			j.size += int64(len(batch))
 			j.wakeLocked()
 		}
@@ -108,14 +113,24 @@ func (j *journal) writeLocked() {
 	}
 }
 
+// write puts b into the file, which it waits for.
+func (j *journal) write(b []byte, at int64) error {
+	<-j.opened
+	if j.file == nil {
+		return os.ErrClosed // open has said why
+	}
+	_, err := j.file.WriteAt(b, at)
+	return err
+}
+
 func (j *journal) wakeLocked() {
 	close(j.grown)
 	j.grown = make(chan struct{})
 }
 
-// end puts all into the file and closes it. Readers come to an end after that. It returns why the file lacks something,
-// if it does.
-func (j *journal) end() error {
+// end puts all into the file, record at last, and closes it. Readers come to an end after that. It returns why the file lacks
+// something, if it does.
+func (j *journal) end(at time.Time, record []byte) error {
 	j.mu.Lock()
 	if j.timer != nil {
 		j.timer.Stop()
@@ -123,11 +138,15 @@ func (j *journal) end() error {
 	for j.busy {
 		j.quiet.Wait()
 	}
+	if j.err == nil {
+		j.buf = appendEnd(j.buf, j.size, head{time: at}, record)
+	}
 	j.writeLocked()
 	j.ended = true
 	err := j.err
 	j.wakeLocked()
 	j.mu.Unlock()
+	<-j.opened
 	if j.file != nil {
 		if cerr := j.file.Close(); err == nil {
 			err = cerr

@@ -19,6 +19,9 @@ const (
 	bodyMax = 256 << 20
 )
 
+// The log of a build that has ended ends with two more entries: the record, and where in the file that is (8 bytes). The last
+// one has always the same size, so that the record is found from the end of the file.
+
 // A head is what an entry says of its body.
 type head struct {
 	kind   kind
@@ -39,8 +42,10 @@ const (
 	kindFailed   kind = 5 // an Error
 	kindCanceled kind = 6 // an Error
 	kindLogged   kind = 7
-	kindProgress kind = 8 // a solver.Status
-	kindWarned   kind = 9 // a solver.Warning
+	kindProgress kind = 8  // a solver.Status
+	kindWarned   kind = 9  // a solver.Warning
+	kindRecord   kind = 10 // a Record: as it was at the beginning, in the first entry, or at the end
+	kindFooter   kind = 11 // where the entry with the Record is
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -106,6 +111,51 @@ func readBody(r io.Reader, buf []byte, n int) (body, grown []byte, err error) {
 func cut(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return io.EOF
+	}
+	return err
+}
+
+// footerSize is the size of the last entry of the log of a build that has ended.
+const footerSize = headSize + 8
+
+// appendEnd appends what a log ends with to b, which is to be written at the place at.
+func appendEnd(b []byte, at int64, h head, record []byte) []byte {
+	where := at + int64(len(b))
+	h.kind = kindRecord
+	b = appendEntry(b, h, record)
+	h.kind = kindFooter
+	return appendEntry(b, h, binary.LittleEndian.AppendUint64(nil, uint64(where)))
+}
+
+// lastRecord returns the record that a log ends with; nil if it does not end with one.
+func lastRecord(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil || size < footerSize {
+		return nil, err
+	}
+	h, body, _, err := readEntry(io.NewSectionReader(f, size-footerSize, footerSize), nil)
+	if err != nil || h.kind != kindFooter || len(body) != 8 {
+		return nil, ignoreEOF(err)
+	}
+	at := int64(binary.LittleEndian.Uint64(body))
+	if at < 0 || at >= size {
+		return nil, nil
+	}
+	h, body, _, err = readEntry(io.NewSectionReader(f, at, size-at), nil)
+	if err != nil || h.kind != kindRecord {
+		return nil, ignoreEOF(err)
+	}
+	return body, nil
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -54,23 +55,28 @@ func (s *Store) departLocked(e *entry) {
 	}
 }
 
-// discard deletes what a build that is no longer in the table has on the disk. The record goes first: without it the rest
-// is dropped at the next start.
+// discard deletes what a build that is no longer in the table has on the disk. The log goes first: without it the rest is
+// removed at the next start. It is away when discard returns; its space, which may be much, is freed in the background.
 func (s *Store) discard(e *entry) error {
 	e.writing <- struct{}{}
 	defer func() { <-e.writing }()
 	e.gone = true
-	err := os.Remove(filepath.Join(e.dir, recordFile))
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
+	doomed := filepath.Join(s.opt.Dir, gonePrefix+rand.Text())
+	errs := []error{os.Rename(e.logPath(), doomed), os.Remove(e.recordPath())}
+	for _, d := range e.rec.Attachments {
+		errs = append(errs, os.Remove(e.blobPath(d.Digest)))
 	}
-	if err = errors.Join(err, os.RemoveAll(e.dir)); err != nil {
+	for i := range errs {
+		errs[i] = ignoreGone(errs[i])
+	}
+	s.tasks.Go(func() { _ = os.Remove(doomed) }) // or the next start does
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("removing build %s: %w", e.rec.ID, err)
 	}
 	return nil
 }
 
-// expire removes what is too old or too much.
+// expire removes what is too old or too much. Its files are removed in the background.
 func (s *Store) expire() {
 	now := time.Now()
 	s.mu.Lock()
@@ -95,22 +101,40 @@ func (s *Store) expire() {
 	for _, e := range drop {
 		s.departLocked(e)
 	}
+	s.doomed = append(s.doomed, drop...)
 	s.mu.Unlock()
-	for _, e := range drop {
+	select {
+	case s.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// purge discards what expire has removed.
+func (s *Store) purge() {
+	s.purging <- struct{}{}
+	defer func() { <-s.purging }()
+	s.mu.Lock()
+	doomed := s.doomed
+	s.doomed = nil
+	s.mu.Unlock()
+	for _, e := range doomed {
 		if err := s.discard(e); err != nil {
 			s.opt.Log.Warn("removing an old record", "error", err)
 		}
 	}
 }
 
-// sweep calls expire from time to time.
+// sweep calls expire from time to time, and purge after it.
 func (s *Store) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	defer s.purge()
 	for {
 		select {
 		case <-tick.C:
 			s.expire()
+		case <-s.nudge:
+			s.purge()
 		case <-ctx.Done():
 			return
 		}

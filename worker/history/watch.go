@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/boxbuild/boxbuild/solver"
@@ -45,9 +44,14 @@ func (s *Store) Read(ctx context.Context, id string, opt ReadOptions, fn func(so
 	if live != nil {
 		defer live.log.follow()()
 		r.log = live.log
+		select {
+		case <-live.log.opened:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	// A build of the same ID that took this one's place has another file.
-	f, err := os.Open(filepath.Join(e.dir, eventsFile))
+	f, err := os.Open(e.logPath())
 	switch {
 	case s.lookup(id) != e:
 		if err == nil {
@@ -71,12 +75,7 @@ func (s *Store) await(ctx context.Context, id string, wait time.Duration) (*entr
 		e, changed := s.entries[id], s.changed
 		s.mu.Unlock()
 		if e != nil {
-			select {
-			case <-e.ready:
-				return e, nil
-			case <-ctx.Done():
-				return nil, context.Cause(ctx)
-			}
+			return e, nil
 		}
 		if wait <= 0 {
 			return nil, notFound(id)
@@ -171,7 +170,7 @@ func (r *reader) entries(ctx context.Context, src io.Reader) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		if h.kind == kindLogged && r.opt.NoLogs || h.kind != kindDeclared && !r.wanted(h.vertex) {
+		if h.kind >= kindRecord || h.kind == kindLogged && r.opt.NoLogs || h.kind != kindDeclared && !r.wanted(h.vertex) {
 			continue
 		}
 		ev, err := r.graph.event(h, body)

@@ -3,10 +3,10 @@ package history
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -76,8 +76,9 @@ func (s *Store) begin(ctx context.Context, req *worker.BuildRequest) (*entry, *r
 	if s.opt.TraceParent != nil {
 		rec.TraceParent = s.opt.TraceParent(ctx)
 	}
-	e := newEntry(filepath.Join(s.opt.Dir, dirName(req.ID)), rec)
-	r := newRecorder(s, nil)
+	e := s.newEntry(rec)
+	r := newRecorder(s, newJournal())
+	r.document(head{kind: kindRecord, time: rec.Created}, rec)
 	e.live = r
 	s.mu.Lock()
 	old := s.entries[req.ID]
@@ -85,72 +86,79 @@ func (s *Store) begin(ctx context.Context, req *worker.BuildRequest) (*entry, *r
 		s.mu.Unlock()
 		return nil, nil, fmt.Errorf("build %s: %w", req.ID, worker.ErrRunning)
 	}
-	s.entries[req.ID] = e // its log is not there yet: see ready
-	s.mu.Unlock()
-
-	if old != nil {
-		if err := s.discard(old); err != nil {
-			s.opt.Log.Warn("replacing the record of a build", "error", err)
-		}
-	}
-	log, err := s.create(e)
-	if err != nil {
-		s.opt.Log.Warn("a build cannot be recorded", "build", req.ID, "error", err)
-		log = lostJournal(err)
-	}
-	r.log = log
-	s.mu.Lock()
-	close(e.ready)
+	s.entries[req.ID] = e
 	s.changedLocked(e)
 	s.mu.Unlock()
+	// finish waits for it.
+	go func() {
+		if err := r.log.open(func() (*os.File, error) { return s.create(e, old) }); err != nil {
+			s.opt.Log.Warn("a build cannot be recorded", "build", req.ID, "error", err)
+		}
+	}()
 	return e, r, nil
 }
 
-// create makes what a build has on the disk.
-func (s *Store) create(e *entry) (*journal, error) {
-	if err := os.Mkdir(e.dir, 0o700); err != nil {
+// create makes what a build has on the disk while it runs: a log, whose first entry is the record. If there was a build of
+// that ID it is removed first.
+func (s *Store) create(e, old *entry) (*os.File, error) {
+	if old != nil {
+		if err := s.discard(old); err != nil {
+			return nil, err
+		}
+	}
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	f, err := os.OpenFile(e.logPath(), flags, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		s.purge() // one of that ID is on its way out
+		f, err = os.OpenFile(e.logPath(), flags, 0o600)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("recording a build: %w", err)
 	}
-	log, err := newJournal(filepath.Join(e.dir, eventsFile))
-	if err != nil {
-		return nil, err
-	}
-	if err := s.save(e); err != nil {
-		_ = log.end() // there is nothing in it
-		return nil, err
-	}
-	return log, nil
+	return f, nil
 }
 
-// finish records how a build has ended.
+// finish records how a build has ended: at the end of its log or, if that cannot be or if there is a file with the record
+// already, there.
 func (s *Store) finish(e *entry, r *recorder, res *worker.BuildResult, err error) {
 	r.settle(0)
-	lost := r.log.end()
+	end := func(rec *Record) *Record {
+		rec = rec.clone()
+		rec.Ended, rec.Steps = time.Now(), r.steps()
+		switch {
+		case err == nil:
+			rec.Status, rec.Result = Completed, result(res)
+		case errors.Is(err, context.Canceled):
+			rec.Status, rec.Error = Canceled, s.remember(err)
+		default:
+			rec.Status, rec.Error = Failed, s.remember(err)
+		}
+		return rec
+	}
 	s.mu.Lock()
-	rec := e.rec.clone()
-	rec.Ended, rec.Steps = time.Now(), r.steps()
+	rec := e.rec
+	s.mu.Unlock()
+	rec = end(rec)
+	doc, merr := json.Marshal(rec)
+	if merr != nil {
+		panic(merr) // plain data only
+	}
+	lost := r.log.end(rec.Ended, doc)
+	s.mu.Lock()
+	if e.rec.Generation != rec.Generation || len(e.rec.Attachments) != len(rec.Attachments) {
+		rec = end(e.rec) // it was changed meanwhile
+	}
 	if lost != nil {
 		rec.LogError = lost.Error()
 	}
-	switch {
-	case err == nil:
-		rec.Status = Completed
-		rec.Result = result(res)
-	case errors.Is(err, context.Canceled):
-		rec.Status, rec.Error = Canceled, s.remember(err)
-	default:
-		rec.Status, rec.Error = Failed, s.remember(err)
-	}
 	e.rec, e.live = rec, nil
+	s.changedLocked(e)
 	s.mu.Unlock()
-	if !rec.Internal {
+	if !rec.Internal && (lost != nil || rec.Generation > 1 || len(rec.Attachments) > 0) {
 		if err := s.save(e); err != nil {
 			s.opt.Log.Warn("the end of a build cannot be recorded", "build", rec.ID, "error", err)
 		}
 	}
-	s.mu.Lock()
-	s.changedLocked(e)
-	s.mu.Unlock()
 	s.expire()
 }
 

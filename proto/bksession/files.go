@@ -127,6 +127,7 @@ func (d *source) transfer(ctx context.Context, sel filesync.Selection, in *files
 		return nil, d.s.fail(ctx, d.what(), err)
 	}
 	r := &receiver{stream: stream, in: in, pending: map[uint32]*filesync.IncomingFile{}, wake: make(chan struct{}, 1)}
+	r.count = filesync.Counter(ctx)
 	if err := r.run(cancel); err != nil {
 		var remote *streamError
 		if errors.As(err, &remote) {

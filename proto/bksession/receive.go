@@ -23,6 +23,9 @@ type receiver struct {
 	fin     bool                              // we have all
 	ended   bool                              // and the client knows it
 
+	count func(total int64) // told of the bytes that have come; may be nil
+	bytes int64
+
 	wake chan struct{} // something is to be sent; buffered
 
 	mu   sync.Mutex // guards the fields below
@@ -96,6 +99,9 @@ func (r *receiver) receive() error {
 			return nil
 		} else if err != nil {
 			return &streamError{err}
+		}
+		if r.bytes += int64(len(m)); r.count != nil {
+			r.count(r.bytes)
 		}
 		p, err := parsePacket(m)
 		if err == nil {

@@ -136,7 +136,9 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := dir.Tree(ctx, filesync.Selection{Include: l.Include, Exclude: l.Exclude, Follow: l.Follow})
+	tctx, arrived := counting(ctx, l.Name)
+	tree, err := dir.Tree(tctx, filesync.Selection{Include: l.Include, Exclude: l.Exclude, Follow: l.Follow})
+	arrived()
 	if err != nil {
 		return nil, fmt.Errorf("reading the %s directory: %w", l.Name, err)
 	}

@@ -132,8 +132,7 @@ func (d *Devices) autoAllowed(cache *cdi.Cache, name string) bool {
 
 // Inject implements executor.Devices: it adds nodes, mounts, variables and groups.
 //
-// A device that wants a program of the host's run at the start of its container is refused: such programs look for
-// the container's files where another runtime keeps them.
+// A device that wants a program of the host's run at the start of its container is refused; executor/DESIGN.md says why.
 func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err error) {
 	cache, err := d.load()
 	if err != nil {
@@ -143,8 +142,9 @@ func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err 
 	if missing, err := cache.InjectDevices(&edits, names...); err != nil {
 		return nil, fmt.Errorf("adding devices %s: %w", strings.Join(append(names[:0:0], names...), ", "), orMissing(err, missing))
 	}
-	if edits.Hooks != nil {
-		return nil, fmt.Errorf("adding devices %s: their description has hooks, which builds do not run", strings.Join(names, ", "))
+	if hooks := hookList(edits.Hooks); len(hooks) > 0 {
+		return nil, fmt.Errorf("adding devices %s: their description wants programs of this machine run for the container, which builds do not do: %s",
+			strings.Join(names, ", "), strings.Join(hooks, ", "))
 	}
 	if edits.Process != nil {
 		spec.Process.Env = slices.Concat(spec.Process.Env, edits.Process.Env)
@@ -154,6 +154,29 @@ func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err 
 	}
 	addNodes(spec, edits.Linux)
 	return addMounts(spec, edits.Mounts)
+}
+
+// hookList names the programs of hooks, each with when it is to be run.
+func hookList(hooks *specs.Hooks) []string {
+	if hooks == nil {
+		return nil
+	}
+	var out []string
+	for _, stage := range []struct {
+		name string
+		list []specs.Hook
+	}{
+		{"prestart", hooks.Prestart}, //nolint:staticcheck // deprecated, but there are descriptions that have it
+		{"createRuntime", hooks.CreateRuntime}, {"createContainer", hooks.CreateContainer},
+		{"startContainer", hooks.StartContainer}, {"poststart", hooks.Poststart}, {"poststop", hooks.Poststop},
+	} {
+		for _, h := range stage.list {
+			if text := stage.name + " " + h.Path; !slices.Contains(out, text) {
+				out = append(out, text)
+			}
+		}
+	}
+	return out
 }
 
 func orMissing(err error, missing []string) error {

@@ -202,7 +202,7 @@ func TestInjectErrors(t *testing.T) {
 	d := cdi.New(cdi.Options{Dirs: []string{described(t)}})
 	for name, want := range map[string]string{
 		"vendor.com/gpu=nosuch": "vendor.com/gpu=nosuch is not registered",
-		"vendor.com/gpu=hooked": "hooks, which builds do not run",
+		"vendor.com/gpu=hooked": "which builds do not do: createContainer /bin/true",
 		"vendor.com/gpu=lost":   "open /nosuch/dir: no such file or directory",
 	} {
 		if _, err := d.Inject(new(executor.Spec), []string{name}); err == nil || !strings.Contains(err.Error(), want) {

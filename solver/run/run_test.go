@@ -42,6 +42,7 @@ type rig struct {
 	log     strings.Builder
 	runs    map[string]int  // by name, how often a vertex was run
 	session session.Session // of what is solved; nil for none
+	host    run.Host        // likewise
 	lists   map[snapshot.ID]listing
 	tars    map[snapshot.ID][]byte
 	pulls   map[string]snapshot.ID // by the digests of the layers
@@ -213,6 +214,9 @@ func (r *rig) solve(ctx context.Context, v *solver.Vertex) (solver.Result, error
 	ctx = lease.With(ctx, r.lease)
 	if r.session != nil {
 		ctx = session.With(ctx, r.session)
+	}
+	if r.host != nil {
+		ctx = run.WithHost(ctx, r.host)
 	}
 	out, err := r.solver.Solve(ctx, &solver.Build{
 		ID: v.Recipe().Short(), Targets: []solver.Input{{Vertex: v}},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync/atomic"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/opencontainers/go-digest"
@@ -95,16 +96,20 @@ func (c *ContentStore) Open(ctx context.Context, desc ocispec.Descriptor) (io.Re
 	if desc.Size > 0 && desc.Size != size {
 		return nil, fmt.Errorf("reading %s in the client's store %q: it has %d bytes instead of %d", desc.Digest, printable(c.id, maxID), size, desc.Size)
 	}
+	return c.read(ctx, desc.Digest, size)
+}
+
+func (c *ContentStore) read(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
 	if err := c.s.need(methodContentRead); err != nil {
 		return nil, err
 	}
 	ctx, cancel := c.begin(ctx)
-	stream, err := c.client.Read(ctx, &contentapi.ReadContentRequest{Digest: desc.Digest.String()})
+	stream, err := c.client.Read(ctx, &contentapi.ReadContentRequest{Digest: d.String()})
 	if err != nil {
 		defer cancel()
-		return nil, c.fail(ctx, "reading", desc.Digest, err)
+		return nil, c.fail(ctx, "reading", d, err)
 	}
-	what := fmt.Sprintf("reading %s in the client's store %q", desc.Digest, printable(c.id, maxID))
+	what := fmt.Sprintf("reading %s in the client's store %q", d, printable(c.id, maxID))
 	r := &byteReader{s: c.s, ctx: ctx, cancel: cancel, what: what, recv: func() ([]byte, error) {
 		m, err := stream.Recv()
 		if err != nil {
@@ -112,7 +117,7 @@ func (c *ContentStore) Open(ctx context.Context, desc ocispec.Descriptor) (io.Re
 		}
 		return m.Data, nil
 	}}
-	return &verifiedReader{r: r, what: what, size: size, want: desc.Digest, sum: desc.Digest.Verifier()}, nil
+	return &verifiedReader{r: r, what: what, size: size, sum: d.Verifier()}, nil
 }
 
 // A verifiedReader makes the end of a blob that is not the right one an error.
@@ -120,7 +125,6 @@ type verifiedReader struct {
 	r    io.ReadCloser
 	what string
 	size int64 // bytes that are still due
-	want digest.Digest
 	sum  digest.Verifier
 }
 
@@ -172,12 +176,17 @@ func (c *ContentStore) Write(ctx context.Context, desc ocispec.Descriptor, r io.
 	}
 	ctx, cancel := c.begin(ctx)
 	defer cancel()
+	// Two writers of one reference are in each other's way, so each has its own.
+	ref := fmt.Sprintf("boxbuild-%s-%d", desc.Digest, writes.Add(1))
 	stream, err := c.client.Write(ctx)
-	if err == nil {
-		err = writeContent(stream, desc, r)
+	if err != nil {
+		return c.fail(ctx, "writing", desc.Digest, err)
 	}
-	if status.Code(err) == codes.AlreadyExists {
+	if err = writeContent(stream, ref, desc, r); status.Code(err) == codes.AlreadyExists {
 		return nil
+	}
+	if err != nil && ctx.Err() == nil {
+		c.abort(ctx, stream, ref)
 	}
 	var local *readError
 	if errors.As(err, &local) {
@@ -186,11 +195,24 @@ func (c *ContentStore) Write(ctx context.Context, desc ocispec.Descriptor, r io.
 	return c.fail(ctx, "writing", desc.Digest, err)
 }
 
+// writes counts the writes of this process.
+var writes atomic.Int64
+
+// abort removes what a write has left in the client's store: the directory of an OCI layout is a user's. A client that
+// does not want to is let be.
+func (c *ContentStore) abort(ctx context.Context, stream contentapi.Content_WriteClient, ref string) {
+	err := stream.CloseSend()
+	for err == nil { // until the client has let go of it
+		_, err = stream.Recv()
+	}
+	_, _ = c.client.Abort(ctx, &contentapi.AbortRequest{Ref: ref})
+}
+
 // A readError is one of what is written, not of the client's.
 type readError struct{ error }
 
 // writeContent makes the conversation of a write: each message has an answer, which says how far the client has got.
-func writeContent(stream contentapi.Content_WriteClient, desc ocispec.Descriptor, r io.Reader) error {
+func writeContent(stream contentapi.Content_WriteClient, ref string, desc ocispec.Descriptor, r io.Reader) error {
 	ask := func(m *contentapi.WriteContentRequest) (*contentapi.WriteContentResponse, error) {
 		if err := stream.Send(m); err != nil && !errors.Is(err, io.EOF) { // whose reason Recv has
 			return nil, err
@@ -198,12 +220,12 @@ func writeContent(stream contentapi.Content_WriteClient, desc ocispec.Descriptor
 		return stream.Recv()
 	}
 	resp, err := ask(&contentapi.WriteContentRequest{
-		Action: contentapi.WriteAction_STAT, Ref: "boxbuild-" + desc.Digest.String(), Total: desc.Size, Expected: desc.Digest.String(),
+		Action: contentapi.WriteAction_STAT, Ref: ref, Total: desc.Size, Expected: desc.Digest.String(),
 	})
 	if err != nil {
 		return err
 	}
-	at := int64(0) // what an earlier write has left is not used: offset 0 drops it
+	at := int64(0)
 	buf := make([]byte, min(contentChunk, max(desc.Size, 512)))
 	for {
 		n, err := io.ReadFull(r, buf)

@@ -67,7 +67,9 @@ func (e *CallError) Error() string {
 func (e *CallError) GRPCStatus() *status.Status { return status.New(e.Code, e.Error()) }
 
 // fail returns the error for a call that ended with err: why the session ended if it has, why ctx ended if that has,
-// else what the client said. what is a gerund that says what was asked.
+// else what the client said. what is a gerund that says what was asked. ctx is not one that was cancelled because of err.
+//
+// A call that fails because the connection does ends after the session: watchedConn sees to that.
 func (s *Session) fail(ctx context.Context, what string, err error) error {
 	if err == nil {
 		return nil
@@ -79,15 +81,6 @@ func (s *Session) fail(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
 	if st, ok := status.FromError(err); ok && st.Code() != codes.OK {
-		if st.Code() == codes.Unavailable { // the connection is breaking, which its reader will notice
-			select {
-			case <-s.ctx.Done():
-				return fmt.Errorf("%s: %w", what, context.Cause(s.ctx))
-			case <-ctx.Done():
-				return fmt.Errorf("%s: %w", what, context.Cause(ctx))
-			case <-s.broken:
-			}
-		}
 		return &CallError{ID: s.id, What: what, Code: st.Code(), Text: printable(st.Message(), maxErrorText)}
 	}
 	if errors.Is(err, io.EOF) {

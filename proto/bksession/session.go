@@ -22,7 +22,6 @@ type Session struct {
 	cc     *grpc.ClientConn
 	ctx    context.Context //nolint:containedctx // the life of the session is what a Session stands for
 	cancel context.CancelCauseFunc
-	broken chan struct{} // closed when the connection has been read to its end, and ctx says why
 }
 
 var _ session.Session = (*Session)(nil)
@@ -112,7 +111,7 @@ func (s *Session) Conn() grpc.ClientConnInterface { return s.cc }
 
 // newSession makes the session and starts nothing: run does.
 func newSession(ctx context.Context, conn net.Conn, h headers, opt Options) (*Session, error) {
-	s := &Session{headers: h, opt: opt, broken: make(chan struct{})}
+	s := &Session{headers: h, opt: opt}
 	if h.health > 0 {
 		s.opt.Health = Health{Every: h.health, Timeout: h.health, Failures: 1}
 	}
@@ -141,7 +140,6 @@ func (s *Session) run() error {
 	stop()
 	_ = s.conn.Close()
 	_ = s.cc.Close()
-	close(s.broken)
 	wg.Wait()
 	return context.Cause(s.ctx)
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -76,7 +78,25 @@ func (d destination) connect(ctx context.Context) (net.Conn, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	return secure, nil
+	return &explained{secure}, nil
+}
+
+// An explained connection has, for an error in writing, what the other side has said before it hung up: with TLS 1.3 a
+// client learns only then that its certificate is not taken.
+type explained struct{ *tls.Conn }
+
+// Write implements net.Conn.
+func (c *explained) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err == nil {
+		return n, nil
+	}
+	_ = c.SetReadDeadline(time.Now().Add(time.Second)) // the connection is lost anyway
+	var said *net.OpError
+	if _, rerr := c.Read(make([]byte, 1)); errors.As(rerr, &said) && said.Op == "remote error" {
+		err = rerr
+	}
+	return n, err
 }
 
 // dial connects and makes sure that somebody answers: a daemon that is going down does not.

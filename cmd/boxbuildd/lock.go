@@ -45,7 +45,8 @@ func lockRoot(root string) (*rootLock, error) {
 			continue
 		}
 		text, _ := io.ReadAll(io.NewSectionReader(f, 0, 64)) // only for the message
-		pid, state, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+		line, _, _ := strings.Cut(string(text), "\n")
+		pid, state, _ := strings.Cut(line, " ")
 		wait := lockGrace
 		if state == leaving || ending(pid) {
 			wait = lockWait
@@ -89,12 +90,12 @@ func (l *rootLock) leave() {
 	_ = l.write(fmt.Sprintf("%d %s\n", os.Getpid(), leaving)) // at worst a new daemon does not wait
 }
 
+// write replaces what the file says. Whoever reads it meanwhile finds the pid, if perhaps more lines than one.
 func (l *rootLock) write(s string) error {
-	if err := l.file.Truncate(0); err != nil {
+	if _, err := l.file.WriteAt([]byte(s), 0); err != nil {
 		return err
 	}
-	_, err := l.file.WriteAt([]byte(s), 0)
-	return err
+	return l.file.Truncate(int64(len(s)))
 }
 
 // release gives the lock back. The file stays: removing it would let two daemons hold locks of two files.

@@ -18,6 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
+	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker/workertest"
 )
@@ -46,7 +47,14 @@ func fakeWorker(ctx context.Context, cfg *config.Daemon, log *slog.Logger) (*dae
 	if err != nil {
 		return nil, err
 	}
+	received, err := filesync.NewStore(filepath.Join(cfg.Root, "received"), 0)
+	if err != nil {
+		return nil, err
+	}
 	return &daemon{
+		ReceiveDirectory: func(_ context.Context, s filesync.Stream) (filesync.Source, error) {
+			return filesync.Remote(s, received, filesync.RemoteOptions{}), nil
+		},
 		Builder: tel.Wrap(&workertest.Builder{Images: images}), Telemetry: tel, Images: images, OpenDirectory: workertest.OpenDirectory,
 		Platform: op.Platform{OS: "linux", Architecture: "amd64"},
 		Close: func() error {
@@ -81,6 +89,14 @@ func TestScript(t *testing.T) {
 				}
 				_ = os.RemoveAll(dir)
 			})
+			certs := filepath.Join(dir, "certs")
+			if err := os.Mkdir(certs, 0o700); err != nil {
+				return err
+			}
+			if err := makeCertificates(certs); err != nil {
+				return err
+			}
+			env.Setenv("CERTS", certs)
 			env.Setenv("R", root)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("BOXBUILD_IDLE_TIMEOUT", "1m")
@@ -88,7 +104,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mode": mode, "awaitgone": awaitGone, "awaitfile": awaitFile, "signal": signalDaemon,
+			"mode": mode, "awaitgone": awaitGone, "awaitfile": awaitFile, "signal": signalDaemon, "address": address,
 		},
 	})
 }
@@ -159,4 +175,20 @@ func signalDaemon(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("no daemon uses %s, or no signal %s", args[1], args[0])
 	}
 	ts.Check(syscall.Kill(pid, sig))
+}
+
+// address sets a variable to the address of a kind that a daemon has written to its log: address TCP tcp log.
+func address(ts *testscript.TestScript, _ bool, args []string) {
+	for {
+		log, err := os.ReadFile(ts.MkAbs(args[2]))
+		if err == nil {
+			for word := range strings.FieldsSeq(strings.NewReplacer("[", " ", "]", " ", "addr=", " ").Replace(string(log))) {
+				if strings.HasPrefix(word, args[1]+"://") {
+					ts.Setenv(args[0], strings.TrimPrefix(word, args[1]+"://"))
+					return
+				}
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }

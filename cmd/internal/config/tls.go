@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // TLS names the files, in PEM, by which both sides of a connection know one another.
@@ -32,9 +33,15 @@ func (t TLS) Server() (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
 		// Certificates are renewed while a daemon runs. To read two small files costs a tenth of a handshake.
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.server() },
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			cfg, err := t.server()
+			// HTTP/2 is for gRPC, whose clients offer nothing else; all others get what they ask for over HTTP/1.1.
+			if err == nil && slices.Contains(hello.SupportedProtos, "http/1.1") {
+				cfg.NextProtos = []string{"http/1.1"}
+			}
+			return cfg, err
+		},
 	}, nil
 }
 
@@ -44,7 +51,7 @@ func (t TLS) server() (*tls.Config, error) {
 		return nil, fmt.Errorf("reading the certificate of the daemon: %w", err)
 	}
 	cfg := &tls.Config{
-		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, Certificates: []tls.Certificate{pair},
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{pair},
 		// A session that was resumed would not have its client's certificate looked at again.
 		SessionTicketsDisabled: true,
 	}

@@ -36,7 +36,6 @@ func dial(conn net.Conn) (*grpc.ClientConn, error) {
 		grpc.WithDisableHealthCheck(),
 		grpc.WithInitialWindowSize(window),
 		grpc.WithInitialConnWindowSize(window),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage), grpc.ForceCodecV2(codec{}),
 		),

@@ -219,7 +219,7 @@ func writeContent(stream contentapi.Content_WriteClient, ref string, desc ocispe
 		}
 		return stream.Recv()
 	}
-	resp, err := ask(&contentapi.WriteContentRequest{
+	_, err := ask(&contentapi.WriteContentRequest{
 		Action: contentapi.WriteAction_STAT, Ref: ref, Total: desc.Size, Expected: desc.Digest.String(),
 	})
 	if err != nil {
@@ -235,7 +235,7 @@ func writeContent(stream contentapi.Content_WriteClient, ref string, desc ocispe
 		if n == 0 {
 			break
 		}
-		resp, err = ask(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_WRITE, Offset: at, Data: buf[:n]})
+		resp, err := ask(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_WRITE, Offset: at, Data: buf[:n]})
 		if err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ func stat(path string, mode fs.FileMode, size int64, link string) raw {
 	return protowire.AppendBytes(protowire.AppendTag(nil, fieldStat, protowire.BytesType), st)
 }
 
-func data(id uint32, text string) raw { return appendPacket(nil, packetData, id, []byte(text)) }
+func data(id uint32, text string) raw { return newPacket(packetData, id, []byte(text)) }
 
 // says sends messages and then waits for the end of the stream.
 func says(ms ...raw) script {
@@ -129,12 +129,12 @@ func TestHostile(t *testing.T) {
 		{"after its end", says(stat("a", 0o644, 1, ""), data(0, "x"), data(0, ""), data(0, "x")), `"a"`},
 		{"not listed", says(data(7, "x")), "file 7"},
 		{"list goes on", says(raw{}, raw{}), "after the end"},
-		{"early fin", says(stat("a", 0o644, 1, ""), appendPacket(nil, packetFin, 0, nil)), "before everything"},
-		{"endless fin", says(raw{}, appendPacket(nil, packetFin, 0, nil), appendPacket(nil, packetFin, 0, nil)), "twice"},
-		{"request", says(appendPacket(nil, packetReq, 0, nil)), "kind 1"},
-		{"unknown kind", says(appendPacket(nil, 99, 0, nil)), "kind 99"},
+		{"early fin", says(stat("a", 0o644, 1, ""), newPacket(packetFin, 0, nil)), "before everything"},
+		{"endless fin", says(raw{}, newPacket(packetFin, 0, nil), newPacket(packetFin, 0, nil)), "twice"},
+		{"request", says(newPacket(packetReq, 0, nil)), "kind 1"},
+		{"unknown kind", says(newPacket(99, 0, nil)), "kind 99"},
 		{"garbage", says(raw("\xff\xff\xff")), "malformed"},
-		{"error", says(appendPacket(nil, packetErr, 0, []byte("no\x1b[2Jway"))), "no?[2Jway"},
+		{"error", says(newPacket(packetErr, 0, []byte("no\x1b[2Jway"))), "no?[2Jway"},
 		{"gone", func(grpc.ServerStream) error { return nil }, "unexpected EOF"},
 		{"endless", func(s grpc.ServerStream) error {
 			for i := 0; ; i++ {
@@ -202,7 +202,7 @@ func TestUnusual(t *testing.T) {
 	}
 	play := func(stream grpc.ServerStream) error {
 		first := raw(protowire.AppendBytes(protowire.AppendTag(nil, fieldStat, protowire.BytesType), st))
-		end, fin := raw{}, raw(appendPacket(nil, packetFin, 0, nil))
+		end, fin := raw{}, newPacket(packetFin, 0, nil)
 		var m raw
 		for _, err := range []error{stream.SendMsg(&first), stream.SendMsg(&end), stream.RecvMsg(&m), stream.SendMsg(&fin)} {
 			if err != nil {
@@ -247,7 +247,7 @@ func TestSelectedHereToo(t *testing.T) {
 			}
 			answer := []raw{data(p.id, "x"), data(p.id, "")}
 			if p.kind == packetFin {
-				answer = []raw{appendPacket(nil, packetFin, 0, nil)}
+				answer = []raw{newPacket(packetFin, 0, nil)}
 			}
 			for i := range answer {
 				if err := stream.SendMsg(&answer[i]); err != nil || p.kind == packetFin {
@@ -270,9 +270,9 @@ func TestSelectedHereToo(t *testing.T) {
 // FuzzReceive has a client send any bytes for messages: the transfer ends, with a tree or an error, and the store stays one.
 func FuzzReceive(f *testing.F) {
 	for _, ms := range [][]raw{
-		{stat("a", 0o644, 1, ""), {}, data(0, "x"), data(0, ""), appendPacket(nil, packetFin, 0, nil)},
-		{stat("a", fs.ModeDir|0o755, 0, ""), stat("a/b", fs.ModeSymlink|0o777, 0, "c"), {}, appendPacket(nil, packetFin, 0, nil)},
-		{stat("a", 0o644, 0, ""), stat("b", 0o644, 0, "a"), {}, appendPacket(nil, packetErr, 0, []byte("no"))},
+		{stat("a", 0o644, 1, ""), {}, data(0, "x"), data(0, ""), newPacket(packetFin, 0, nil)},
+		{stat("a", fs.ModeDir|0o755, 0, ""), stat("a/b", fs.ModeSymlink|0o777, 0, "c"), {}, newPacket(packetFin, 0, nil)},
+		{stat("a", 0o644, 0, ""), stat("b", 0o644, 0, "a"), {}, newPacket(packetErr, 0, []byte("no"))},
 	} {
 		var all []byte
 		for _, m := range ms {

@@ -277,8 +277,8 @@ func TestSendFilesFails(t *testing.T) {
 		play script
 		want string
 	}{
-		{"not listed", says(appendPacket(nil, packetReq, 99, nil)), "file 99"},
-		{"error", says(appendPacket(nil, packetErr, 0, []byte("no space left"))), "no space left"},
+		{"not listed", says(newPacket(packetReq, 99, nil)), "file 99"},
+		{"error", says(newPacket(packetErr, 0, []byte("no space left"))), "no space left"},
 		{"leaves", func(grpc.ServerStream) error { return nil }, "ended the transfer"},
 		{"twice", func(stream grpc.ServerStream) error {
 			var m raw
@@ -287,7 +287,7 @@ func TestSendFilesFails(t *testing.T) {
 					return err
 				}
 			}
-			return says(appendPacket(nil, packetReq, 0, nil), appendPacket(nil, packetReq, 0, nil))(stream)
+			return says(newPacket(packetReq, 0, nil), newPacket(packetReq, 0, nil))(stream)
 		}, "file 0"},
 		{"a stat", says(stat("x", 0o644, 0, "")), "kind 0"},
 	} {
@@ -308,7 +308,7 @@ func TestSendLost(t *testing.T) {
 	tr := here(t, from, filesync.Selection{})
 	m := New(patient(t))
 	s := scripted(t, m, methodSend, func(stream grpc.ServerStream) error {
-		ask := raw(appendPacket(nil, packetReq, 0, nil))
+		ask := newPacket(packetReq, 0, nil)
 		var msg raw
 		for i := 0; ; i++ {
 			if err := stream.RecvMsg(&msg); err != nil {

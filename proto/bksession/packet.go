@@ -54,7 +54,7 @@ const (
 )
 
 // fields calls fn for each field of a message. num is the value of one that is a number, b that of one that has bytes.
-func fields(m []byte, fn func(field protowire.Number, num uint64, b []byte) error) error {
+func fields(m []byte, fn func(field int, num uint64, b []byte) error) error {
 	for len(m) > 0 {
 		field, kind, n := protowire.ConsumeTag(m)
 		if n < 0 {
@@ -75,7 +75,7 @@ func fields(m []byte, fn func(field protowire.Number, num uint64, b []byte) erro
 			return errPacket
 		}
 		m = m[n:]
-		if err := fn(field, num, b); err != nil {
+		if err := fn(int(field), num, b); err != nil {
 			return err
 		}
 	}
@@ -83,7 +83,7 @@ func fields(m []byte, fn func(field protowire.Number, num uint64, b []byte) erro
 }
 
 func parsePacket(m []byte) (p packet, err error) {
-	err = fields(m, func(field protowire.Number, num uint64, b []byte) error {
+	err = fields(m, func(field int, num uint64, b []byte) error {
 		switch field {
 		case fieldType:
 			p.kind = num
@@ -104,7 +104,7 @@ func parsePacket(m []byte) (p packet, err error) {
 func parseStat(m []byte) (e treehash.Entry, hardlink string, err error) {
 	var mode uint32
 	var major, minor uint64
-	err = fields(m, func(field protowire.Number, num uint64, b []byte) error {
+	err = fields(m, func(field int, num uint64, b []byte) error {
 		switch field {
 		case statPath:
 			e.Path = string(b)
@@ -143,7 +143,7 @@ func parseStat(m []byte) (e treehash.Entry, hardlink string, err error) {
 
 func parseXattr(m []byte) (k string, v []byte, err error) {
 	v = []byte{}
-	err = fields(m, func(field protowire.Number, _ uint64, b []byte) error {
+	err = fields(m, func(field int, _ uint64, b []byte) error {
 		switch field {
 		case 1:
 			k = string(b)
@@ -168,7 +168,7 @@ func modeOf(m fs.FileMode) uint32 {
 			out |= b.mode
 		}
 	}
-	switch m.Type() {
+	switch m.Type() { //nolint:exhaustive // others are bits of a mode, and no types
 	case 0:
 		return out | unix.S_IFREG
 	case fs.ModeDir:
@@ -226,9 +226,9 @@ func appendText(b []byte, field protowire.Number, v string) []byte {
 	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), v)
 }
 
-// appendPacket appends a message without a stat.
-func appendPacket(b []byte, kind uint64, id uint32, data []byte) []byte {
-	b = appendNumber(b, fieldType, kind)
+// newPacket makes a message without a stat.
+func newPacket(kind uint64, id uint32, data []byte) raw {
+	b := appendNumber(nil, fieldType, kind)
 	b = appendNumber(b, fieldID, uint64(id))
 	if len(data) > 0 {
 		b = protowire.AppendBytes(protowire.AppendTag(b, fieldData, protowire.BytesType), data)

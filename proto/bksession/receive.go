@@ -61,13 +61,13 @@ func (r *receiver) send(stop <-chan struct{}) {
 		r.ask = nil
 		r.mu.Unlock()
 		for _, id := range ask {
-			m := raw(appendPacket(nil, packetReq, id, nil))
+			m := newPacket(packetReq, id, nil)
 			if r.stream.SendMsg(&m) != nil {
 				return
 			}
 		}
 		if done {
-			m := raw(appendPacket(nil, packetFin, 0, nil))
+			m := newPacket(packetFin, 0, nil)
 			if r.stream.SendMsg(&m) == nil {
 				_ = r.stream.CloseSend()
 			}

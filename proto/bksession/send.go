@@ -87,7 +87,7 @@ func (s *sender) run(ctx context.Context, cancel context.CancelFunc, parts []Par
 	g.Go(func() error {
 		err := s.list(gctx, parts)
 		if err != nil {
-			_ = s.send(appendPacket(nil, packetErr, 0, []byte(err.Error())))
+			_ = s.send(newPacket(packetErr, 0, []byte(err.Error())))
 		}
 		return err
 	})
@@ -168,7 +168,7 @@ func (s *sender) answer() error {
 
 // finish ends the transfer from our side, and waits until the client has.
 func (s *sender) finish() error {
-	if err := s.send(appendPacket(nil, packetFin, 0, nil)); err != nil {
+	if err := s.send(newPacket(packetFin, 0, nil)); err != nil {
 		return err
 	}
 	s.sending.Lock()
@@ -251,7 +251,7 @@ func (s *sender) file(ctx context.Context, id uint32) error {
 			}
 		}
 		if err != nil {
-			return s.send(appendPacket(nil, packetData, id, nil))
+			return s.send(newPacket(packetData, id, nil))
 		}
 	}
 }

@@ -241,6 +241,11 @@ func buildName(b *boxbuildv1.BuildRecord) string {
 	if len(b.GetTags()) > 0 {
 		return strings.Join(b.GetTags(), ", ")
 	}
+	for _, o := range b.GetOutputs() {
+		if n := o.GetAttrs()["name"]; n != "" {
+			return n
+		}
+	}
 	attrs := b.GetAttrs()
 	name := attrs["context"]
 	if dir := attrs["localdir:context"]; name == "" && dir != "" {
@@ -249,8 +254,8 @@ func buildName(b *boxbuildv1.BuildRecord) string {
 	if name == "" {
 		name = b.GetFrontend()
 	}
-	if f := attrs["filename"]; f != "" && f != "Dockerfile" {
-		name += "/" + f
+	if f := attrs["filename"]; f != "" && (f != "Dockerfile" || name == "") {
+		name = filepath.Join(name, f)
 	}
 	if t := attrs["target"]; t != "" {
 		name += " (" + t + ")"

@@ -195,7 +195,9 @@ func (s *Store) bury(e *entry) error {
 	rec.Ended = rec.Created
 	count := counter{}
 	err := scan(e.logPath(), func(h head, body []byte) error {
-		rec.Ended = h.time
+		if h.time.After(rec.Ended) {
+			rec.Ended = h.time
+		}
 		count.entry(h)
 		return nil
 	})

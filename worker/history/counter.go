@@ -25,5 +25,6 @@ func (c *counter) entry(h head) {
 		if h.kind == kindCached {
 			c.steps.Cached++
 		}
+	case kindStarted, kindCanceled, kindLogged, kindProgress, kindRecord, kindFooter:
 	}
 }

@@ -28,39 +28,25 @@ var diffCopyDesc = grpc.StreamDesc{StreamName: "DiffCopy", ClientStreams: true, 
 // transfers is how often a directory is asked for if a file in it changes while it comes.
 const transfers = 3
 
-// A DirectoryRequest says which of a client's directories is meant, and how it is compared.
-type DirectoryRequest struct {
-	Name string // as the client calls it: "context", "dockerfile", a named context
-	// Hint tells directories of the same name apart, beside the session's shared key: local.sharedkeyhint.
-	Hint string
-	// Fresh has every file sent, whatever is known of it: local.differ=none.
-	Fresh bool
-}
-
 // Directory returns the client's directory of that name as a Source. Each Tree is one transfer, of what is not here yet.
 // The client applies the selection; whatever else it sends is left out.
-func (s *Session) Directory(ctx context.Context, name string) (filesync.Source, error) {
-	return s.OpenDirectory(ctx, DirectoryRequest{Name: name})
-}
-
-// OpenDirectory is Directory for a request with all that there is to say.
-func (s *Session) OpenDirectory(_ context.Context, req DirectoryRequest) (filesync.Source, error) {
+func (s *Session) Directory(_ context.Context, name string) (filesync.Source, error) {
 	if s.ctx.Err() != nil {
-		return nil, fmt.Errorf("opening the client's directory %q: %w", printable(req.Name, maxID), context.Cause(s.ctx))
+		return nil, fmt.Errorf("opening the client's directory %q: %w", printable(name, maxID), context.Cause(s.ctx))
 	}
 	if err := s.need(methodDiffCopy); err != nil {
 		return nil, err
 	}
 	if s.opt.Store == nil {
-		return nil, fmt.Errorf("opening the client's directory %q: there is no store to receive it in", printable(req.Name, maxID))
+		return nil, fmt.Errorf("opening the client's directory %q: there is no store to receive it in", printable(name, maxID))
 	}
-	return &source{s: s, req: req}, nil
+	return &source{s: s, name: name}, nil
 }
 
 // A source is a directory of the client's.
 type source struct {
-	s   *Session
-	req DirectoryRequest
+	s    *Session
+	name string
 
 	mu   sync.Mutex // guards held
 	held []func()   // give back trees
@@ -83,7 +69,7 @@ func (d *source) Tree(ctx context.Context, sel filesync.Selection) (treehash.Tre
 	var after *filesync.Intake
 	for n := 1; ; n++ {
 		in, err := d.s.opt.Store.Intake(ctx, filesync.IntakeRequest{
-			Key: d.key(), Shared: d.s.sharedKey == "", Fresh: d.req.Fresh, Select: sel, Limits: d.s.opt.Limits, After: after,
+			Key: d.key(), Shared: d.s.sharedKey == "", Select: sel, Limits: d.s.opt.Limits, After: after,
 		})
 		if err != nil {
 			return nil, d.fail(err)
@@ -101,7 +87,7 @@ func (d *source) Tree(ctx context.Context, sel filesync.Selection) (treehash.Tre
 }
 
 func (d *source) what() string {
-	return fmt.Sprintf("receiving the client's directory %q", printable(d.req.Name, maxID))
+	return fmt.Sprintf("receiving the client's directory %q", printable(d.name, maxID))
 }
 
 // fail is for errors that are not the stream's.
@@ -111,14 +97,14 @@ func (d *source) fail(err error) error {
 
 // key names the directory from one build to the next.
 func (d *source) key() string {
-	return fmt.Sprintf("%q %q %q", d.s.sharedKey, d.req.Name, d.req.Hint)
+	return fmt.Sprintf("%q %q", d.s.sharedKey, d.name)
 }
 
 // transfer makes one DiffCopy call, which puts the directory into in.
 func (d *source) transfer(ctx context.Context, sel filesync.Selection, in *filesync.Intake) (treehash.Tree, error) {
 	bound, cancel := d.s.Bind(ctx)
 	defer cancel()
-	md := metadata.Pairs(keyDirName, d.req.Name)
+	md := metadata.Pairs(keyDirName, d.name)
 	md.Append(keyInclude, sel.Include...)
 	md.Append(keyExclude, sel.Exclude...)
 	md.Append(keyFollow, sel.Follow...)

@@ -287,6 +287,7 @@ func TestIncremental(t *testing.T) {
 	}
 	check("other mode", opt, "key", all, "a")
 	check("unchanged after all that", opt, "key", all)
+	check("fresh", opt, "key", filesync.Selection{Fresh: true}, "a", "b/c", "b/new", "big")
 }
 
 // Without a shared key clients are not told apart. Times in whole seconds, which archives give to files that differ,

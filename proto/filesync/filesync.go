@@ -40,4 +40,7 @@ type Selection struct {
 	// the symlinks and what those lead to are added to Include, as BuildKit's followpaths are. If the root is among them
 	// they add nothing.
 	Follow []string
+	// Fresh has a client that sends its files send all of them, whatever is known of them: LLB's local.differ=none. A
+	// Source that compares contents anyway need not look at it.
+	Fresh bool
 }

@@ -27,8 +27,6 @@ type IntakeRequest struct {
 	// Shared says that others use the same key for directories of their own. Then a file counts as unchanged only if its
 	// time has a fraction of a second: archives give whole seconds to files that differ.
 	Shared bool
-	// Fresh has every file asked for, whatever is remembered.
-	Fresh bool
 	// Select is what was asked for. What comes besides is left out. Follow cannot be checked before everything is there:
 	// with it the sender says what is included.
 	Select Selection
@@ -116,7 +114,7 @@ func (s *Store) Intake(ctx context.Context, req IntakeRequest) (*Intake, error) 
 	root := &intakeDir{node: &node{}, same: true}
 	if req.Key != "" {
 		in.key = intakeKey(req.Key, req.Select)
-		if !req.Fresh {
+		if !req.Select.Fresh {
 			root.prev, root.alts = s.intakes.find(in.key)
 		}
 	}

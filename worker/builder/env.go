@@ -137,7 +137,9 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 		return nil, err
 	}
 	tctx, arrived := counting(ctx, l.Name)
-	tree, err := dir.Tree(tctx, filesync.Selection{Include: l.Include, Exclude: l.Exclude, Follow: l.Follow})
+	tree, err := dir.Tree(tctx, filesync.Selection{
+		Include: l.Include, Exclude: l.Exclude, Follow: l.Follow, Fresh: l.Differ == op.DifferNone,
+	})
 	arrived()
 	if err != nil {
 		return nil, fmt.Errorf("reading the %s directory: %w", l.Name, err)

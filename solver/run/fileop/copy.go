@@ -196,7 +196,7 @@ func (cp *copying) destination(it *treehash.Item) (*place, string, error) {
 	return p, s.rest[last], err
 }
 
-// dirAttrs are those of directories that are made for something to be in. They never have set-ID bits nor the sticky
+// dirAttrs are those of directories that are made for something to be in. They never get set-ID bits nor the sticky
 // one, whatever the mode of the files is.
 func (cp *copying) dirAttrs() attrs {
 	a := attrs{mode: 0o755, owner: cp.owner, time: cp.c.Time}

@@ -427,6 +427,34 @@ func TestCopySpecialBits(t *testing.T) {
 	})
 }
 
+// Directories that are made in one with the set-group-ID bit have its group and the bit; those that are copied are as they
+// were. An owner that is given counts, and the bit stays.
+func TestSetGroupID(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		base := e.base(func(dir string) {
+			files(t, "sg/")(dir)
+			if err := errors.Join(os.Chown(dir+"/sg", 0, 50), unix.Chmod(dir+"/sg", 0o2775)); err != nil {
+				t.Fatal(err)
+			}
+		})
+		got := e.must(base, e.base(files(t, "d/s/", "d/f=1")),
+			op.FileAction{Copy: dockerfile("/d", "/sg/new/in")},
+			op.FileAction{Copy: with(dockerfile("/d/f", "/sg/own/f"), func(c *op.Copy) { c.Owner = &op.Owner{UID: 7, GID: 8} })},
+			op.FileAction{Mkdir: &op.Mkdir{Path: "/sg/w/x", Mode: 0o755, Parents: true}})
+		for _, want := range []string{
+			`"sg/new" 042755 0:50`, `"sg/new/in" 042755 0:50`, `"sg/new/in/s" 040755 0:0`,
+			`"sg/own" 042755 7:8`, `"sg/own/f" 100644 7:8`, `"sg/w" 042755 0:50`, `"sg/w/x" 042755 0:50`,
+		} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %s in\n%s", want, got)
+			}
+		}
+	})
+}
+
 // Names that mean something else in a layer are copied, with a warning that names the first of each source.
 func TestCopyWhiteoutNames(t *testing.T) {
 	everyWay(t, func(t *testing.T, e *testEnv) {

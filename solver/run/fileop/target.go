@@ -386,7 +386,12 @@ func (t *target) makeDir(p *place, name string, a attrs) (*place, error) {
 				return err
 			}
 		}
-		if err := unix.Fchmod(fd, a.mode&0o7777); err != nil {
+		// In a directory with the set-group-ID bit a new one has it too, and the group: what is made keeps to that.
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if err := unix.Fchmod(fd, a.mode&0o7777|st.Mode&unix.S_ISGID); err != nil {
 			return err
 		}
 		if !a.time.IsZero() {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/docker/cli/cli/command/formatter"
+	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/client"
@@ -81,8 +82,14 @@ func (a *app) diskUsage(ctx context.Context, verbose bool, format string) error 
 		}
 		return err
 	}
-	if verbose && format != formatter.TableFormatKey && format != formatter.RawFormatKey {
+	switch h := du.GetHistory(); {
+	case !verbose || format == formatter.RawFormatKey:
+	case format != formatter.TableFormatKey:
 		fmt.Fprintln(a.stdout)
+	case h.GetTotal() > 0:
+		// Docker keeps no such thing.
+		fmt.Fprintf(a.stdout, "\nBuild history usage: %s of %s, %s reclaimable (boxbuild builds rm)\n",
+			units.HumanSize(float64(h.GetSize())), plural(int(h.GetTotal()), "build"), units.HumanSize(float64(h.GetReclaimable())))
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/boxbuild/boxbuild/worker/api/buildkit/records"
 	"github.com/boxbuild/boxbuild/worker/api/native"
 	"github.com/boxbuild/boxbuild/worker/history"
-	"github.com/boxbuild/boxbuild/worker/images"
 )
 
 // openHistory opens the records of builds. Each service has their errors back as it tells its clients of them.
@@ -35,11 +34,4 @@ func (w *wiring) openHistory() (err error) {
 // hasBlob says whether the store has a blob.
 func (w *wiring) hasBlob(d digest.Digest) bool {
 	return w.blobs.Has(blob.Descriptor{Digest: d, Size: blob.UnknownSize})
-}
-
-// historyCache is the history as the disk usage has it. Pruning the build cache leaves it alone.
-func (w *wiring) historyCache() images.SourceCache {
-	return images.SourceCache{
-		Name: "history", Type: "internal", Description: "records and logs of builds", Usage: w.history.Usage,
-	}
 }

@@ -408,7 +408,7 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 	})
 	svc := images.New(images.Deps{
 		Layers: w.layers, Leases: w.leases, Transfer: move, Platform: host, Mounts: cacheMounts{w.runner},
-		Sources: append(sourceCaches(w.git, w.received), w.historyCache()),
+		Sources: sourceCaches(w.git, w.received),
 		Reserve: images.NewReserve(w.path("reserve")),
 	})
 	told, tel, err := w.operate(ctx, w.history.Wrap(b), svc)

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -136,23 +135,46 @@ func (s *Store) OpenBlob(d digest.Digest) (*os.File, error) {
 	return f, nil
 }
 
-// Usage returns how many bytes the history takes on the disk.
-func (s *Store) Usage(ctx context.Context) (int64, error) {
-	var total int64
-	err := filepath.WalkDir(s.opt.Dir, func(_ string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+// A Usage is what the history takes on the disk.
+type Usage struct {
+	Builds, Running   int
+	Size, Reclaimable int64 // bytes; what Remove can free of builds that have ended and are not pinned
+}
+
+// Usage returns what the history takes on the disk.
+func (s *Store) Usage() Usage {
+	s.mu.Lock()
+	type files struct {
+		paths     []string
+		removable bool
+	}
+	var all []files
+	var u Usage
+	for _, e := range s.entries {
+		f := files{[]string{e.logPath(), e.recordPath()}, e.live == nil && !e.rec.Pinned}
+		for _, d := range e.rec.Attachments {
+			f.paths = append(f.paths, e.blobPath(d.Digest))
 		}
-		if err != nil || d.IsDir() {
-			return ignoreGone(err)
+		all = append(all, f)
+		u.Builds++
+		if e.live != nil {
+			u.Running++
 		}
-		info, err := d.Info()
-		if err == nil {
-			total += info.Size()
+	}
+	s.mu.Unlock()
+	for _, f := range all {
+		for _, path := range f.paths {
+			fi, err := os.Stat(path)
+			if err != nil {
+				continue // it has no such file, or is gone
+			}
+			u.Size += fi.Size()
+			if f.removable {
+				u.Reclaimable += fi.Size()
+			}
 		}
-		return ignoreGone(err)
-	})
-	return total, err
+	}
+	return u
 }
 
 // Leases is what a lease.Manager has to know of the history: each record keeps the documents of the images that were built,

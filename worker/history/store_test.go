@@ -292,8 +292,8 @@ func TestAttach(t *testing.T) {
 	if got, err := io.ReadAll(f); err != nil || string(got) != "new" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if n, err := s.Usage(t.Context()); err != nil || n < 3 {
-		t.Errorf("usage: %d, %v", n, err)
+	if u := s.Usage(); u.Builds != 1 || u.Running != 0 || u.Size < 3 || u.Reclaimable != u.Size {
+		t.Errorf("usage: %+v", u)
 	}
 	if err := s.Remove("a"); err != nil {
 		t.Fatal(err)

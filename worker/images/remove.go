@@ -330,9 +330,6 @@ func (s *Service) pruneSources(ctx context.Context, p *pruning, left int64) erro
 		return nil
 	}
 	for _, c := range s.deps.Sources {
-		if c.Prune == nil {
-			continue
-		}
 		if !p.before.match(c.Name) {
 			continue
 		}

@@ -54,8 +54,7 @@ type SourceCache struct {
 	Name, Description string
 	Type              string // of the record that stands for it: "source.local"
 	Usage             func(ctx context.Context) (int64, error)
-	// Prune removes what is not in use until at most limit bytes are left, as far as it can, and says how many it freed. It
-	// is nil for what is no cache: that counts as in use.
+	// Prune removes what is not in use until at most limit bytes are left, as far as it can, and says how many it freed.
 	Prune func(ctx context.Context, limit int64) (int64, error)
 }
 

@@ -131,16 +131,10 @@ func (s *Service) sourceUsage(ctx context.Context, du *worker.DiskUsage) error {
 		if size == 0 {
 			continue
 		}
-		du.Records = append(du.Records, worker.UsageRecord{
-			ID: c.Name, Type: c.Type, Description: c.Description, Size: size, InUse: c.Prune == nil,
-		})
+		du.Records = append(du.Records, worker.UsageRecord{ID: c.Name, Type: c.Type, Description: c.Description, Size: size})
 		du.BuildCache.Total++
 		du.BuildCache.Size += size
-		if c.Prune == nil {
-			du.BuildCache.Active++
-		} else {
-			du.BuildCache.Reclaimable += size
-		}
+		du.BuildCache.Reclaimable += size
 	}
 	return nil
 }

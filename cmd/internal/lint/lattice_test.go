@@ -106,7 +106,7 @@ var lattice = []struct {
 	{"worker/transfer", []string{
 		"worker", "worker/images", "solver", "solver/op", "snapshot/...", "exporter/...", "frontend", "proto/registry",
 	}},
-	{"worker/history", []string{"worker", "solver", "snapshot/lease", "frontend/report"}},
+	{"worker/history", []string{"worker", "solver", "solver/op", "snapshot/lease", "frontend/report"}},
 	{"worker/...", []string{
 		"worker", "solver", "solver/op", "executor", "snapshot/...", "exporter/...", "frontend", "proto/registry", "proto/filesync",
 	}},

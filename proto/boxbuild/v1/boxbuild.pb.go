@@ -6169,7 +6169,8 @@ type DiskUsageResponse struct {
 	Images        *UsageClass            `protobuf:"bytes,1,opt,name=images,proto3" json:"images,omitempty"`
 	BuildCache    *UsageClass            `protobuf:"bytes,2,opt,name=build_cache,json=buildCache,proto3" json:"build_cache,omitempty"`
 	Records       []*UsageRecord         `protobuf:"bytes,3,rep,name=records,proto3" json:"records,omitempty"`
-	Total         int64                  `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"` // bytes of all that the store keeps, each once
+	Total         int64                  `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`    // bytes of all that the store keeps, each once
+	History       *UsageClass            `protobuf:"bytes,5,opt,name=history,proto3" json:"history,omitempty"` // records and logs of builds; those that run are active
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6230,6 +6231,13 @@ func (x *DiskUsageResponse) GetTotal() int64 {
 		return x.Total
 	}
 	return 0
+}
+
+func (x *DiskUsageResponse) GetHistory() *UsageClass {
+	if x != nil {
+		return x.History
+	}
+	return nil
 }
 
 type UsageClass struct {
@@ -7114,13 +7122,14 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"goroutines\x18\x1b \x01(\x05R\n" +
 	"goroutines\x12\x14\n" +
 	"\x05files\x18\x1c \x01(\x05R\x05files\"\x12\n" +
-	"\x10DiskUsageRequest\"\xc8\x01\n" +
+	"\x10DiskUsageRequest\"\xfb\x01\n" +
 	"\x11DiskUsageResponse\x12/\n" +
 	"\x06images\x18\x01 \x01(\v2\x17.boxbuild.v1.UsageClassR\x06images\x128\n" +
 	"\vbuild_cache\x18\x02 \x01(\v2\x17.boxbuild.v1.UsageClassR\n" +
 	"buildCache\x122\n" +
 	"\arecords\x18\x03 \x03(\v2\x18.boxbuild.v1.UsageRecordR\arecords\x12\x14\n" +
-	"\x05total\x18\x04 \x01(\x03R\x05total\"p\n" +
+	"\x05total\x18\x04 \x01(\x03R\x05total\x121\n" +
+	"\ahistory\x18\x05 \x01(\v2\x17.boxbuild.v1.UsageClassR\ahistory\"p\n" +
 	"\n" +
 	"UsageClass\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x16\n" +
@@ -7416,57 +7425,58 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	84,  // 96: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
 	84,  // 97: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
 	85,  // 98: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	99,  // 99: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	99,  // 100: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
-	61,  // 101: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
-	47,  // 102: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
-	6,   // 103: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
-	48,  // 104: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
-	21,  // 105: boxbuild.v1.Builds.Watch:input_type -> boxbuild.v1.WatchRequest
-	22,  // 106: boxbuild.v1.Builds.ListBuilds:input_type -> boxbuild.v1.ListBuildsRequest
-	24,  // 107: boxbuild.v1.Builds.InspectBuild:input_type -> boxbuild.v1.InspectBuildRequest
-	27,  // 108: boxbuild.v1.Builds.UpdateBuild:input_type -> boxbuild.v1.UpdateBuildRequest
-	49,  // 109: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
-	52,  // 110: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
-	54,  // 111: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
-	57,  // 112: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
-	59,  // 113: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
-	63,  // 114: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
-	66,  // 115: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
-	70,  // 116: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
-	74,  // 117: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
-	76,  // 118: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	78,  // 119: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
-	80,  // 120: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	82,  // 121: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	86,  // 122: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	88,  // 123: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	16,  // 124: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	48,  // 125: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	16,  // 126: boxbuild.v1.Builds.Watch:output_type -> boxbuild.v1.BuildOutput
-	23,  // 127: boxbuild.v1.Builds.ListBuilds:output_type -> boxbuild.v1.ListBuildsResponse
-	25,  // 128: boxbuild.v1.Builds.InspectBuild:output_type -> boxbuild.v1.BuildRecord
-	28,  // 129: boxbuild.v1.Builds.UpdateBuild:output_type -> boxbuild.v1.UpdateBuildResponse
-	50,  // 130: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	53,  // 131: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	55,  // 132: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	58,  // 133: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	60,  // 134: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	64,  // 135: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	67,  // 136: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	71,  // 137: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	48,  // 138: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	77,  // 139: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	79,  // 140: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
-	81,  // 141: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	83,  // 142: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	87,  // 143: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	89,  // 144: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	124, // [124:145] is the sub-list for method output_type
-	103, // [103:124] is the sub-list for method input_type
-	103, // [103:103] is the sub-list for extension type_name
-	103, // [103:103] is the sub-list for extension extendee
-	0,   // [0:103] is the sub-list for field type_name
+	84,  // 99: boxbuild.v1.DiskUsageResponse.history:type_name -> boxbuild.v1.UsageClass
+	99,  // 100: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	99,  // 101: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	61,  // 102: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
+	47,  // 103: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
+	6,   // 104: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
+	48,  // 105: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
+	21,  // 106: boxbuild.v1.Builds.Watch:input_type -> boxbuild.v1.WatchRequest
+	22,  // 107: boxbuild.v1.Builds.ListBuilds:input_type -> boxbuild.v1.ListBuildsRequest
+	24,  // 108: boxbuild.v1.Builds.InspectBuild:input_type -> boxbuild.v1.InspectBuildRequest
+	27,  // 109: boxbuild.v1.Builds.UpdateBuild:input_type -> boxbuild.v1.UpdateBuildRequest
+	49,  // 110: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
+	52,  // 111: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
+	54,  // 112: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
+	57,  // 113: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
+	59,  // 114: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
+	63,  // 115: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
+	66,  // 116: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
+	70,  // 117: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
+	74,  // 118: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
+	76,  // 119: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
+	78,  // 120: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	80,  // 121: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	82,  // 122: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	86,  // 123: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	88,  // 124: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	16,  // 125: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	48,  // 126: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	16,  // 127: boxbuild.v1.Builds.Watch:output_type -> boxbuild.v1.BuildOutput
+	23,  // 128: boxbuild.v1.Builds.ListBuilds:output_type -> boxbuild.v1.ListBuildsResponse
+	25,  // 129: boxbuild.v1.Builds.InspectBuild:output_type -> boxbuild.v1.BuildRecord
+	28,  // 130: boxbuild.v1.Builds.UpdateBuild:output_type -> boxbuild.v1.UpdateBuildResponse
+	50,  // 131: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	53,  // 132: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	55,  // 133: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	58,  // 134: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	60,  // 135: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	64,  // 136: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	67,  // 137: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	71,  // 138: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	48,  // 139: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	77,  // 140: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	79,  // 141: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	81,  // 142: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	83,  // 143: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	87,  // 144: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	89,  // 145: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	125, // [125:146] is the sub-list for method output_type
+	104, // [104:125] is the sub-list for method input_type
+	104, // [104:104] is the sub-list for extension type_name
+	104, // [104:104] is the sub-list for extension extendee
+	0,   // [0:104] is the sub-list for field type_name
 }
 
 func init() { file_boxbuild_v1_boxbuild_proto_init() }

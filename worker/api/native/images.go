@@ -100,6 +100,13 @@ func (s *Server) DiskUsage(ctx context.Context, _ *boxbuildv1.DiskUsageRequest) 
 		return nil, err
 	}
 	out := &boxbuildv1.DiskUsageResponse{Images: wireUsage(du.Images), BuildCache: wireUsage(du.BuildCache), Total: du.Total}
+	if s.opt.History != nil {
+		u := s.opt.History.Usage()
+		out.History = &boxbuildv1.UsageClass{
+			Total: int32(u.Builds), Active: int32(u.Running), Size: u.Size, Reclaimable: u.Reclaimable,
+		}
+		out.Total += u.Size
+	}
 	for _, r := range du.Records {
 		out.Records = append(out.Records, &boxbuildv1.UsageRecord{
 			Id: r.ID, Parent: r.Parent, Type: r.Type, Description: r.Description, Size: r.Size,

@@ -111,10 +111,18 @@ func Load(ctx context.Context, def *pb.Definition, env frontend.Env) (*solver.In
 // Pin pins the sources of a graph that was decoded from outside, and returns its root.
 func Pin(ctx context.Context, root *solver.Input, env frontend.Env) (*solver.Input, error) {
 	sources := llb.Claims(*root)
-	pinned := make([]op.Source, len(sources))
+	asked := make(map[string]int, len(sources)) // equal sources are one question
+	var questions []*solver.Vertex
+	for _, v := range sources {
+		if k := question(v); asked[k] == 0 {
+			questions = append(questions, v)
+			asked[k] = len(questions)
+		}
+	}
+	pinned := make([]op.Source, len(questions))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxPins)
-	for i, v := range sources {
+	for i, v := range questions {
 		g.Go(func() (err error) {
 			src, ok := v.Op().(op.Source)
 			if !ok {
@@ -129,11 +137,14 @@ func Pin(ctx context.Context, root *solver.Input, env frontend.Env) (*solver.Inp
 		return nil, err
 	}
 	with := make(map[*solver.Vertex]solver.Op, len(sources))
-	for i, v := range sources {
-		with[v] = pinned[i]
+	for _, v := range sources {
+		with[v] = pinned[asked[question(v)]-1]
 	}
 	return &llb.Replace([]solver.Input{*root}, with)[0], nil
 }
+
+// question names what is asked when the source of v is pinned: all that the definition says of it.
+func question(v *solver.Vertex) string { return string(llb.Digest(v)) }
 
 // pin pins a source, as a step of its own if that takes long.
 func pin(ctx context.Context, src op.Source, env frontend.Env) (pinned op.Source, err error) {

@@ -108,6 +108,35 @@ type ref struct {
 	in    solver.Input
 	image *frontend.Image   // what a frontend says of it; nil for none
 	def   *opspb.Definition // as it was given, or nil: then it is encoded
+
+	making chan struct{} // holds a token while it is not known whether it can be made
+	err    error         // why it cannot; only whoever has the token writes it
+	made   bool          // as err
+}
+
+// newRef returns a ref.
+func newRef(in solver.Input) *ref {
+	r := &ref{in: in, making: make(chan struct{}, 1)}
+	r.making <- struct{}{}
+	return r
+}
+
+// make has the ref made by f, once: that it failed it remembers, unless it was given up.
+func (r *ref) make(ctx context.Context, f func(context.Context) error) error {
+	select {
+	case <-r.making:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { r.making <- struct{}{} }()
+	if r.made || r.err != nil {
+		return r.err
+	}
+	err := f(ctx)
+	if r.made = err == nil; err != nil && ctx.Err() == nil {
+		r.err = err
+	}
+	return err
 }
 
 // add makes a ref known and returns its ID.

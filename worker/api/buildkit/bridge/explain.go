@@ -37,7 +37,7 @@ func (c *conversation) explain(err error) error {
 		if byInput[i] == "" {
 			in := v.Vertex.Inputs()[i]
 			in.Select = nil
-			byInput[i] = c.add(&ref{in: in})
+			byInput[i] = c.add(newRef(in))
 		}
 		return byInput[i]
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/boxbuild/boxbuild/frontend"
 )
 
-// readable returns a ref that is not the empty tree, and what reads it.
-func (c *conversation) readable(id string) (*ref, frontend.FileReader, error) {
+// readable returns a ref that is not the empty tree, made, and what reads it.
+func (c *conversation) readable(ctx context.Context, id string) (*ref, frontend.FileReader, error) {
 	r, err := c.ref(id)
 	if err != nil {
 		return nil, nil, err
@@ -26,13 +26,13 @@ func (c *conversation) readable(id string) (*ref, frontend.FileReader, error) {
 	if !ok {
 		return nil, nil, lacks("read files")
 	}
-	return r, reader, nil
+	return r, reader, c.evaluate(ctx, r)
 }
 
 // ReadFile returns a file of a ref, or a part of it.
 func (c *conversation) ReadFile(ctx context.Context, in *pb.ReadFileRequest) (*pb.ReadFileResponse, error) {
 	return answer(ctx, c, func(ctx context.Context) (*pb.ReadFileResponse, error) {
-		r, reader, err := c.readable(in.GetRef())
+		r, reader, err := c.readable(ctx, in.GetRef())
 		if err != nil {
 			return nil, err
 		}
@@ -56,7 +56,7 @@ func empty(in *pb.ReadFileRequest) bool {
 // ReadDir lists a directory of a ref.
 func (c *conversation) ReadDir(ctx context.Context, in *pb.ReadDirRequest) (*pb.ReadDirResponse, error) {
 	return answer(ctx, c, func(ctx context.Context) (*pb.ReadDirResponse, error) {
-		r, reader, err := c.readable(in.GetRef())
+		r, reader, err := c.readable(ctx, in.GetRef())
 		if err != nil {
 			return nil, err
 		}
@@ -71,7 +71,7 @@ func (c *conversation) ReadDir(ctx context.Context, in *pb.ReadDirRequest) (*pb.
 // StatFile describes a file of a ref.
 func (c *conversation) StatFile(ctx context.Context, in *pb.StatFileRequest) (*pb.StatFileResponse, error) {
 	return answer(ctx, c, func(ctx context.Context) (*pb.StatFileResponse, error) {
-		r, reader, err := c.readable(in.GetRef())
+		r, reader, err := c.readable(ctx, in.GetRef())
 		if err != nil {
 			return nil, err
 		}
@@ -103,7 +103,8 @@ func (c *conversation) evaluate(ctx context.Context, refs ...*ref) error {
 		return lacks("evaluate results")
 	}
 	for _, r := range refs {
-		if err := ev.Evaluate(ctx, r.in); err != nil {
+		err := r.make(ctx, func(ctx context.Context) error { return ev.Evaluate(ctx, r.in) })
+		if err != nil {
 			return err
 		}
 	}

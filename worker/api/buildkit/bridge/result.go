@@ -55,7 +55,8 @@ func ofOutput(out *frontend.Output) (*result, error) {
 		list.Platforms = append(list.Platforms, listedPlatform{id, p})
 		var x *ref
 		if img.Root != nil {
-			x = &ref{in: *img.Root, image: img}
+			x = newRef(*img.Root)
+			x.image = img
 		}
 		suffix := ""
 		if r.refs == nil {

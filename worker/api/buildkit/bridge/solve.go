@@ -97,7 +97,9 @@ func (c *conversation) solve(ctx context.Context, in *pb.SolveRequest) (*result,
 		if err != nil || root == nil {
 			return &result{}, err
 		}
-		return &result{one: &ref{in: *root, def: in.GetDefinition()}}, nil
+		r := newRef(*root)
+		r.def = in.GetDefinition()
+		return &result{one: r}, nil
 	case name == "":
 		return &result{}, nil
 	default:

@@ -75,6 +75,10 @@ func details(err error) []proto.Message {
 	if errors.As(err, &vertex) && vertex.Vertex != nil {
 		out = append(out, &errdefs.Vertex{Digest: progress.Digest(vertex.Vertex).String()})
 	}
+	var step *errdefs.SolveError
+	if errors.As(err, &step) {
+		out = append(out, step.Solve)
+	}
 	for _, src := range sources(err) {
 		out = append(out, Source(src))
 	}

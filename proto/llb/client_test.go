@@ -255,7 +255,7 @@ func (c *client) run() llb.State {
 
 // action returns a chain of file actions.
 func (c *client) action() *llb.FileAction {
-	var owner llb.ChownOption = llb.WithUIDGID(c.IntN(3), c.IntN(3))
+	owner := llb.WithUIDGID(c.IntN(3), c.IntN(3))
 	if c.chance(3) {
 		owner = llb.WithUser([]string{"name", "name:group", "name:7", "3:group", "root:0"}[c.IntN(5)])
 	}

@@ -536,7 +536,7 @@ func (c *client) mutateMany(m protoreflect.Message, f protoreflect.FieldDescript
 
 func (c *client) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 	n := []int64{-2, -1, 0, 1, 2, 3, 7, 1 << 30, 1 << 62}[c.IntN(9)]
-	switch f.Kind() {
+	switch f.Kind() { //nolint:exhaustive // LLB has no others
 	case protoreflect.BoolKind:
 		return protoreflect.ValueOfBool(n&1 == 0)
 	case protoreflect.Int32Kind:

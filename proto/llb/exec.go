@@ -197,10 +197,8 @@ func mountSelector(m *op.ExecMount) (*solver.Selector, error) {
 
 // checkMounts checks what concerns all mounts: there is one root, and the outputs are numbered without gaps.
 func checkMounts(e *op.Exec) error {
-	roots := 0
-	var outputs []bool
-	outputs = make([]bool, len(e.Mounts))
-	most := 0
+	roots, most := 0, 0
+	outputs := make([]bool, len(e.Mounts))
 	for i := range e.Mounts {
 		m := &e.Mounts[i]
 		if m.Dest == pb.RootMount {

@@ -177,5 +177,6 @@ func (g *Git) Question() *Git {
 	return &Git{
 		Remote: g.Remote, Ref: g.Ref, Checksum: g.Checksum, KeepGitDir: g.Keeps(), FetchByCommit: g.FetchByCommit,
 		AuthTokenSecret: g.AuthTokenSecret, AuthHeaderSecret: g.AuthHeaderSecret, SSH: g.SSH, KnownHosts: g.KnownHosts,
+		Bundle: g.Bundle, BundleSession: g.BundleSession, BundleStore: g.BundleStore, Signature: g.Signature,
 	}
 }

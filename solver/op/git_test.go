@@ -62,6 +62,27 @@ func TestGitKey(t *testing.T) {
 	}
 }
 
+// TestGitQuestion checks that what a pin depends on is in the question: who has to have signed, above all.
+func TestGitQuestion(t *testing.T) {
+	for name, g := range map[string]Git{
+		"signature": {Signature: &GitSignature{PublicKeys: "k"}},
+		"bundle":    {Bundle: "b", BundleSession: "s", BundleStore: "t"},
+		"checksum":  {Checksum: "c"},
+	} {
+		base := Git{Remote: "https://host/r.git", Ref: "main"}
+		g.Remote, g.Ref = base.Remote, base.Ref
+		if gitKey(*g.Question()) == gitKey(*base.Question()) {
+			t.Errorf("%s is not asked for", name)
+		}
+		g.Subdir, g.CommitTime = "x", true
+		plain := g
+		plain.Subdir, plain.CommitTime = "", false
+		if gitKey(*g.Question()) != gitKey(*plain.Question()) {
+			t.Errorf("%s: what is done with the commit is asked for", name)
+		}
+	}
+}
+
 // TestGitString checks that a repository is shown without scheme and credentials, and that no key of a pinned one has
 // them: keys are kept as documents.
 func TestGitString(t *testing.T) {

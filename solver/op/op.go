@@ -117,8 +117,8 @@ type Local struct {
 	Session   string   // of the client; empty for the one that asked for the build
 	// Differ says what makes a file of the client's a changed one. It matters for the transfer only.
 	Differ LocalDiffer
-	// MetadataOnly has files come without their contents, as empty files with all of their metadata, except for those
-	// that MetadataExceptions (patternmatcher syntax) selects.
+	// MetadataOnly makes the tree consist of what MetadataExceptions (patternmatcher syntax) selects, and a file
+	// ".fsutil-metadata" that describes everything.
 	MetadataOnly       bool
 	MetadataExceptions []string
 	// Unique is LLB's local.unique, which makes definitions differ. It has no influence on the tree.

@@ -146,7 +146,8 @@ func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x *
 	}
 	var whole *os.File
 	ends := &m.cleanup
-	if x.Output != op.NoOutput || !x.ReadOnly {
+	// A root that the process cannot write to can still get mount points.
+	if x.Output != op.NoOutput || !x.ReadOnly || path.Clean(x.Dest) == "/" {
 		d, err := r.newDraft(ctx, parent)
 		if err != nil {
 			return nil, lost(err, x.Input)

@@ -213,6 +213,12 @@ func (e *fileEnv) Warn(w solver.Warning) {
 	}
 }
 
+// Materialize returns res as a snapshot, "" for the empty tree. A directory of a client's is copied into one, which the
+// lease in ctx holds.
+func (r *Runner) Materialize(ctx context.Context, res solver.Result) (snapshot.ID, error) {
+	return r.materialize(ctx, res)
+}
+
 // materialize returns res as a snapshot: a directory of a client's is copied into one. Builds that want the same
 // directory at the same time may each copy it; they do not wait for one another, since either could be cancelled.
 func (r *Runner) materialize(ctx context.Context, res solver.Result) (snapshot.ID, error) {

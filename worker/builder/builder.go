@@ -142,14 +142,13 @@ func (b *Builder) solve(ctx context.Context, id string, out *frontend.Output, em
 			root, results = results[0], results[1:]
 		}
 		g.Go(func() error {
-			top, ok := run.SnapshotOf(root)
-			if !ok {
-				return fmt.Errorf("the build's result %q is no file system of the store", root)
+			top, err := b.deps.Runner.Materialize(gctx, root)
+			if err != nil {
+				return fmt.Errorf("reading the build's result: %w", err)
 			}
 			if stores {
 				g.Go(func() error { return b.syncAhead(gctx, top) })
 			}
-			var err error
 			made[i], err = b.assemble(gctx, img, top, em)
 			return err
 		})

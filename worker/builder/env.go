@@ -144,6 +144,11 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the %s directory: %w", l.Name, err)
 	}
+	if l.MetadataOnly {
+		if tree, err = onlyMetadata(ctx, tree, l.MetadataExceptions); err != nil {
+			return nil, fmt.Errorf("reading the %s directory: %w", l.Name, err)
+		}
+	}
 	rooted, ok := tree.(treehash.Rooted)
 	if !ok {
 		return nil, fmt.Errorf("reading the %s directory: its tree has no root digest", l.Name)

@@ -111,12 +111,13 @@ type value struct {
 	draft  *Draft        // while it is being written
 	result solver.Result // when it is not
 	passed bool          // its draft has become that of a later action
+	empty  bool          // it is the empty tree, or was before actions changed it
 }
 
 func newRun(env Env, f *op.File, inputs []solver.Result) (*run, error) {
 	r := &run{env: env, f: f, inputs: len(inputs), values: make([]value, len(inputs)+len(f.Actions))}
 	for i, in := range inputs {
-		r.values[i].result = in
+		r.values[i].result, r.values[i].empty = in, in == Empty
 	}
 	r.out = make([]int, f.Outputs())
 	for i := range r.out {
@@ -280,7 +281,8 @@ func (r *run) action(ctx context.Context, i int) error {
 		return err
 	}
 	t.users, t.groups = trees[1], trees[2]
-	t.empty = a.Input == op.NoInput || r.values[a.Input].result == Empty
+	t.empty = a.Input == op.NoInput || r.values[a.Input].empty
+	r.values[r.inputs+i].empty = t.empty
 	err = r.perform(ctx, t, a, src)
 	if cerr := t.close(); err == nil {
 		err = cerr

@@ -180,9 +180,33 @@ func TestRm(t *testing.T) {
 	check(t, dumpDir(t, canary), before)
 }
 
+// A name is looked up for each of several actions, in what the first began with; where that was nothing, it is an error.
+func TestOwnerOfSeveral(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	everyWay(t, func(t *testing.T, e *testEnv) {
+		named := func(src, dst string) op.FileAction {
+			return op.FileAction{Copy: with(dockerfile(src, dst), func(c *op.Copy) { c.Owner = &op.Owner{User: "app", GID: op.PrimaryGroup} })}
+		}
+		base := e.base(files(t, "etc/passwd=app:x:7:8::/:/bin/sh\n"))
+		src := e.base(files(t, "a=1", "b=2"))
+		got := e.must(base, src, named("/a", "/x/"), named("/b", "/x/"))
+		for _, want := range []string{`"x" 040755 7:8`, `"x/a" 100644 7:8`, `"x/b" 100644 7:8`} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %s in\n%s", want, got)
+			}
+		}
+		for _, first := range []op.FileAction{named("/a", "/x/"), {Mkfile: &op.Mkfile{Path: "/f", Mode: 0o644}}} {
+			if _, err := e.do(Empty, src, first, named("/b", "/x/")); err == nil || !strings.Contains(err.Error(), `looking up the owner "app"`) {
+				t.Errorf("onto nothing: got %v", err)
+			}
+		}
+	})
+}
+
 // Names of owners are those of the files in the tree; an unknown user is 0, an unknown group the user's own, and both
-// are a warning; a huge, linked or special file
-// is no way out.
+// are a warning; a huge, linked or special file is no way out.
 func TestOwner(t *testing.T) {
 	everyWay(t, func(t *testing.T, e *testEnv) {
 		base := e.base(files(t, "etc/passwd=root:x:0:0::/:\nbad\nu:x:12:34::/:\nhuge:x:4294967296:1::/:\n", "etc/real=g:x:56:\n", "etc/group -> /etc/real"))

@@ -26,20 +26,52 @@ type splitter struct {
 	grpc      *branch
 	http      *branch
 	sniffers  sync.WaitGroup
+
+	mu       sync.Mutex          // guards what is below
+	sniffing map[*guest]struct{} // nil once the splitter has ended
 }
 
 func newSplitter(es []*endpoint, p *presence, log *slog.Logger) *splitter {
 	done := make(chan struct{})
+	s := &splitter{endpoints: es, presence: p, log: log, sniffing: map[*guest]struct{}{}}
 	var once sync.Once
 	end := func() error {
-		once.Do(func() { close(done) })
+		once.Do(func() {
+			close(done)
+			s.hangUp()
+		})
 		return nil
 	}
-	return &splitter{
-		endpoints: es, presence: p, log: log,
-		grpc: &branch{conns: make(chan net.Conn), done: done, end: end, addr: es[0].Addr()},
-		http: &branch{conns: make(chan net.Conn), done: done, end: end, addr: es[0].Addr()},
+	s.grpc = &branch{conns: make(chan net.Conn), done: done, end: end, addr: es[0].Addr()}
+	s.http = &branch{conns: make(chan net.Conn), done: done, end: end, addr: es[0].Addr()}
+	return s
+}
+
+// hangUp closes the connections of clients that have not said what they speak.
+func (s *splitter) hangUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for g := range s.sniffing {
+		_ = g.SetDeadline(time.Unix(1, 0)) // who reads from it closes it
 	}
+	s.sniffing = nil
+}
+
+// listening notes whose first bytes are waited for; false if the splitter has ended.
+func (s *splitter) listening(g *guest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sniffing == nil {
+		return false
+	}
+	s.sniffing[g] = struct{}{}
+	return true
+}
+
+func (s *splitter) heard(g *guest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sniffing, g)
 }
 
 // run accepts connections until all sockets are closed. It returns once no connection is between a socket and a branch.
@@ -71,13 +103,20 @@ func (s *splitter) accept(e *endpoint) {
 			continue
 		}
 		g := &guest{Conn: conn, exit: s.presence.leave}
-		s.sniffers.Go(func() { s.sniff(e, g) })
+		s.sniffers.Go(func() {
+			_ = g.SetDeadline(time.Now().Add(sniffTimeout)) // an error shows in the read
+			if !s.listening(g) {
+				_ = g.Close()
+				return
+			}
+			defer s.heard(g)
+			s.sniff(e, g)
+		})
 	}
 }
 
 // sniff hands the connection to the branch for what it speaks.
 func (s *splitter) sniff(e *endpoint, g *guest) {
-	_ = g.SetDeadline(time.Now().Add(sniffTimeout)) // an error shows in the read
 	var conn net.Conn = g
 	trust := e.trust
 	if e.tls != nil {
@@ -101,6 +140,7 @@ func (s *splitter) sniff(e *endpoint, g *guest) {
 			return
 		}
 	}
+	s.heard(g)
 	_ = g.SetDeadline(time.Time{}) // an error shows in the next read
 	to := s.http
 	if string(head) == preface {

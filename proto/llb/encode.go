@@ -54,8 +54,8 @@ func Encode(root *solver.Input, opt Options) (*pb.Definition, error) {
 // Digest returns what v is called where it is shown: the digest of the operation that it was decoded from, also if that has
 // been pinned since, or of the one that it is written as. A vertex that LLB cannot express has a digest of its key.
 func (e *Encoder) Digest(v *solver.Vertex) digest.Digest {
-	if o := originOf(v); o != nil {
-		return o.digest
+	if d, ok := Decoded(v); ok {
+		return d
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

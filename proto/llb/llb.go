@@ -84,6 +84,15 @@ func originOf(v *solver.Vertex) *origin {
 	return o
 }
 
+// Decoded returns the digest of the operation that v was decoded from, which is what the client calls it, also if it has been
+// pinned since; ok is false if v was not decoded.
+func Decoded(v *solver.Vertex) (d digest.Digest, ok bool) {
+	if o := originOf(v); o != nil {
+		return o.digest, true
+	}
+	return "", false
+}
+
 // Metadata returns what a definition says of a vertex besides its operation: that of the definition that it was decoded
 // from, or what Encode would write. It must not be changed.
 func Metadata(v *solver.Vertex) *pb.OpMetadata {

@@ -13,14 +13,19 @@ import (
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/solver"
 )
 
-// Digest is what clients know v by: a name that is the same in all messages about it, and in errors. For what is no
-// operation of a graph, and for what has been read back from a disk, it is what that says it is.
+// Digest is what clients know v by: a name that is the same in all messages about it, and in errors. What a client has defined
+// has the digest that it is known by there. For what is no operation of a graph, and for what has been read back from a disk,
+// it is what that says it is.
 func Digest(v *solver.Vertex) digest.Digest {
 	if d, ok := v.Op().(interface{ VertexDigest() digest.Digest }); ok {
 		return d.VertexDigest()
+	}
+	if d, ok := llb.Decoded(v); ok {
+		return d
 	}
 	return digest.NewDigestFromEncoded(digest.SHA256, v.Recipe().String())
 }
@@ -118,7 +123,7 @@ func (t *Teller) vertex(v *solver.Vertex) (*controlapi.Vertex, bool) {
 		}
 	}
 	if g := v.Meta().Group; g != "" {
-		out.ProgressGroup = &pb.ProgressGroup{Id: g, Name: g}
+		out.ProgressGroup = llb.Metadata(v).GetProgressGroup()
 	}
 	t.vertices[d] = out
 	t.order = append(t.order, d)

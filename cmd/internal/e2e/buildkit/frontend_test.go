@@ -1,0 +1,216 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/solver/errdefs"
+)
+
+// programDir has the frontend of the tests, once it has been built.
+var programDir string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if programDir != "" {
+		_ = os.RemoveAll(programDir)
+	}
+	os.Exit(code)
+}
+
+// program builds the frontend of the tests, once.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "frontend")
+	if err != nil {
+		return "", err
+	}
+	programDir = dir
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, "frontend"), "./testdata/frontend")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", errors.New(string(out))
+	}
+	return dir, nil
+})
+
+const frontendImage = "localhost/frontend"
+
+// marker is in the command line of every process of the daemon's frontends, and of no other.
+func (d *daemon) marker() string { return "of-" + filepath.Base(filepath.Dir(d.root)) }
+
+// frontend puts the image of the tests' frontend into the daemon's store, with these labels.
+func (d *daemon) frontend(labels ...string) {
+	d.t.Helper()
+	dir, err := program()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	file := filepath.Join(d.t.TempDir(), "Dockerfile")
+	text := "FROM scratch\nCOPY frontend /\nENTRYPOINT [\"/frontend\", \"" + d.marker() + "\"]\nLABEL " + strings.Join(append(labels, "x=y"), " ") + "\n"
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		d.t.Fatal(err)
+	}
+	d.boxbuild("build", "-q", "-t", frontendImage, "-f", file, dir)
+}
+
+// ask has the frontend do what mode says, and returns the files that it makes.
+func (d *daemon) ask(mode string, opt client.SolveOpt) (map[string]string, *progress, error) {
+	d.t.Helper()
+	dest := d.t.TempDir()
+	opt.Exports = []client.ExportEntry{{Type: client.ExporterLocal, OutputDir: dest}}
+	if opt.FrontendAttrs == nil {
+		opt.FrontendAttrs = map[string]string{}
+	}
+	if opt.Frontend == "" {
+		opt.Frontend, opt.FrontendAttrs["source"] = "gateway.v0", frontendImage
+	}
+	opt.FrontendAttrs["mode"] = mode
+	_, p, err := d.solve(d.t.Context(), opt)
+	files := map[string]string{}
+	if err == nil {
+		list, _ := os.ReadDir(dest)
+		for _, e := range list {
+			text, err := os.ReadFile(filepath.Join(dest, e.Name()))
+			if err != nil {
+				d.t.Fatal(err)
+			}
+			files[e.Name()] = string(text)
+		}
+	}
+	return files, p, err
+}
+
+// TestFrontend checks what a frontend in an image is told, and that it can build, also with the Dockerfile frontend and
+// with what that has made.
+func TestFrontend(t *testing.T) {
+	d := start(t)
+	d.load()
+	d.frontend("moby.buildkit.frontend.network.none=true")
+	opt := opts(t, map[string]string{"Dockerfile": "any text"})
+	opt.Frontend = ""
+	opt.FrontendAttrs["build-arg:a"] = "b=c d"
+	files, p, err := d.ask("describe", opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"product=boxbuild\n", "session=true\n", "worker=", "build-arg:a=b=c d\n", "source=" + frontendImage + "\n", "interfaces=1\n",
+		"definition\n", `dockerfile="any text"` + "\n",
+	} {
+		if !strings.Contains(files["said"], want) {
+			t.Errorf("%q lacks %q", files["said"], want)
+		}
+	}
+	if got := p.logs["frontend "+frontendImage]; got != "the frontend speaks\n" {
+		t.Errorf("the log is %q of %q", got, p.order)
+	}
+	if files, _, err = d.ask("run", client.SolveOpt{}); err != nil || files["out"] != "ran\n" {
+		t.Errorf("got %v, %v", files, err)
+	}
+	files, _, err = d.ask("forward", client.SolveOpt{})
+	if err != nil || files["copied"] != "from the frontend" || files["extra"] != "from the frontend" || files["more"] != "more" {
+		t.Errorf("got %v, %v", files, err)
+	}
+}
+
+// TestFrontendSyntax checks that a Dockerfile can ask for a frontend, whoever's client brings it.
+func TestFrontendSyntax(t *testing.T) {
+	d := start(t)
+	d.frontend("moby.buildkit.frontend.caps=moby.buildkit.frontend.inputs")
+	const text = "# syntax=" + frontendImage + " with words\nFROM nothing at all\n"
+	opt := opts(t, map[string]string{"Dockerfile": text})
+	opt.FrontendAttrs["filename"] = "Dockerfile"
+	files, _, err := d.ask("describe", opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"cmdline=" + frontendImage + " with words\n", "filename=Dockerfile\n", "FROM nothing at all"} {
+		if !strings.Contains(files["said"], want) {
+			t.Errorf("%q lacks %q", files["said"], want)
+		}
+	}
+	dir, dest := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d.boxbuild("build", "--build-arg", "mode=describe", "--build-arg", "a=1", "-o", dest, dir)
+	said, err := os.ReadFile(filepath.Join(dest, "said"))
+	if err != nil || !strings.Contains(string(said), "build-arg:a=1\n") || !strings.Contains(string(said), "FROM nothing at all") {
+		t.Errorf("got %q, %v", said, err)
+	}
+}
+
+// TestFrontendFailures checks what is said of a frontend that fails, and of one that may not be run.
+func TestFrontendFailures(t *testing.T) {
+	d := start(t)
+	d.frontend()
+	for mode, want := range map[string]string{
+		"error":  "I return an error",
+		"exit":   "frontend " + frontendImage + " did not complete successfully: exit code: 3: the frontend speaks\nI give up",
+		"silent": "no result for incomplete build",
+		"loop":   "more than 16 frontends",
+	} {
+		if _, _, err := d.ask(mode, client.SolveOpt{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", mode, err, want)
+		}
+	}
+	_, _, err := d.ask("run", client.SolveOpt{FrontendAttrs: map[string]string{"frontend.caps": "some.cap+x"}})
+	var missing *errdefs.UnsupportedFrontendCapError
+	if !errors.As(err, &missing) || missing.Name != "some.cap" {
+		t.Errorf("a capability that is not there: %v", err)
+	}
+	if _, _, err := d.solve(t.Context(), client.SolveOpt{Frontend: "gateway.v0"}); err == nil || !strings.Contains(err.Error(), "no source") {
+		t.Errorf("no source: %v", err)
+	}
+}
+
+// TestFrontendAllowed checks that the daemon's configuration says where frontends may come from.
+func TestFrontendAllowed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "d.toml")
+	if err := os.WriteFile(file, []byte("[frontend.\"gateway.v0\"]\nallowedRepositories = [\"example.com/fine\"]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, "--config", file)
+	d.frontend()
+	const want = "'" + frontendImage + "' is not an allowed gateway source"
+	if _, _, err := d.ask("run", client.SolveOpt{}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v", err)
+	}
+	opt := opts(t, map[string]string{"Dockerfile": "# syntax=" + frontendImage + "\nFROM scratch\n"})
+	if _, _, err := d.ask("run", opt); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestFrontendCancelled checks that a frontend which goes on for ever ends with its client.
+func TestFrontendCancelled(t *testing.T) {
+	d := start(t)
+	d.frontend()
+	ctx, cancel := context.WithCancel(t.Context())
+	ch := make(chan *client.SolveStatus)
+	go func() {
+		for s := range ch {
+			for _, l := range s.Logs {
+				if strings.Contains(string(l.Data), "the frontend speaks") {
+					cancel()
+				}
+			}
+		}
+	}()
+	_, err := d.c.Solve(ctx, nil, client.SolveOpt{
+		Frontend: "gateway.v0", FrontendAttrs: map[string]string{"source": frontendImage, "mode": "hang"},
+	}, ch)
+	if err == nil {
+		t.Error("the build has a result")
+	}
+	if err := d.settled(d.marker()); err != nil {
+		t.Error(err)
+	}
+}

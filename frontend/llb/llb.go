@@ -128,7 +128,7 @@ func Pin(ctx context.Context, root *solver.Input, env frontend.Env) (*solver.Inp
 			if !ok {
 				panic("llb: a source that is none")
 			}
-			pinned[i], err = pin(gctx, distrust(src), env)
+			pinned[i], err = pin(gctx, v.Name(), distrust(src), env)
 			m := v.Meta()
 			return located(&m, err)
 		})
@@ -146,16 +146,17 @@ func Pin(ctx context.Context, root *solver.Input, env frontend.Env) (*solver.Inp
 // question names what is asked when the source of v is pinned: all that the definition says of it.
 func question(v *solver.Vertex) string { return string(llb.Digest(v)) }
 
-// pin pins a source, as a step of its own if that takes long.
-func pin(ctx context.Context, src op.Source, env frontend.Env) (pinned op.Source, err error) {
-	what := "load "
+// pin pins a source, as a step of its own. A directory's has the name of its vertex, which is not shown itself.
+func pin(ctx context.Context, name string, src op.Source, env frontend.Env) (pinned op.Source, err error) {
 	switch src.(type) {
 	case *op.Blob:
 		return env.Pin(ctx, src)
 	case *op.Image, *op.Git, *op.OCILayout:
-		what = "load metadata for "
+		name = "[internal] load metadata for " + src.String()
+	case *op.HTTP:
+		name = "[internal] load " + src.String()
 	}
-	err = env.Step(ctx, "[internal] "+what+src.String(), func(ctx context.Context) error {
+	err = env.Step(ctx, name, func(ctx context.Context) error {
 		pinned, err = env.Pin(ctx, src)
 		return err
 	})

@@ -1,0 +1,140 @@
+package buildkit
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha512"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// resolved asks what a source is.
+func resolved(ctx context.Context, c gateway.Client, id string, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	return c.ResolveSourceMetadata(ctx, &pb.SourceOp{Identifier: id}, opt)
+}
+
+// TestResolveImage checks that an image is resolved to a digest and its configuration, and that the digest names it then,
+// also if no registry has it.
+func TestResolveImage(t *testing.T) {
+	d := start(t)
+	d.load()
+	_, p, err := d.direct(t.Context(), client.SolveOpt{}, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		ref, dgst, config, err := c.ResolveImageConfig(ctx, "busybox", sourceresolver.Opt{
+			LogName: "looking for busybox", ImageOpt: &sourceresolver.ResolveImageOpt{ResolveMode: "local", Platform: &ocispec.Platform{OS: "linux", Architecture: "amd64"}},
+		})
+		var img ocispec.Image
+		if err != nil || json.Unmarshal(config, &img) != nil || img.OS != "linux" || len(img.RootFS.DiffIDs) == 0 {
+			t.Errorf("got %q, %q, %s, %v", ref, dgst, config, err)
+		}
+		m, err := resolved(ctx, c, "docker-image://docker.io/library/busybox:latest", sourceresolver.Opt{ImageOpt: &sourceresolver.ResolveImageOpt{NoConfig: true}})
+		if err != nil || m.Image == nil || m.Image.Digest != dgst || len(m.Image.Config) != 0 {
+			t.Errorf("got %+v, %v, want the digest %s", m, err, dgst)
+		}
+		at, err := solved(ctx, c, shell(llb.Image("docker.io/library/busybox:latest@"+dgst.String()), "echo by digest > /out"), true)
+		if err != nil {
+			return nil, err
+		}
+		if out, err := at.ReadFile(ctx, gateway.ReadRequest{Filename: "/out"}); err != nil || string(out) != "by digest\n" {
+			t.Errorf("got %q, %v", out, err)
+		}
+		if _, err := resolved(ctx, c, "docker-image://localhost:1/none:x", sourceresolver.Opt{}); err == nil {
+			t.Error("an image is found that is not there")
+		}
+		return gateway.NewResult(), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.has("looking for busybox") == nil {
+		t.Errorf("the steps are %q", p.order)
+	}
+}
+
+// TestResolveHTTP checks what is said of a file on a server, with a sum of its content and a suffix.
+func TestResolveHTTP(t *testing.T) {
+	d := start(t)
+	at := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	content := []byte("the content")
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "file.txt", at, bytes.NewReader(content))
+	}))
+	defer srv.Close()
+	_, _, err := d.direct(t.Context(), client.SolveOpt{}, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		m, err := resolved(ctx, c, srv.URL+"/dir/file.txt", sourceresolver.Opt{HTTPOpt: &sourceresolver.ResolveHTTPOpt{
+			ChecksumReq: &sourceresolver.ResolveHTTPChecksumRequest{Algo: sourceresolver.ResolveHTTPChecksumAlgoSHA512, Suffix: []byte("-end")},
+		}})
+		if err != nil {
+			return nil, err
+		}
+		want := fmt.Sprintf("sha512:%x", sha512.Sum512([]byte("the content-end")))
+		switch h := m.HTTP; {
+		case h == nil || h.Digest != digest.FromBytes(content) || h.Filename != "file.txt" || h.LastModified == nil || !h.LastModified.Equal(at):
+			t.Errorf("got %+v", h)
+		case h.ChecksumResponse == nil || h.ChecksumResponse.Digest != want || string(h.ChecksumResponse.Suffix) != "-end":
+			t.Errorf("got the sum %+v, want %s", h.ChecksumResponse, want)
+		}
+		return gateway.NewResult(), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestResolveGit checks what is said of references to a repository: a branch and an annotated tag, with their objects.
+func TestResolveGit(t *testing.T) {
+	d := start(t)
+	dir := t.TempDir()
+	git := func(args ...string) string {
+		cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=n", "-c", "user.email=e@x"}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	git("init", "-q", "-b", "main", ".")
+	git("commit", "-q", "--allow-empty", "-m", "the commit")
+	git("tag", "-a", "v1", "-m", "the tag")
+	git("update-server-info")
+	srv := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(dir))))
+	defer srv.Close()
+	commit, tag := git("rev-parse", "main"), git("rev-parse", "v1")
+	_, _, err := d.direct(t.Context(), client.SolveOpt{}, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		ask := func(ref string) *sourceresolver.ResolveGitResponse {
+			m, err := c.ResolveSourceMetadata(ctx, &pb.SourceOp{
+				Identifier: "git://" + strings.TrimPrefix(srv.URL, "http://") + "/.git#" + ref,
+				Attrs:      map[string]string{pb.AttrFullRemoteURL: srv.URL + "/.git"},
+			}, sourceresolver.Opt{GitOpt: &sourceresolver.ResolveGitOpt{ReturnObject: true}})
+			if err != nil || m.Git == nil {
+				t.Errorf("%s: got %+v, %v", ref, m, err)
+				return &sourceresolver.ResolveGitResponse{}
+			}
+			return m.Git
+		}
+		if g := ask("main"); g.Ref != "refs/heads/main" || g.Checksum != commit || g.CommitChecksum != "" || !strings.HasSuffix(string(g.CommitObject), "\n\nthe commit\n") || g.TagObject != nil {
+			t.Errorf("the branch: got %+v", g)
+		}
+		if g := ask("v1"); g.Ref != "refs/tags/v1" || g.Checksum != tag || g.CommitChecksum != commit || !strings.HasSuffix(string(g.TagObject), "\n\nthe tag\n") || len(g.CommitObject) == 0 {
+			t.Errorf("the tag: got %+v", g)
+		}
+		return gateway.NewResult(), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

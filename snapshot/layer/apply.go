@@ -39,6 +39,8 @@ type Result struct {
 	Compression Compression
 	Entries     int64
 	Files       int64 // sum of the files' sizes, in bytes
+	// Unsayable is the name of the first entry of an Archive which, in a layer, would be a whiteout; empty if there is none.
+	Unsayable string
 }
 
 // Apply writes the layer tar in r, compressed or not, to t, a directory that nobody else uses: a fresh upper directory,
@@ -86,7 +88,7 @@ func Apply(ctx context.Context, t Target, r io.Reader, opt Options) (Result, err
 	}
 	res := Result{
 		DiffID: digest.NewDigest(alg, h), Size: src.total, Compressed: in.n.Load(),
-		Compression: compression, Entries: a.entries, Files: a.bytes,
+		Compression: compression, Entries: a.entries, Files: a.bytes, Unsayable: a.unsayable,
 	}
 	if opt.DiffID != "" && opt.DiffID != res.DiffID {
 		return Result{}, fmt.Errorf("unpacking layer: %w: got %s instead of %s", ErrDiffID, res.DiffID, opt.DiffID)
@@ -105,6 +107,8 @@ type applier struct {
 	buf     []byte
 	archive bool
 	owner   *Owner
+	// unsayable is Result.Unsayable.
+	unsayable string
 }
 
 func (a *applier) run() error {
@@ -178,8 +182,13 @@ func (a *applier) entry(hdr *tar.Header, content io.Reader) error {
 	}
 	a.tree.stamp = timespec(hdr)
 	base := parts[len(parts)-1]
-	if strings.HasPrefix(base, whiteoutPrefix) && !a.archive {
-		return a.whiteout(parts[:len(parts)-1], base)
+	if strings.HasPrefix(base, whiteoutPrefix) {
+		if !a.archive {
+			return a.whiteout(parts[:len(parts)-1], base)
+		}
+		if a.unsayable == "" {
+			a.unsayable = strings.Join(parts, "/")
+		}
 	}
 	if hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0 {
 		// overlayfs, and so everybody who unpacks onto it, takes that for a whiteout.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 	"runtime"
 	"strings"
 	"sync"
@@ -111,13 +112,18 @@ func (e *engine) unsayable(items []treehash.Item, name string) {
 			name = path.Base(items[i].Rel)
 		}
 		if strings.HasPrefix(name, whiteoutPrefix) {
-			e.warn(solver.Warning{
-				Short:  fmt.Sprintf("%q is left out of the image: in a layer, a name that begins with %q removes another file", items[i].Entry.Path, whiteoutPrefix),
-				Detail: []string{"Rename the file, or exclude it by .dockerignore or --exclude. Later steps of this build still see it."},
-			})
+			e.leftOut(strconv.Quote(items[i].Entry.Path))
 			return
 		}
 	}
+}
+
+// leftOut warns of a file that no layer can have.
+func (cp *copying) leftOut(file string) {
+	cp.warn(solver.Warning{
+		Short:  fmt.Sprintf("%s is left out of the image: in a layer, a name that begins with %q removes another file", file, whiteoutPrefix),
+		Detail: []string{"Rename the file, or exclude it by .dockerignore or --exclude. Later steps of this build still see it."},
+	})
 }
 
 // run copies the source to the directory p, under name, or its contents if name is empty.

@@ -42,8 +42,12 @@ func (cp *copying) unpack(ctx context.Context, it *treehash.Item) (bool, error) 
 	}
 	// The dot makes the kernel go through the descriptor to the directory itself.
 	to := layer.Target{Dir: fmt.Sprintf("/proc/self/fd/%d/.", p.up), Form: layer.Plain}
-	if _, err := layer.Apply(ctx, to, r, opt); err != nil {
+	res, err := layer.Apply(ctx, to, r, opt)
+	if err != nil {
 		return true, fmt.Errorf("extracting %q to %q: %w", it.Entry.Path, p.path, err)
+	}
+	if res.Unsayable != "" {
+		cp.leftOut(fmt.Sprintf("%q of %q", res.Unsayable, it.Entry.Path))
 	}
 	return true, nil
 }

@@ -85,6 +85,7 @@ func TestUnpack(t *testing.T) {
 		for name, data := range archives {
 			src := e.base(func(dir string) { _ = os.WriteFile(dir+"/whatever", data, 0o644) })
 			b := e.base(files(t, "to/d/kept=1", "to/x=1", "l -> to"))
+			e.warnings = nil
 			got := e.must(b, src, op.FileAction{Copy: with(dockerfile("/whatever", "/l"), add)})
 			want := lines(
 				`"l" 120777 0:0 -> to`,
@@ -99,6 +100,9 @@ func TestUnpack(t *testing.T) {
 			)
 			if got = without(got, `"to" `); got != want {
 				t.Errorf("%s: got:\n%s\nwant:\n%s", name, got, want)
+			}
+			if len(e.warnings) != 1 || !strings.HasPrefix(e.warnings[0], `"d/.wh.x" of "/whatever" is left out of the image`) {
+				t.Errorf("%s: got the warnings %q", name, e.warnings)
 			}
 		}
 		src := e.base(func(dir string) { _ = os.WriteFile(dir+"/a", plainTar, 0o644) })

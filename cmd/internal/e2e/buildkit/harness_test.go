@@ -63,6 +63,9 @@ func start(t *testing.T, flags ...string) *daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.c.Close() })
+	for _, err := os.Stat(filepath.Join(dir, "s")); err != nil; _, err = os.Stat(filepath.Join(dir, "s")) {
+		time.Sleep(5 * time.Millisecond) // Wait of the client looks once a second
+	}
 	if err := d.c.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step,
 		}
 		em.Type, em.Source = executor.Bind, f
 	case op.MountTmpfs:
-		em.Type, em.Size = executor.Tmpfs, x.Tmpfs
+		em.Type, em.Size, em.NoSuid = executor.Tmpfs, x.Tmpfs, true // as with BuildKit
 	case op.MountCache:
 		f, err := r.cacheMount(ctx, step, x, m.caches[cacheName(step, x)])
 		if err != nil {

@@ -280,7 +280,7 @@ func TestReadWriteBind(t *testing.T) {
 	}
 }
 
-// TestTmpfs checks that a tmpfs is empty, has its size, and leaves nothing.
+// TestTmpfs checks that a tmpfs is empty, has its size, gives nobody another identity, and leaves nothing.
 func TestTmpfs(t *testing.T) {
 	r := newRig(t)
 	mount := op.ExecMount{Type: op.MountTmpfs, Input: op.NoInput, Output: op.NoOutput, Dest: "/tmp/x", Tmpfs: 1 << 20}
@@ -291,6 +291,9 @@ func TestTmpfs(t *testing.T) {
 	}
 	if got := r.changes(res); len(got) != 0 {
 		t.Errorf("the layer has %q", got)
+	}
+	if _, log := r.run(sh(base, "grep -c ' /tmp/x tmpfs rw,nosuid,' /proc/mounts", mount)); log != "1\n" {
+		t.Errorf("mounts with nosuid: %q", log)
 	}
 	if _, log := r.run(sh(base, "cat /tmp/x/file")); log != "hidden\n" {
 		t.Errorf("what the mount hid is %q", log)

@@ -118,6 +118,9 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if err := b.admit(out.Targets(), grants); err != nil {
 		return nil, located(err, out)
 	}
+	if outputs, err = b.more(ctx, req, out, outputs); err != nil {
+		return nil, err
+	}
 	stores := slices.ContainsFunc(outputs, func(p plan) bool { return p.Type == worker.OutputImage })
 	made, err := b.solve(ctx, id, out, em, stores)
 	if err != nil {

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -62,6 +63,19 @@ func (b *Builder) plan(req *worker.BuildRequest) ([]plan, error) {
 		plans = append(plans, p)
 	}
 	return plans, nil
+}
+
+// more adds to the plans those of outputs that the client chooses now.
+func (b *Builder) more(ctx context.Context, req *worker.BuildRequest, out *frontend.Output, plans []plan) ([]plan, error) {
+	if req.More == nil {
+		return plans, nil
+	}
+	outputs, err := req.More(ctx, out.Metadata)
+	if err != nil || len(outputs) == 0 {
+		return plans, err
+	}
+	chosen, err := b.plan(&worker.BuildRequest{Outputs: outputs, Tags: req.Tags})
+	return append(plans, chosen...), err
 }
 
 // noteTag notes that a name was written with a tag.

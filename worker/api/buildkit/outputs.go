@@ -35,6 +35,26 @@ func (b *build) outputs(ctx context.Context, req *worker.BuildRequest) ([]worker
 	return out, nil
 }
 
+// more are the outputs that the client chooses when it knows what a frontend says of the result. Their places come after
+// those of the request.
+func (b *build) more(ctx context.Context, metadata map[string][]byte) ([]worker.Output, error) {
+	list, err := b.sess.FindExporters(ctx, metadata, nil)
+	if err != nil {
+		return nil, err
+	}
+	var out []worker.Output
+	for i, e := range list {
+		x := &controlapi.Exporter{Type: e.Type, Attrs: e.Attrs}
+		// It is too late for a warning about an attribute.
+		o, err := b.output(ctx, len(b.in.GetExporters())+i, x, &worker.BuildRequest{})
+		if err != nil {
+			return nil, err
+		}
+		out, b.chosen = append(out, o), append(b.chosen, x)
+	}
+	return out, nil
+}
+
 // output is one exporter, which clients know by its place in the request.
 func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, req *worker.BuildRequest) (worker.Output, error) {
 	o := worker.Output{Type: worker.OutputType(e.GetType()), Attrs: map[string]string{}, Documented: true}

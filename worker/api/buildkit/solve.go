@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -103,7 +104,8 @@ func modernise(in *controlapi.SolveRequest) {
 type build struct {
 	server *Server
 	in     *controlapi.SolveRequest
-	sess   *bksession.Session // nil if the request names none
+	sess   *bksession.Session     // nil if the request names none
+	chosen []*controlapi.Exporter // by the client, when it knew what was made
 	done   []func()
 }
 
@@ -157,6 +159,9 @@ func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error)
 	if req.Outputs, err = b.outputs(ctx, req); err != nil {
 		return nil, err
 	}
+	if in.GetEnableSessionExporter() && b.sess != nil {
+		req.More = b.more
+	}
 	if err := b.undone(req); err != nil {
 		return nil, err
 	}
@@ -171,7 +176,7 @@ func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error)
 // answer is what the client is told of the result: what the exporters say, as BuildKit's do.
 func (b *build) answer(res *worker.BuildResult) map[string]string {
 	images := false
-	for _, e := range b.in.GetExporters() {
+	for _, e := range slices.Concat(b.in.GetExporters(), b.chosen) {
 		switch worker.OutputType(e.GetType()) {
 		case worker.OutputImage, worker.OutputOCI, worker.OutputDocker:
 			images = true

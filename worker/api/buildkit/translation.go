@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"strings"
@@ -48,6 +49,11 @@ func (b *build) translation(req *worker.BuildRequest) (err error) {
 		if err != nil {
 			return err
 		}
+		if parsed.Describe {
+			// The list of calls is metadata of a result that only those get who direct the build themselves.
+			req.Use, req.Outputs = nothing{}, []worker.Output{{Type: worker.OutputNone}}
+			return nil
+		}
 		req.Frontend, req.Call = parsed.Request, parsed.Call
 		req.Frontend.Attrs, req.Frontend.Session = opts, in.GetSession()
 		if len(in.GetFrontendInputs()) > 0 {
@@ -56,6 +62,14 @@ func (b *build) translation(req *worker.BuildRequest) (err error) {
 		return nil
 	}
 	return &frontend.UsageError{Message: fmt.Sprintf("invalid frontend: %s", name)}
+}
+
+// nothing is the frontend of a request that builds nothing.
+type nothing struct{}
+
+// Translate implements frontend.Frontend.
+func (nothing) Translate(_ context.Context, req *frontend.Request, _ frontend.Env) (*frontend.Output, error) {
+	return &frontend.Output{Images: []frontend.Image{{Platform: req.Default}}}, nil
 }
 
 // direct lets the client direct the build.

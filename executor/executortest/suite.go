@@ -101,7 +101,7 @@ func (s *suite) startReady(t *testing.T, script string) (executor.Sandbox, *bufi
 	t.Helper()
 	out := newBufio()
 	b := s.start(t, script, executor.IO{Stdout: out})
-	out.await("ready\n")
+	out.awaitReady()
 	return b, out
 }
 
@@ -125,10 +125,11 @@ func (b *bufio) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
-func (b *bufio) await(s string) {
+// awaitReady waits for what the scripts say first that go on.
+func (b *bufio) awaitReady() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for !strings.Contains(b.b.String(), s) {
+	for !strings.Contains(b.b.String(), "ready\n") {
 		b.more.Wait()
 	}
 }
@@ -356,7 +357,7 @@ func testExecCancel(t *testing.T, s *suite) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	out := newBufio()
 	go func() {
-		out.await("ready\n")
+		out.awaitReady()
 		cancel(cause)
 	}()
 	if _, err := b.Exec(ctx, shell(scriptSleep), executor.IO{Stdout: out}); !errors.Is(err, cause) {
@@ -396,7 +397,7 @@ func testSpawn(t *testing.T, s *suite) {
 		t.Fatal(err)
 	}
 	cancel()
-	out.await("ready\n")
+	out.awaitReady()
 	if err := r.Resize(10, 20); !errors.Is(err, executor.ErrNoTerminal) {
 		t.Errorf("resizing: %v", err)
 	}
@@ -422,7 +423,7 @@ func testSpawnEnds(t *testing.T, s *suite) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out.await("ready\n")
+	out.awaitReady()
 	if err := b.Signal(syscall.SIGKILL); err != nil {
 		t.Error(err)
 	}

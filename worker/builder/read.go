@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -45,7 +46,7 @@ func readRange(f io.Reader, size, offset, length int64) ([]byte, error) {
 		if _, err := s.Seek(offset, io.SeekStart); err != nil {
 			return nil, err
 		}
-	} else if _, err := io.CopyN(io.Discard, f, offset); err != nil && err != io.EOF {
+	} else if _, err := io.CopyN(io.Discard, f, offset); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	return io.ReadAll(io.LimitReader(f, length))

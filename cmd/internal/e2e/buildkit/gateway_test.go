@@ -107,7 +107,7 @@ func TestDirectFiles(t *testing.T) {
 		if err := ref.Evaluate(ctx); err != nil {
 			t.Error(err)
 		}
-		return c.Solve(ctx, gateway.SolveRequest{Definition: definition(t, ctx, llb.Scratch().File(llb.Mkfile("/made", 0o644, []byte("x"))))})
+		return c.Solve(ctx, gateway.SolveRequest{Definition: definition(ctx, t, llb.Scratch().File(llb.Mkfile("/made", 0o644, []byte("x"))))})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func TestDirectFiles(t *testing.T) {
 	}
 }
 
-func definition(t *testing.T, ctx context.Context, s llb.State) *pb.Definition {
+func definition(ctx context.Context, t *testing.T, s llb.State) *pb.Definition {
 	t.Helper()
 	def, err := s.Marshal(ctx)
 	if err != nil {
@@ -188,7 +188,7 @@ func TestDirectFailure(t *testing.T) {
 		if _, err := solved(ctx, c, shell(llb.Image("busybox"), "true"), true); err != nil {
 			t.Errorf("the build does not go on: %v", err)
 		}
-		return c.Solve(ctx, gateway.SolveRequest{Definition: definition(t, ctx, bad)})
+		return c.Solve(ctx, gateway.SolveRequest{Definition: definition(ctx, t, bad)})
 	})
 	var exit *gatewaypb.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode != 7 {

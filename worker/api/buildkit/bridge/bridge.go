@@ -51,9 +51,8 @@ type Options struct {
 // defaultDepth is how deep frontends may be nested. A Dockerfile whose frontend reads a Dockerfile has a depth of 2.
 const defaultDepth = 16
 
-// A Bridge implements LLBBridge for all builds of a daemon. It is safe for concurrent use.
+// A Bridge has the conversations of all builds of a daemon. It is safe for concurrent use.
 type Bridge struct {
-	pb.UnimplementedLLBBridgeServer
 	opt     Options
 	allowed map[string]bool
 
@@ -81,7 +80,7 @@ func New(opt Options) (*Bridge, error) {
 }
 
 // Register adds the service to g.
-func (b *Bridge) Register(g grpc.ServiceRegistrar) { pb.RegisterLLBBridgeServer(g, b) }
+func (b *Bridge) Register(g grpc.ServiceRegistrar) { pb.RegisterLLBBridgeServer(g, service{Bridge: b}) }
 
 // Direct returns the frontend of a build that its client directs, under the ID that the client's calls bring along. The
 // calls are waited for from now on. done ends that, and is to be called when the build is over.

@@ -81,6 +81,9 @@ func (c *conversation) call(ctx context.Context) (joined context.Context, finish
 	}
 	c.calls.Add(1)
 	joined, cancel := context.WithCancelCause(c.ctx)
+	if ctx.Err() != nil {
+		cancel(context.Cause(ctx)) // at once: AfterFunc takes its time
+	}
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	return joined, func() {
 		stop()
@@ -133,7 +136,7 @@ func (r *ref) make(ctx context.Context, f func(context.Context) error) error {
 		return r.err
 	}
 	err := f(ctx)
-	if r.made = err == nil; err != nil && ctx.Err() == nil {
+	if r.made = err == nil; err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
 		r.err = err
 	}
 	return err

@@ -175,14 +175,14 @@ func (x *execStream) begin(id string, in *pb.InitMessage) {
 	var outs []uint32
 	for _, fd := range in.GetFds() {
 		w := &fdWriter{x: x, p: p, fd: fd}
-		switch {
-		case fd == 0:
+		switch fd {
+		case 0:
 			p.stdin = newFeed()
 			spec.Stdin = p.stdin
-		case fd == 1:
+		case 1:
 			spec.Stdout = w
 			outs = append(outs, fd)
-		case fd == 2:
+		case 2:
 			if !in.GetTty() {
 				spec.Stderr = w
 			}

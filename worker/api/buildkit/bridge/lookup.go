@@ -113,73 +113,77 @@ func forward[Q, R any](ctx context.Context, b *Bridge, name string, q Q, answer 
 	return answer(c, ctx, q)
 }
 
-// The methods of LLBBridge.
-
-func (b *Bridge) ResolveImageConfig(ctx context.Context, in *pb.ResolveImageConfigRequest) (*pb.ResolveImageConfigResponse, error) {
-	return forward(ctx, b, "ResolveImageConfig", in, (*conversation).ResolveImageConfig)
+// A service is LLBBridge on the daemon's server: each call is answered by the conversation that it is part of.
+type service struct {
+	pb.UnimplementedLLBBridgeServer
+	*Bridge
 }
 
-func (b *Bridge) ResolveSourceMeta(ctx context.Context, in *pb.ResolveSourceMetaRequest) (*pb.ResolveSourceMetaResponse, error) {
-	return forward(ctx, b, "ResolveSourceMeta", in, (*conversation).ResolveSourceMeta)
+func (b service) ResolveImageConfig(ctx context.Context, in *pb.ResolveImageConfigRequest) (*pb.ResolveImageConfigResponse, error) {
+	return forward(ctx, b.Bridge, "ResolveImageConfig", in, (*conversation).ResolveImageConfig)
 }
 
-func (b *Bridge) Solve(ctx context.Context, in *pb.SolveRequest) (*pb.SolveResponse, error) {
-	return forward(ctx, b, "Solve", in, (*conversation).Solve)
+func (b service) ResolveSourceMeta(ctx context.Context, in *pb.ResolveSourceMetaRequest) (*pb.ResolveSourceMetaResponse, error) {
+	return forward(ctx, b.Bridge, "ResolveSourceMeta", in, (*conversation).ResolveSourceMeta)
 }
 
-func (b *Bridge) ReadFile(ctx context.Context, in *pb.ReadFileRequest) (*pb.ReadFileResponse, error) {
-	return forward(ctx, b, "ReadFile", in, (*conversation).ReadFile)
+func (b service) Solve(ctx context.Context, in *pb.SolveRequest) (*pb.SolveResponse, error) {
+	return forward(ctx, b.Bridge, "Solve", in, (*conversation).Solve)
 }
 
-func (b *Bridge) ReadDir(ctx context.Context, in *pb.ReadDirRequest) (*pb.ReadDirResponse, error) {
-	return forward(ctx, b, "ReadDir", in, (*conversation).ReadDir)
+func (b service) ReadFile(ctx context.Context, in *pb.ReadFileRequest) (*pb.ReadFileResponse, error) {
+	return forward(ctx, b.Bridge, "ReadFile", in, (*conversation).ReadFile)
 }
 
-func (b *Bridge) StatFile(ctx context.Context, in *pb.StatFileRequest) (*pb.StatFileResponse, error) {
-	return forward(ctx, b, "StatFile", in, (*conversation).StatFile)
+func (b service) ReadDir(ctx context.Context, in *pb.ReadDirRequest) (*pb.ReadDirResponse, error) {
+	return forward(ctx, b.Bridge, "ReadDir", in, (*conversation).ReadDir)
 }
 
-func (b *Bridge) Evaluate(ctx context.Context, in *pb.EvaluateRequest) (*pb.EvaluateResponse, error) {
-	return forward(ctx, b, "Evaluate", in, (*conversation).Evaluate)
+func (b service) StatFile(ctx context.Context, in *pb.StatFileRequest) (*pb.StatFileResponse, error) {
+	return forward(ctx, b.Bridge, "StatFile", in, (*conversation).StatFile)
 }
 
-func (b *Bridge) Ping(ctx context.Context, in *pb.PingRequest) (*pb.PongResponse, error) {
-	return forward(ctx, b, "Ping", in, (*conversation).Ping)
+func (b service) Evaluate(ctx context.Context, in *pb.EvaluateRequest) (*pb.EvaluateResponse, error) {
+	return forward(ctx, b.Bridge, "Evaluate", in, (*conversation).Evaluate)
 }
 
-func (b *Bridge) Return(ctx context.Context, in *pb.ReturnRequest) (*pb.ReturnResponse, error) {
-	return forward(ctx, b, "Return", in, (*conversation).Return)
+func (b service) Ping(ctx context.Context, in *pb.PingRequest) (*pb.PongResponse, error) {
+	return forward(ctx, b.Bridge, "Ping", in, (*conversation).Ping)
 }
 
-func (b *Bridge) Inputs(ctx context.Context, in *pb.InputsRequest) (*pb.InputsResponse, error) {
-	return forward(ctx, b, "Inputs", in, (*conversation).Inputs)
+func (b service) Return(ctx context.Context, in *pb.ReturnRequest) (*pb.ReturnResponse, error) {
+	return forward(ctx, b.Bridge, "Return", in, (*conversation).Return)
 }
 
-func (b *Bridge) NewContainer(ctx context.Context, in *pb.NewContainerRequest) (*pb.NewContainerResponse, error) {
-	return forward(ctx, b, "NewContainer", in, (*conversation).NewContainer)
+func (b service) Inputs(ctx context.Context, in *pb.InputsRequest) (*pb.InputsResponse, error) {
+	return forward(ctx, b.Bridge, "Inputs", in, (*conversation).Inputs)
 }
 
-func (b *Bridge) ReleaseContainer(ctx context.Context, in *pb.ReleaseContainerRequest) (*pb.ReleaseContainerResponse, error) {
-	return forward(ctx, b, "ReleaseContainer", in, (*conversation).ReleaseContainer)
+func (b service) NewContainer(ctx context.Context, in *pb.NewContainerRequest) (*pb.NewContainerResponse, error) {
+	return forward(ctx, b.Bridge, "NewContainer", in, (*conversation).NewContainer)
 }
 
-func (b *Bridge) ReadFileContainer(ctx context.Context, in *pb.ReadFileRequest) (*pb.ReadFileResponse, error) {
-	return forward(ctx, b, "ReadFileContainer", in, (*conversation).ReadFileContainer)
+func (b service) ReleaseContainer(ctx context.Context, in *pb.ReleaseContainerRequest) (*pb.ReleaseContainerResponse, error) {
+	return forward(ctx, b.Bridge, "ReleaseContainer", in, (*conversation).ReleaseContainer)
 }
 
-func (b *Bridge) ReadDirContainer(ctx context.Context, in *pb.ReadDirRequest) (*pb.ReadDirResponse, error) {
-	return forward(ctx, b, "ReadDirContainer", in, (*conversation).ReadDirContainer)
+func (b service) ReadFileContainer(ctx context.Context, in *pb.ReadFileRequest) (*pb.ReadFileResponse, error) {
+	return forward(ctx, b.Bridge, "ReadFileContainer", in, (*conversation).ReadFileContainer)
 }
 
-func (b *Bridge) StatFileContainer(ctx context.Context, in *pb.StatFileRequest) (*pb.StatFileResponse, error) {
-	return forward(ctx, b, "StatFileContainer", in, (*conversation).StatFileContainer)
+func (b service) ReadDirContainer(ctx context.Context, in *pb.ReadDirRequest) (*pb.ReadDirResponse, error) {
+	return forward(ctx, b.Bridge, "ReadDirContainer", in, (*conversation).ReadDirContainer)
 }
 
-func (b *Bridge) Warn(ctx context.Context, in *pb.WarnRequest) (*pb.WarnResponse, error) {
-	return forward(ctx, b, "Warn", in, (*conversation).Warn)
+func (b service) StatFileContainer(ctx context.Context, in *pb.StatFileRequest) (*pb.StatFileResponse, error) {
+	return forward(ctx, b.Bridge, "StatFileContainer", in, (*conversation).StatFileContainer)
 }
 
-func (b *Bridge) ExecProcess(s pb.LLBBridge_ExecProcessServer) error {
+func (b service) Warn(ctx context.Context, in *pb.WarnRequest) (*pb.WarnResponse, error) {
+	return forward(ctx, b.Bridge, "Warn", in, (*conversation).Warn)
+}
+
+func (b service) ExecProcess(s pb.LLBBridge_ExecProcessServer) error {
 	c, err := b.lookup(s.Context())
 	if err != nil {
 		return failure.Status(fmt.Errorf("forwarding ExecProcess: %w", err))

@@ -39,7 +39,7 @@ type queue struct {
 	items  chan *item
 	work   chan *item
 	memory *semaphore.Weighted
-	keep   bool // contents are not read, and the files stay open
+	keep   bool // files stay open, and nothing is read of regular ones
 	once   sync.Once
 	wg     sync.WaitGroup
 }
@@ -75,7 +75,7 @@ func (q *queue) put(it *item) error {
 		}
 		it.held = it.st.Size
 	}
-	if it.fd < 0 {
+	if it.fd < 0 || q.keep && it.st.Mode&unix.S_IFMT == unix.S_IFREG {
 		close(it.ready)
 	} else {
 		select {

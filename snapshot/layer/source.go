@@ -55,22 +55,6 @@ func withDelta(ctx context.Context, sn snapshot.Snapshotter, delta snapshot.Delt
 	return err
 }
 
-// committed returns where the difference of a snapshot to its parent lies and what is below it, and what ends the views
-// that were made for that.
-func committed(ctx context.Context, sn snapshot.Snapshotter, id snapshot.ID) (Target, func() error, error) {
-	v := &views{sn: sn}
-	info, err := sn.Stat(ctx, id)
-	if err != nil {
-		return Target{}, nil, err
-	}
-	t, err := v.target(ctx, snapshot.Delta{Lower: info.Parent, Upper: id})
-	if err != nil {
-		_ = v.end(ctx) // the error that matters is the first
-		return Target{}, nil, err
-	}
-	return t, func() error { return v.end(ctx) }, nil
-}
-
 // views are what was made to look at snapshots.
 type views struct {
 	sn     snapshot.Snapshotter

@@ -63,29 +63,32 @@ func (p *transplant) one(it *item) error {
 	if it.white {
 		return p.a.entry(&tar.Header{Typeflag: tar.TypeReg, Name: it.path}, nil)
 	}
+	if it.link == "" && it.st.Mode&unix.S_IFMT == unix.S_IFREG {
+		if done, err := p.linked(it); err != nil || done {
+			return err
+		}
+		if err := it.load(false); err != nil {
+			return err
+		}
+	}
 	hdr := header(it)
 	hdr.ModTime = time.Unix(it.st.Mtim.Unix())
-	regular := it.link == "" && it.st.Mode&unix.S_IFMT == unix.S_IFREG
 	if it.link == "" && it.st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		hdr.Typeflag = typeSocket
-	}
-	if !regular || !p.link {
-		return p.a.entry(hdr, fdReader(it.fd))
-	}
-	done, err := p.linked(it, hdr)
-	if err != nil || done {
-		return err
 	}
 	return p.a.entry(hdr, fdReader(it.fd))
 }
 
 // linked makes the file another name of the one that it is a copy of, and says whether that was possible.
-func (p *transplant) linked(it *item, hdr *tar.Header) (bool, error) {
+func (p *transplant) linked(it *item) (bool, error) {
+	if !p.link {
+		return false, nil
+	}
 	parts, err := split(it.path)
 	if err != nil {
 		return false, err
 	}
-	p.a.tree.stamp = timespec(hdr)
+	p.a.tree.stamp = it.st.Mtim
 	parent, err := p.a.parent(parts[:len(parts)-1])
 	if err != nil {
 		return false, err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -173,4 +174,35 @@ func TestTransplantFiles(t *testing.T) {
 			t.Error("the socket is not there")
 		}
 	})
+}
+
+// BenchmarkTransplant20000 copies a layer of 20,000 files onto another parent.
+func BenchmarkTransplant20000(b *testing.B) {
+	needRoot(b)
+	sn, err := overlay.Open(b.Context(), b.TempDir(), store.Options{})
+	must(b, err)
+	b.Cleanup(func() { must(b, sn.Close()) })
+	snap := func(id snapshot.ID, f func(Target) error) {
+		d := NewDraft("b")
+		m, err := sn.Prepare(b.Context(), d, "")
+		must(b, err)
+		t, _ := TargetOf(m)
+		must(b, f(t), sn.Commit(b.Context(), d, id))
+	}
+	snap("files", func(t Target) error {
+		for i := range 100 {
+			dir := filepath.Join(t.Dir, strconv.Itoa(i))
+			must(b, os.Mkdir(dir, 0o755))
+			for j := range 200 {
+				must(b, os.WriteFile(filepath.Join(dir, strconv.Itoa(j)), []byte("content"), 0o644))
+			}
+		}
+		return nil
+	})
+	b.ResetTimer()
+	for i := range b.N {
+		snap(snapshot.ID("copy"+strconv.Itoa(i)), func(t Target) error {
+			return Transplant(context.Background(), sn, snapshot.Delta{Upper: "files"}, t)
+		})
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/boxbuild/boxbuild/executor"
@@ -190,14 +189,4 @@ func (c *Container) Close(ctx context.Context) error {
 	}
 	c.mounts.close(ctx)
 	return err
-}
-
-// StartFailure says how a command that could not be started counts: as an exit code, in the words of a RUN that failed so.
-// ok is false for other errors.
-func StartFailure(err error, args []string) (code int, as error, ok bool) {
-	var start *executor.StartError
-	if !errors.As(err, &start) {
-		return 0, nil, false
-	}
-	return start.Code, fmt.Errorf("process %q did not complete successfully: exit code: %d: %w", strings.Join(args, " "), start.Code, err), true
 }

@@ -110,8 +110,10 @@ func (c *container) Start(ctx context.Context, p *frontend.ProcessSpec) (fronten
 		Meta: meta, Secrets: p.Secrets, Security: p.Security, Terminal: p.Terminal,
 		IO: executor.IO{Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr},
 	})
-	if code, failure, ok := run.StartFailure(err, p.Args); ok {
-		return &unstarted{code: code, err: failure}, nil
+	var start *executor.StartError
+	if errors.As(err, &start) {
+		err = fmt.Errorf("process %q did not complete successfully: exit code: %d: %w", strings.Join(p.Args, " "), start.Code, err)
+		return &unstarted{code: start.Code, err: err}, nil
 	}
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package bridge
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -53,7 +54,7 @@ func TestFeed(t *testing.T) {
 			<-done
 			cancel()
 			f.close()
-			if n, err := f.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			if n, err := f.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 				t.Errorf("reading what is closed: %d, %v", n, err)
 			}
 		}

@@ -100,7 +100,7 @@ func (f *IncomingFile) Close() error {
 	sum := solver.Digest(f.sum.Sum(nil))
 	err := f.f.Close()
 	if err == nil && !in.store.has(sum, f.size) {
-		err = in.store.adopt(f.f, sum, f.size)
+		err = in.store.adopt(f.f.Name(), sum, f.size)
 	} else {
 		err = errors.Join(err, os.Remove(f.f.Name()))
 	}

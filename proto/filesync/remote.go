@@ -406,7 +406,7 @@ func (r *receiver) file(c content) error {
 	if solver.Digest(h.Sum(nil)) != c.sum {
 		return bad("the content of a file is not the one that was asked for")
 	}
-	if err := errors.Join(r.f.Close(), r.store.adopt(r.f, c.sum, c.size)); err != nil {
+	if err := errors.Join(r.f.Close(), r.store.adopt(r.f.Name(), c.sum, c.size)); err != nil {
 		return err
 	}
 	r.f = nil

@@ -201,9 +201,8 @@ func diffSlices() []slice {
 	})
 	add("override files", func(d, _ string) ([]string, []content) {
 		a, b := d+"/overrideFileA", d+"/overrideFileB"
-		return []string{
-			"rm " + a + " " + b, "mkdir -m 0700 " + a, "mkdir -m 0750 " + b, "mkdir -m 0770 " + b + "/sub", "touch " + b + "/f " + b + "/sub/f",
-		}, []content{
+		cmds := []string{"rm " + a + " " + b, "mkdir -m 0700 " + a, "mkdir -m 0750 " + b, "mkdir -m 0770 " + b + "/sub", "touch " + b + "/f " + b + "/sub/f"}
+		return cmds, []content{
 			wantDir(a, 0o700), wantDir(b, 0o750), wantDir(b+"/sub", 0o770), wantFile(b+"/f", 0o644, ""), wantFile(b+"/sub/f", 0o644, ""),
 		}
 	})

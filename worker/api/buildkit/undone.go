@@ -22,8 +22,13 @@ func (b *build) undone(req *worker.BuildRequest) error {
 	if err != nil {
 		return err
 	}
+	said := map[string]bool{} // clients ask for some things twice, in the request and in the frontend's attributes
 	warn := func(format string, args ...any) {
-		req.Warnings = append(req.Warnings, solver.Warning{Short: fmt.Sprintf(format, args...)})
+		text := fmt.Sprintf(format, args...)
+		if !said[text] {
+			req.Warnings = append(req.Warnings, solver.Warning{Short: text})
+		}
+		said[text] = true
 	}
 	for _, e := range exports {
 		warn("no cache was exported to %s: this daemon does not export caches", named(e))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,13 +60,18 @@ func start(t *testing.T, flags ...string) *daemon {
 			t.Error(err)
 		}
 	})
+	for { // the client itself tries once a second
+		conn, err := net.Dial("unix", filepath.Join(dir, "s"))
+		if err == nil {
+			_ = conn.Close()
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	if d.c, err = client.New(context.Background(), addr); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.c.Close() })
-	for _, err := os.Stat(filepath.Join(dir, "s")); err != nil; _, err = os.Stat(filepath.Join(dir, "s")) {
-		time.Sleep(5 * time.Millisecond) // Wait of the client looks once a second
-	}
 	if err := d.c.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -227,10 +227,10 @@ func TestRefuseDefinition(t *testing.T) {
 	}
 }
 
-// TestDeep checks that a definition of a hundred thousand steps one after another is decoded, written and replaced without
-// a deep stack.
+// TestDeep checks that a definition of many steps one after another is decoded, written and replaced without a stack that
+// grows with them: there is not room for 60 bytes of it a step.
 func TestDeep(t *testing.T) {
-	const n = 100_000
+	const n = 20_000
 	def := &pb.Definition{}
 	add := func(o *pb.Op) string {
 		raw, err := marshal(o)

@@ -56,6 +56,8 @@ type BuildRequest struct {
 	Internal bool
 	// Explain adds to the error of a build what its client's side knows of the cause; nil adds nothing. The history calls it.
 	Explain func(error) error
+	// Begun is called once the history knows the build, before anything happens in it; nil for nobody.
+	Begun func()
 	// Warnings are about the request itself: each is reported as one of the build's.
 	Warnings []solver.Warning
 	// Policy is applied to every source before it is pinned; nil allows all.

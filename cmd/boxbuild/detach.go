@@ -43,5 +43,8 @@ func (a *app) detach(ctx context.Context, plan *buildPlan) error {
 			fmt.Fprintln(a.stdout, b.GetId())
 			return nil
 		}
+		if e := out.GetFinished().GetError(); e != nil {
+			return a.buildFailed(&buildError{e}) // it was not begun
+		}
 	}
 }

@@ -207,6 +207,18 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// A build is known when it says that it has begun.
+func TestBegun(t *testing.T) {
+	s := open(t, Options{})
+	known := errors.New("it was not called")
+	_, err := s.Wrap(script(func(context.Context, *worker.BuildRequest, func(solver.Event)) (*worker.BuildResult, error) {
+		return nil, known
+	})).Build(t.Context(), &worker.BuildRequest{ID: "a", Begun: func() { _, known = s.Get("a") }}, nil)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // Credentials in URLs are not recorded.
 func TestRedacted(t *testing.T) {
 	dir := t.TempDir()

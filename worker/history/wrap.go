@@ -44,6 +44,9 @@ func (b *recording) Build(ctx context.Context, req *worker.BuildRequest, events 
 		return nil, err
 	}
 	rec.stop(cancel)
+	if r.Begun != nil {
+		r.Begun()
+	}
 	returned := false
 	defer func() {
 		if !returned {

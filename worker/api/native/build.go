@@ -134,9 +134,16 @@ func (b *build) run(ctx context.Context, stream boxbuildv1.Builds_BuildServer, s
 		}
 		pumped <- err
 	}()
-	_ = b.box.put(&boxbuildv1.BuildOutput{Output: &boxbuildv1.BuildOutput_Accepted{
-		Accepted: &boxbuildv1.BuildAccepted{Id: req.ID},
-	}}) // a full outbox is not possible yet, and a client that is gone shows elsewhere
+	accept := func() {
+		_ = b.box.put(&boxbuildv1.BuildOutput{Output: &boxbuildv1.BuildOutput_Accepted{
+			Accepted: &boxbuildv1.BuildAccepted{Id: req.ID},
+		}}) // a full outbox is not possible yet, and a client that is gone shows elsewhere
+	}
+	if b.server.opt.History != nil {
+		req.Begun = accept // from then on the client can ask for the build by its ID
+	} else {
+		accept()
+	}
 	finished := &boxbuildv1.BuildFinished{}
 	var wire *boxbuildv1.BuildResult
 	res, err := b.perform(ctx, req)

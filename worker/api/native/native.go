@@ -232,7 +232,7 @@ func (s *Server) running() int {
 func (s *Server) Ping(context.Context, *boxbuildv1.PingRequest) (*boxbuildv1.PingResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
+	if s.cancelled { // while builds finish, whoever follows them is answered
 		return nil, failure(boxbuildv1.ErrorKind_ERROR_KIND_UNAVAILABLE, "%v", ErrDraining)
 	}
 	return &boxbuildv1.PingResponse{Version: s.opt.About.GetVersion()}, nil

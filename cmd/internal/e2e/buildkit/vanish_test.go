@@ -111,6 +111,40 @@ func TestVanish(t *testing.T) {
 	t.Errorf("drafts are left: %q", left)
 }
 
+// TestStuck checks that a client which does not read what a process writes cannot keep its build from being cancelled.
+func TestStuck(t *testing.T) {
+	d := start(t)
+	d.load()
+	marker := "8" + strings.TrimPrefix(filepath.Base(filepath.Dir(d.root)), "bk")
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	defer r.Close() // lets the client's own goroutines end
+	_, err := d.c.Build(ctx, client.SolveOpt{}, "boxbuild", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		base, err := solved(ctx, c, llb.Image("busybox"), false)
+		if err != nil {
+			return nil, err
+		}
+		ctr, err := c.NewContainer(ctx, gateway.NewContainerRequest{Mounts: []gateway.Mount{{Dest: "/", Ref: base, MountType: pb.MountType_BIND}}})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := ctr.Start(ctx, gateway.StartRequest{Args: []string{"sh", "-c", "yes; sleep " + marker}, Stdout: w}); err != nil {
+			return nil, err
+		}
+		if _, err := io.CopyN(io.Discard, r, 1<<20); err != nil {
+			return nil, err
+		}
+		cancel()
+		return nil, context.Cause(ctx)
+	}, nil)
+	if err == nil {
+		t.Error("the build has a result")
+	}
+	if err := d.settled(marker); err != nil {
+		t.Error(err)
+	}
+}
+
 // running says whether a process has marker in its command line.
 func running(marker string) bool {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")

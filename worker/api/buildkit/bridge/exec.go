@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,12 +28,23 @@ func (c *conversation) ExecProcess(s pb.LLBBridge_ExecProcessServer) error {
 		return err
 	}
 	defer finish()
-	x := &execStream{c: c, ctx: ctx, s: s, procs: make(map[string]*proc)}
+	x := &execStream{c: c, ctx: ctx, s: s, procs: make(map[string]*proc), out: make(chan *pb.ExecMessage), ended: make(chan struct{})}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		x.sendAll()
+	}()
 	err = x.run()
 	if err != nil || ctx.Err() != nil {
 		x.kill()
 	}
 	x.work.Wait()
+	close(x.ended)
+	// To send to somebody who does not read cannot be interrupted either: it ends with the call.
+	select {
+	case <-sent:
+	case <-ctx.Done():
+	}
 	return failure.Status(err)
 }
 
@@ -42,10 +54,11 @@ type execStream struct {
 	ctx context.Context //nolint:containedctx // the call's
 	s   pb.LLBBridge_ExecProcessServer
 
-	work   sync.WaitGroup // a process each
-	sendMu sync.Mutex     // held while a message is sent: a stream has one sender at a time
-	mu     sync.Mutex     // guards procs
-	procs  map[string]*proc
+	work  sync.WaitGroup       // a process each
+	out   chan *pb.ExecMessage // to be sent
+	ended chan struct{}        // closed when there is nothing more to send; out is not, since what is killed may still write
+	mu    sync.Mutex           // guards procs
+	procs map[string]*proc
 }
 
 // A proc is a process of a stream, from the message that asks for it to the last message about it.
@@ -243,11 +256,27 @@ func (x *execStream) finish(p *proc, outs []uint32, code int, err error) {
 	x.mu.Unlock()
 }
 
-// send sends a message. If it cannot be sent the stream is lost, which run learns too.
+// send has a message sent, unless the call is over.
 func (x *execStream) send(m *pb.ExecMessage) {
-	x.sendMu.Lock()
-	defer x.sendMu.Unlock()
-	_ = x.s.Send(m)
+	select {
+	case x.out <- m:
+	case <-x.ctx.Done():
+	}
+}
+
+// sendAll sends what there is to send. If something cannot be sent the stream is lost, which run learns too.
+func (x *execStream) sendAll() {
+	lost := false
+	for {
+		select {
+		case m := <-x.out:
+			if !lost {
+				lost = x.s.Send(m) != nil
+			}
+		case <-x.ended:
+			return
+		}
+	}
 }
 
 // kill ends the processes that nobody can hear of any more.
@@ -285,16 +314,9 @@ func (w *fdWriter) Write(b []byte) (int, error) {
 	case <-w.x.ctx.Done():
 		return 0, context.Cause(w.x.ctx)
 	}
-	n := 0
 	for part := range chunks(b, maxChunk) {
-		m := &pb.ExecMessage{ProcessID: w.p.id, Input: &pb.ExecMessage_File{File: &pb.FdMessage{Fd: w.fd, Data: part}}}
-		w.x.sendMu.Lock()
-		err := w.x.s.Send(m)
-		w.x.sendMu.Unlock()
-		if err != nil {
-			return n, err
-		}
-		n += len(part)
+		m := &pb.FdMessage{Fd: w.fd, Data: bytes.Clone(part)} // it is sent after this has returned
+		w.x.send(&pb.ExecMessage{ProcessID: w.p.id, Input: &pb.ExecMessage_File{File: m}})
 	}
-	return n, nil
+	return len(b), nil
 }

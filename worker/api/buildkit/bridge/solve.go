@@ -17,6 +17,7 @@ import (
 	"github.com/boxbuild/boxbuild/frontend"
 	llbfrontend "github.com/boxbuild/boxbuild/frontend/llb"
 	"github.com/boxbuild/boxbuild/proto/llb"
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker/api/buildkit/attrs"
 )
 
@@ -76,6 +77,9 @@ func (c *conversation) Solve(ctx context.Context, in *pb.SolveRequest) (*pb.Solv
 func (c *conversation) checkSolve(in *pb.SolveRequest) error {
 	if slices.Contains(in.GetCacheImports(), nil) {
 		return status.Error(codes.InvalidArgument, "invalid nil cache import")
+	}
+	if n := len(in.GetCacheImports()); n > 0 {
+		c.env.Warn(solver.Warning{Short: fmt.Sprintf("%d caches to import are left out: cache records are not imported", n)})
 	}
 	if slices.Contains(in.GetSourcePolicies(), nil) {
 		return status.Error(codes.InvalidArgument, "invalid nil source policy")

@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/boxbuild/boxbuild/exporter/archive"
 	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/report"
@@ -101,7 +100,13 @@ type SessionSources interface {
 // LayoutSources is what Sources have whose client keeps OCI layouts other than as directories.
 type LayoutSources interface {
 	// Layout returns the files of the layout of that name, in the session of that ID or, if it is empty, in the build's own.
-	Layout(ctx context.Context, session, store string) (archive.Files, error)
+	Layout(ctx context.Context, session, store string) (Layout, error)
+}
+
+// A Layout is the files of an OCI layout. It is safe for concurrent use.
+type Layout interface {
+	// Open opens a file by its name in the layout, "blobs/sha256/…"; fs.ErrNotExist if it is not there.
+	Open(ctx context.Context, name string) (io.ReadCloser, error)
 }
 
 // A SourcePolicy says what of the world a build may use.

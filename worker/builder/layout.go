@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/boxbuild/boxbuild/exporter/archive"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/solver/treehash"
@@ -26,7 +25,7 @@ func (e *env) pinLayout(ctx context.Context, s *op.OCILayout) (op.Source, error)
 }
 
 // layout opens the client's OCI layout: a store of its own, or else a directory.
-func (e *env) layout(ctx context.Context, s *op.OCILayout) (archive.Files, error) {
+func (e *env) layout(ctx context.Context, s *op.OCILayout) (worker.Layout, error) {
 	if l, ok := e.req.Sources.(worker.LayoutSources); ok {
 		return l.Layout(ctx, s.Session, s.Store)
 	}
@@ -41,7 +40,7 @@ func (e *env) layout(ctx context.Context, s *op.OCILayout) (archive.Files, error
 // is needed is read, or sent.
 type layoutFiles struct{ dir filesync.Source }
 
-// Open implements archive.Files.
+// Open implements worker.Layout.
 func (l layoutFiles) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	tree, err := l.dir.Tree(ctx, filesync.Selection{Follow: []string{name}})
 	if err != nil {

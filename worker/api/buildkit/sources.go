@@ -9,7 +9,6 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/boxbuild/boxbuild/exporter/archive"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/proto/bksession"
 	"github.com/boxbuild/boxbuild/proto/filesync"
@@ -51,7 +50,7 @@ func (s *sources) Upload(ctx context.Context, id string) (io.ReadCloser, error) 
 }
 
 // Layout implements worker.LayoutSources.
-func (s *sources) Layout(ctx context.Context, session, store string) (archive.Files, error) {
+func (s *sources) Layout(ctx context.Context, session, store string) (worker.Layout, error) {
 	sess := s.own
 	if session != "" && session != sess.ID() {
 		var err error
@@ -65,7 +64,7 @@ func (s *sources) Layout(ctx context.Context, session, store string) (archive.Fi
 // A layout is an OCI layout in a content store of the client's, which has blobs and no names.
 type layout struct{ store *bksession.ContentStore }
 
-// Open implements archive.Files.
+// Open implements worker.Layout.
 func (l layout) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	rest, ok := strings.CutPrefix(name, ocispec.ImageBlobsDir+"/")
 	if !ok {

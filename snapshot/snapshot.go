@@ -74,6 +74,8 @@ type Info struct {
 type Delta struct {
 	Lower ID `json:"lower,omitempty"`
 	Upper ID `json:"upper,omitempty"`
+	// Loose says that directories of which nothing but the time differs are no part of it.
+	Loose bool `json:"loose,omitempty"`
 }
 
 // Errors of a Snapshotter.

@@ -47,9 +47,8 @@ func sameFile(fd, base int, name string, st *unix.Stat_t, shared bool) (bool, er
 	return sameContent(a, b)
 }
 
-// sameMeta compares what a tar says of a file besides its content. The time of a directory does not count: it changes with
-// whatever happens to be in it, and a directory with nothing new in it is no part of a layer, as with BuildKit. A time of
-// whole seconds may be one that went through a tar.
+// sameMeta compares what a tar says of a file besides its content, but for the time of a directory. A time of whole seconds
+// may be one that went through a tar.
 func sameMeta(a, b *unix.Stat_t) bool {
 	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Rdev != b.Rdev {
 		return false
@@ -123,15 +122,16 @@ func sameContent(a, b int) (bool, error) {
 	}
 }
 
-// dirChanged says whether the open directory fd has other metadata than base.
-func dirChanged(fd, base int, st *unix.Stat_t) (bool, error) {
+// dirChanged says whether the open directory fd has other metadata than base, and whether it has another time.
+func dirChanged(fd, base int, st *unix.Stat_t) (changed, time bool, err error) {
 	var old unix.Stat_t
 	if err := unix.Fstat(base, &old); err != nil {
-		return false, err
+		return false, false, err
 	}
+	time = st.Mtim != old.Mtim
 	if !sameMeta(st, &old) {
-		return true, nil
+		return true, time, nil
 	}
 	same, err := sameXattrs(fd, base)
-	return !same, err
+	return !same, time, err
 }

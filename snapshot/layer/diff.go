@@ -22,6 +22,8 @@ type DiffOptions struct {
 	Files *int64
 	// LeftOut, if not nil, gets the first of the files that no layer can have, by their names.
 	LeftOut *string
+	// TimeOnly, if not nil, is set to true if a loose delta lacks a directory that has another time.
+	TimeOnly *bool
 }
 
 // Diff writes the layer tar of t to w. For an overlay that is what t.Dir holds, without what says nothing new to t.Lower:
@@ -33,7 +35,7 @@ type DiffOptions struct {
 // directory come before its other entries, as layer.md asks. Sockets are left out, and so are files whose names a tar
 // would give another meaning (".wh.…"). Headers are USTAR; PAX records are there only for what USTAR cannot say.
 func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
-	d := &differ{form: t.Form, out: newQueue(), leftOut: opt.LeftOut, views: t.views}
+	d := &differ{form: t.Form, out: newQueue(), leftOut: opt.LeftOut, timeOnly: opt.TimeOnly, views: t.views, loose: t.loose}
 	err := d.run(ctx, t, func() error { return writeItems(d.out, w, opt) })
 	if err != nil {
 		return fmt.Errorf("writing layer of %s: %w", t.Dir, err)
@@ -89,9 +91,11 @@ type differ struct {
 	first map[inode]string      // the name under which a file with several was written
 	out   *queue
 
-	leftOut *string // see DiffOptions
-	views   bool    // what is compared are mounts of layers in one file system, see sameFile
-	sockets bool    // sockets are files as others are; a tar cannot have them
+	leftOut  *string // see DiffOptions
+	views    bool    // what is compared are mounts of layers in one file system, see sameFile
+	loose    bool    // see snapshot.Delta
+	timeOnly *bool   // see DiffOptions
+	sockets  bool    // sockets are files as others are; a tar cannot have them
 }
 
 // A place is a directory that is being walked.
@@ -301,21 +305,21 @@ func (d *differ) subdir(p *place, name string, st *unix.Stat_t, inBase bool) err
 		return fmt.Errorf("opening %s: %w", k.path, err)
 	}
 	defer unix.Close(k.fd)
-	changed := true
+	changed, time := true, false
 	if inBase {
 		if k.base, err = openRetry(p.base, name, dirFlags); err == nil {
 			defer unix.Close(k.base)
-			changed, err = dirChanged(k.fd, k.base, st)
+			changed, time, err = dirChanged(k.fd, k.base, st)
 		} else if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 			k.base, err = -1, nil
 		}
 	} else if len(p.lower) > 0 {
-		changed, err = d.copiedUp(k, name)
+		changed, time, err = d.copiedUp(k, name)
 	}
 	if err != nil {
 		return fmt.Errorf("comparing %s: %w", k.path, err)
 	}
-	if changed {
+	if changed || time && !d.loose {
 		if err := d.emit(k); err != nil {
 			return err
 		}
@@ -326,20 +330,25 @@ func (d *differ) subdir(p *place, name string, st *unix.Stat_t, inBase bool) err
 			return fmt.Errorf("reading %s: %w", k.path, err)
 		}
 	}
-	return d.dir(k)
+	err = d.dir(k)
+	if time && !k.emitted && d.timeOnly != nil {
+		*d.timeOnly = true
+	}
+	return err
 }
 
-// copiedUp finds what the directory k, whose name is given, merges, and says whether it has other metadata than that. The
-// kernel copies a directory up as soon as something is made in it, and leaves it there when that is removed again.
-func (d *differ) copiedUp(k *place, name string) (changed bool, err error) {
+// copiedUp finds what the directory k, whose name is given, merges, and says whether it has other metadata than that, and
+// another time. The kernel copies a directory up as soon as something is made in it, and leaves it there when that is
+// removed again.
+func (d *differ) copiedUp(k *place, name string) (changed, time bool, err error) {
 	e, err := d.lower.lookup(k.up.lower, pathOf(k.up), name)
 	if err != nil || e.kind != directory {
-		return true, err
+		return true, false, err
 	}
 	k.lower = e.layers
 	old, err := d.lower.openDir(e.layers[0], pathOf(k))
 	if err != nil {
-		return true, err
+		return true, false, err
 	}
 	defer unix.Close(old)
 	return dirChanged(k.fd, old, &k.st)

@@ -87,6 +87,7 @@ type Target struct {
 	Lower []string
 	Form  Form
 	views bool // Dir and Lower[0] are mounts of layers in one file system
+	loose bool // see snapshot.Delta
 }
 
 // TargetOf returns where to write, given what Prepare returned: the upper directory of an overlay, which then need not

@@ -41,6 +41,7 @@ func DiffDelta(ctx context.Context, sn snapshot.Snapshotter, delta snapshot.Delt
 func withDelta(ctx context.Context, sn snapshot.Snapshotter, delta snapshot.Delta, f func(Target) error) error {
 	v := &views{sn: sn}
 	t, err := v.target(ctx, delta)
+	t.loose = delta.Loose
 	if err == nil {
 		err = f(t)
 	}

@@ -206,3 +206,30 @@ func BenchmarkTransplant20000(b *testing.B) {
 		})
 	}
 }
+
+// TestLoose checks that a loose delta lacks a directory of which only the time differs, says so, and has one in which
+// something has changed; and that a delta that is not loose has both.
+func TestLoose(t *testing.T) {
+	eachDeltas(t, func(t *testing.T, s *deltas) {
+		s.layer("a", "", dir("same/").at(1), file("same/f", "1"), dir("other/").at(1), file("other/f", "1"))
+		s.layer("b", "a", dir("same/").at(2), dir("other/").at(2), file("other/f", "2"))
+		s.layer("c", "b", dir("other/").at(3), file("other/f", "3"))
+		for _, c := range []struct {
+			of    snapshot.Delta
+			lacks bool
+			want  []string
+		}{
+			{snapshot.Delta{Lower: "a", Upper: "b"}, false, []string{"5 other/", "0 other/f", "5 same/"}},
+			{snapshot.Delta{Lower: "a", Upper: "b", Loose: true}, true, []string{"5 other/", "0 other/f"}},
+			{snapshot.Delta{Lower: "b", Upper: "c", Loose: true}, false, []string{"5 other/", "0 other/f"}},
+			{snapshot.Delta{Lower: "a", Upper: "c", Loose: true}, true, []string{"5 other/", "0 other/f"}},
+		} {
+			lacks := false
+			var b bytes.Buffer
+			must(t, DiffDelta(t.Context(), s.sn, c.of, &b, DiffOptions{TimeOnly: &lacks}))
+			if got := listTar(t, b.Bytes()); !slices.Equal(got, c.want) || lacks != c.lacks {
+				t.Errorf("%v: got %q, something left out: %v; want %q, %v", c.of, got, lacks, c.want, c.lacks)
+			}
+		}
+	})
+}

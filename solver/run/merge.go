@@ -89,7 +89,7 @@ func (r *Runner) runDiff(ctx context.Context, step *solver.Step, d *op.Diff) ([]
 // between returns the layers that lead from one tree to another. Where upper has all layers of lower and several more,
 // they are those, so that an image has the layers that were built. In all other cases it is one, the difference.
 func (r *Runner) between(ctx context.Context, lower, upper snapshot.ID) ([]snapshot.Delta, error) {
-	whole := []snapshot.Delta{{Lower: lower, Upper: upper}}
+	whole := []snapshot.Delta{{Lower: lower, Upper: upper, Loose: true}}
 	if upper == "" {
 		return whole, nil
 	}
@@ -101,11 +101,18 @@ func (r *Runner) between(ctx context.Context, lower, upper snapshot.ID) ([]snaps
 	if err != nil {
 		return nil, err
 	}
-	if len(above) > len(below)+1 && slices.Equal(above[:len(below)], below) {
-		return above[len(below):], nil
+	if len(above) <= len(below)+1 || !slices.EqualFunc(above[:len(below)], below, sameTrees) {
+		return whole, nil
 	}
-	return whole, nil
+	out := slices.Clone(above[len(below):])
+	for i := range out {
+		out[i].Loose = true
+	}
+	return out, nil
 }
+
+// sameTrees says whether two layers are differences of the same trees.
+func sameTrees(a, b snapshot.Delta) bool { return a.Lower == b.Lower && a.Upper == b.Upper }
 
 // layersOf returns the layers of a tree, lowest first.
 func (r *Runner) layersOf(ctx context.Context, id snapshot.ID) ([]snapshot.Delta, error) {

@@ -108,9 +108,11 @@ func (d *DiffIDs) run(id snapshot.ID, w *walk) {
 }
 
 func (d *DiffIDs) compute(id snapshot.ID, w *walk) error {
-	if of, ok, err := d.original(id); err != nil {
+	of, delta, err := d.original(id)
+	if err != nil {
 		return fmt.Errorf("computing the diff ID of snapshot %s: %w", id, err)
-	} else if ok {
+	}
+	if of != "" && !delta.Loose {
 		w.val, err = d.Wait(d.ctx, of)
 		return err
 	}
@@ -120,26 +122,32 @@ func (d *DiffIDs) compute(id snapshot.ID, w *walk) error {
 	defer d.slots.Release(1)
 	h := &countHash{h: sha256.New()}
 	var v Derived
-	if err := layer.DiffSnapshot(d.ctx, d.snapshots, id, h, layer.DiffOptions{Files: &v.Files, LeftOut: &v.LeftOut}); err != nil {
+	lacks := false
+	opt := layer.DiffOptions{Files: &v.Files, LeftOut: &v.LeftOut, TimeOnly: &lacks}
+	if err := layer.DiffSnapshot(d.ctx, d.snapshots, id, h, opt); err != nil {
 		return fmt.Errorf("computing the diff ID of snapshot %s: %w", id, err)
+	}
+	if known, ok := d.lookup(of); ok && of != "" && !lacks {
+		w.val = known
+		return nil
 	}
 	v.DiffID, v.Size = digest.NewDigest(digest.SHA256, h.h), h.n
 	w.val = v
 	return nil
 }
 
-// original returns the snapshot whose layer the one of id is a copy of, if it is. The copy's tar is that one's, also where
-// that came as a tar which nobody here could write again.
-func (d *DiffIDs) original(id snapshot.ID) (of snapshot.ID, ok bool, err error) {
+// original returns the snapshot whose layer the one of id is a copy of, or "". The copy's tar is that one's, also where that
+// came as a tar which nobody here could write again; unless the copy is a loose one and lacks something.
+func (d *DiffIDs) original(id snapshot.ID) (of snapshot.ID, delta snapshot.Delta, err error) {
 	info, err := d.snapshots.Stat(d.ctx, id)
 	if err != nil || info.Delta.Upper == "" {
-		return "", false, err
+		return "", info.Delta, err
 	}
 	upper, err := d.snapshots.Stat(d.ctx, info.Delta.Upper)
-	if err != nil {
-		return "", false, err
+	if err != nil || upper.Parent != info.Delta.Lower || upper.Delta != (snapshot.Delta{}) {
+		return "", info.Delta, err
 	}
-	return upper.ID, upper.Parent == info.Delta.Lower && upper.Delta == (snapshot.Delta{}), nil
+	return upper.ID, info.Delta, nil
 }
 
 // Wait returns what is derived from id, computing it if need be.

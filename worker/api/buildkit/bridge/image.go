@@ -282,10 +282,11 @@ func (f *image) container(p *program) (*frontend.ContainerSpec, error) {
 	return spec, nil
 }
 
-// process describes the program's process, with what it is told in its environment.
+// process describes the program's process, with what it is told in its environment. It is root's, whoever the image's user
+// is, as with BuildKit.
 func (f *image) process(c *conversation, p *program) (*frontend.ProcessSpec, error) {
 	cfg := &p.config.Config
-	s := &frontend.ProcessSpec{Args: cfg.Entrypoint, Env: slices.Clone(cfg.Env), Cwd: cfg.WorkingDir, User: cfg.User}
+	s := &frontend.ProcessSpec{Args: cfg.Entrypoint, Env: slices.Clone(cfg.Env), Cwd: cfg.WorkingDir}
 	if len(s.Args) == 0 {
 		s.Args = []string{"/run"}
 	}

@@ -167,8 +167,11 @@ func hookList(hooks *specs.Hooks) []string {
 		list []specs.Hook
 	}{
 		{"prestart", hooks.Prestart}, //nolint:staticcheck // deprecated, but there are descriptions that have it
-		{"createRuntime", hooks.CreateRuntime}, {"createContainer", hooks.CreateContainer},
-		{"startContainer", hooks.StartContainer}, {"poststart", hooks.Poststart}, {"poststop", hooks.Poststop},
+		{"createRuntime", hooks.CreateRuntime},
+		{"createContainer", hooks.CreateContainer},
+		{"startContainer", hooks.StartContainer},
+		{"poststart", hooks.Poststart},
+		{"poststop", hooks.Poststop},
 	} {
 		for _, h := range stage.list {
 			if text := stage.name + " " + h.Path; !slices.Contains(out, text) {

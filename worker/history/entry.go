@@ -67,12 +67,12 @@ func fileName(id string) string {
 func (s *Store) save(e *entry) error {
 	e.writing <- struct{}{}
 	defer func() { <-e.writing }()
-	if e.gone {
-		return notFound(e.rec.ID)
-	}
 	s.mu.Lock()
 	rec := e.rec
 	s.mu.Unlock()
+	if e.gone {
+		return notFound(rec.ID)
+	}
 	return s.writeRecord(e, rec)
 }
 

@@ -72,7 +72,7 @@ func (r *Runner) process(ctx context.Context, step *solver.Step, e *op.Exec, spe
 		return nil // also where a process that nobody depended on was killed for want of memory
 	}
 	if exit.Code == 0 {
-		return fmt.Errorf("process %q did not complete successfully: exit code 0 is not valid here", strings.Join(e.Meta.Args, " "))
+		return fmt.Errorf("process %q did not complete successfully: exit code: 0", strings.Join(e.Meta.Args, " "))
 	}
 	if exit.Code == execFailed {
 		if err := r.foreign(ctx, e, said.text); err != nil {

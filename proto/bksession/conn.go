@@ -42,22 +42,29 @@ func dial(conn net.Conn) (*grpc.ClientConn, error) {
 	)
 }
 
-// A watchedConn calls ended when it cannot be read or written any more.
+// A watchedConn calls ended when it cannot be read or written any more. What has been read to its end is not written any
+// more either: gRPC would say goodbye, and BuildKit's clients take bytes that come while they close for frames of garbage,
+// about which they complain on the user's terminal.
 type watchedConn struct {
 	net.Conn
 	ended func()
 	once  sync.Once
+	over  atomic.Bool
 }
 
 func (c *watchedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err != nil {
+		c.over.Store(true)
 		c.once.Do(c.ended)
 	}
 	return n, err
 }
 
 func (c *watchedConn) Write(b []byte) (int, error) {
+	if c.over.Load() {
+		return 0, net.ErrClosed
+	}
 	n, err := c.Conn.Write(b)
 	if err != nil {
 		c.once.Do(c.ended)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,4 +236,51 @@ func TestHealthy(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// farewell counts the bytes that are written to a connection after the other side has closed it.
+type farewell struct {
+	net.Conn
+	closed atomic.Bool
+	late   atomic.Int64
+}
+
+func (f *farewell) Read(b []byte) (int, error) {
+	n, err := f.Conn.Read(b)
+	if err != nil {
+		f.closed.Store(true)
+	}
+	return n, err
+}
+
+func (f *farewell) Write(b []byte) (int, error) {
+	if f.closed.Load() {
+		f.late.Add(int64(len(b)))
+	}
+	return f.Conn.Write(b)
+}
+
+// Nothing is said to a client that has closed its side: BuildKit's would read it as frames, and complain to the user.
+func TestNoFarewell(t *testing.T) {
+	for range 20 {
+		m := New(patient(t))
+		conn, stop := serveHealth(health.NewServer())
+		f := &farewell{Conn: conn}
+		served := make(chan error, 1)
+		go func() { served <- m.Serve(context.Background(), f, headersOf("x")) }()
+		s, err := m.Get(t.Context(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := grpc_health_v1.NewHealthClient(s.Conn()).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		if n := f.late.Load(); n > 0 {
+			t.Errorf("%d bytes were sent to a client that has gone", n)
+		}
+	}
 }

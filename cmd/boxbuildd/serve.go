@@ -226,6 +226,9 @@ func (s *server) stop() error {
 		e.remove()
 	}
 	s.native.Drain()
+	if s.daemon.History != nil {
+		s.daemon.History.Hush()
+	}
 	for _, e := range s.endpoints {
 		_ = e.Close() // the splitter reports
 	}

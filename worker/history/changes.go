@@ -37,9 +37,15 @@ func (s *Store) Changes(ctx context.Context, after uint64) ([]Change, uint64, er
 			return nil, after, context.Cause(ctx)
 		case <-s.done:
 			return nil, after, ErrClosed
+		case <-s.still:
+			return nil, after, ErrClosed
 		}
 	}
 }
+
+// Hush has Changes return ErrClosed where it would wait, from now on: a daemon that goes down has nobody wait for news. It may
+// be called more than once.
+func (s *Store) Hush() { s.hush() }
 
 func (s *Store) sinceLocked(after uint64) []Change {
 	var out []Change

@@ -100,6 +100,8 @@ type Store struct {
 	nudge   chan struct{} // has a token while something is doomed
 	purging chan struct{} // has a token while somebody deletes what is doomed
 
+	still chan struct{} // closed by hush
+	hush  func()
 	done  <-chan struct{} // closed by Close
 	stop  context.CancelFunc
 	tasks sync.WaitGroup // the sweeper
@@ -119,8 +121,9 @@ func Open(opt Options) (*Store, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Store{
 		opt: opt, entries: map[string]*entry{}, changed: make(chan struct{}),
-		nudge: make(chan struct{}, 1), purging: make(chan struct{}, 1), done: ctx.Done(), stop: stop,
+		nudge: make(chan struct{}, 1), purging: make(chan struct{}, 1), still: make(chan struct{}), done: ctx.Done(), stop: stop,
 	}
+	s.hush = sync.OnceFunc(func() { close(s.still) })
 	if err := s.load(); err != nil {
 		stop()
 		return nil, fmt.Errorf("opening the history: %w", err)

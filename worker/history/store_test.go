@@ -359,8 +359,13 @@ func TestChanges(t *testing.T) {
 		_, _, err := s.Changes(t.Context(), at)
 		done <- err
 	}()
-	s.Close()
+	s.Hush()
+	s.Hush()
 	if err := <-done; !errors.Is(err, ErrClosed) {
-		t.Errorf("closed: got %v", err)
+		t.Errorf("hushed: got %v", err)
+	}
+	build(t, s, "c", nil)
+	if got := next(); got != "ccompletedfalse false" {
+		t.Errorf("hushed, but with news: %s", got)
 	}
 }

@@ -25,7 +25,7 @@ type FileReader interface {
 	// ReadDir returns what is in a directory, sorted by name, with the names as paths. Pattern, if it is not empty, is one
 	// of path.Match that names have to match.
 	ReadDir(ctx context.Context, in solver.Input, dir, pattern string) ([]FileInfo, error)
-	// StatFile describes a file. A symlink is described itself.
+	// StatFile describes a file, or what a symlink leads to.
 	StatFile(ctx context.Context, in solver.Input, path string) (*FileInfo, error)
 }
 

@@ -112,7 +112,7 @@ func (e *env) StatFile(ctx context.Context, in solver.Input, name string) (*fron
 	if err != nil {
 		return nil, err
 	}
-	info := fileInfo(path.Base(path.Join("/", name)), entry)
+	info := fileInfo(path.Base(entry.Path), entry) // of what a symlink leads to, as with BuildKit
 	return &info, nil
 }
 

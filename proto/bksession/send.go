@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
@@ -44,7 +45,7 @@ func (s *Session) SendFiles(ctx context.Context, exporter int, parts []Part) err
 	if err != nil {
 		return s.fail(ctx, what, err)
 	}
-	snd := &sender{stream: stream, work: make(chan uint32, sendWorkers)}
+	snd := &sender{stream: stream, count: filesync.Counter(ctx), work: make(chan uint32, sendWorkers)}
 	err = snd.run(bound, cancel, parts)
 	var remote *streamError
 	if errors.As(err, &remote) {
@@ -61,7 +62,9 @@ type sender struct {
 	stream grpc.ClientStream
 	work   chan uint32 // files that are asked for
 
-	sending sync.Mutex // held while a message is sent
+	sending sync.Mutex        // held while a message is sent; guards sent
+	sent    int64             // bytes
+	count   func(total int64) // told of them; may be nil
 
 	mu     sync.Mutex // guards the fields below
 	files  []outgoing // by ID
@@ -113,6 +116,9 @@ func (s *sender) run(ctx context.Context, cancel context.CancelFunc, parts []Par
 func (s *sender) send(m raw) error {
 	s.sending.Lock()
 	defer s.sending.Unlock()
+	if s.sent += int64(len(m)); s.count != nil {
+		s.count(s.sent)
+	}
 	if err := s.stream.SendMsg(&m); err != nil {
 		return &streamError{err}
 	}

@@ -136,7 +136,7 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	tctx, arrived := counting(ctx, l.Name)
+	tctx, arrived := counting(ctx, "transferring "+l.Name+":")
 	tree, err := dir.Tree(tctx, filesync.Selection{
 		Include: l.Include, Exclude: l.Exclude, Follow: l.Follow, Fresh: l.Differ == op.DifferNone,
 	})

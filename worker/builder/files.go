@@ -75,10 +75,12 @@ func (b *Builder) exportFiles(ctx context.Context, r *result, p *plan) error {
 			}
 			parts = append(parts, part)
 		}
+		if p.Dest.Files != nil {
+			ctx, sent := counting(run.WithStatus(ctx, pr.status), "copying files")
+			defer sent()
+			return p.Dest.Files(ctx, parts)
+		}
 		return pr.part("copying files", func() error {
-			if p.Dest.Files != nil {
-				return p.Dest.Files(ctx, parts)
-			}
 			if p.Dest.Dir != "" {
 				skipped, err := local.WriteDir(ctx, p.Dest.Dir, parts, local.Options{})
 				for _, s := range skipped {

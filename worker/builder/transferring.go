@@ -12,14 +12,14 @@ import (
 // transferEvery is how often the progress of a transfer is told.
 const transferEvery = 100 * time.Millisecond
 
-// counting returns a context in which the transfer of a client's directory is told as a part of the step that needs it, and
-// what tells its end.
-func counting(ctx context.Context, name string) (context.Context, func()) {
+// counting returns a context in which a transfer from or to the client is told as a part of the step that needs it, called
+// id, and what tells its end. Of one that moves no bytes nothing is told.
+func counting(ctx context.Context, id string) (context.Context, func()) {
 	tell := run.StatusOf(ctx)
 	if tell == nil {
 		return ctx, func() {}
 	}
-	st := solver.Status{ID: "transferring " + name + ":", Started: time.Now()}
+	st := solver.Status{ID: id, Started: time.Now()}
 	var told time.Time
 	ctx = filesync.WithCounter(ctx, func(total int64) {
 		st.Current = total

@@ -42,6 +42,18 @@ func (s *Session) checkHealth() {
 	}
 }
 
+// greeting is how long a session that has come is waited for to be ready.
+const greeting = time.Second
+
+// greet has the client answer once. By then HTTP/2's settings have been exchanged: a build that fails before would have
+// the client close the connection while the last of them are under way, and BuildKit's then complains to its user.
+func (s *Session) greet() {
+	defer close(s.ready)
+	ctx, cancel := context.WithTimeout(s.ctx, greeting)
+	defer cancel()
+	_, _ = grpc_health_v1.NewHealthClient(s.cc).Check(ctx, &grpc_health_v1.HealthCheckRequest{}) // checkHealth judges
+}
+
 func lostBecause(err error, limit time.Duration) error {
 	if status.Code(err) == codes.DeadlineExceeded {
 		return fmt.Errorf("%w within %s", errNoAnswer, limit.Round(time.Millisecond))

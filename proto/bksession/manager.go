@@ -94,7 +94,12 @@ func (m *Manager) Get(ctx context.Context, id string) (*Session, error) {
 	for {
 		s, changed, lost := m.find(id)
 		if s != nil {
-			return s, nil
+			select {
+			case <-s.ready:
+				return s, nil
+			case <-ctx.Done():
+				return nil, fmt.Errorf("waiting for the client's session %s: %w", s.id, context.Cause(ctx))
+			}
 		}
 		if lost != nil {
 			return nil, lost

@@ -22,6 +22,7 @@ type Session struct {
 	cc     *grpc.ClientConn
 	ctx    context.Context //nolint:containedctx // the life of the session is what a Session stands for
 	cancel context.CancelCauseFunc
+	ready  chan struct{} // closed when the client has answered once, or has had the time to
 }
 
 var _ session.Session = (*Session)(nil)
@@ -111,7 +112,7 @@ func (s *Session) Conn() grpc.ClientConnInterface { return s.cc }
 
 // newSession makes the session and starts nothing: run does.
 func newSession(ctx context.Context, conn net.Conn, h headers, opt Options) (*Session, error) {
-	s := &Session{headers: h, opt: opt}
+	s := &Session{headers: h, opt: opt, ready: make(chan struct{})}
 	if h.health > 0 {
 		s.opt.Health = Health{Every: h.health, Timeout: h.health, Failures: 1}
 	}
@@ -128,6 +129,7 @@ func (s *Session) end(why error) { s.cancel(&LostError{ID: s.id, Name: s.name, W
 // run watches the session until it ends, and returns why. Everything that it started has ended then.
 func (s *Session) run() error {
 	var wg sync.WaitGroup
+	wg.Go(s.greet)
 	wg.Go(s.checkHealth)
 	stop := context.AfterFunc(s.ctx, func() { // a client that takes no bytes must not hold up what ends the session
 		_ = s.conn.Close()

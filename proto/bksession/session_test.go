@@ -284,3 +284,33 @@ func TestNoFarewell(t *testing.T) {
 		}
 	}
 }
+
+// counting is a health service that counts its answers.
+type counting struct {
+	grpc_health_v1.UnimplementedHealthServer
+	answered atomic.Int64
+}
+
+func (c *counting) Check(context.Context, *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
+	c.answered.Add(1)
+	return &grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_SERVING}, nil
+}
+
+// A session that Get returns has answered already, so that its connection is set up whatever the build does next.
+func TestGetReady(t *testing.T) {
+	h := &counting{}
+	conn, stop := serveHealth(h)
+	m := New(patient(t))
+	served := make(chan error, 1)
+	go func() { served <- m.Serve(context.Background(), conn, headersOf("x")) }()
+	if _, err := m.Get(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
+	if h.answered.Load() == 0 {
+		t.Error("Get has returned a session that has not answered yet")
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}

@@ -208,6 +208,9 @@ func (p *plan) readMode(value string) error {
 	case "copy":
 		return nil
 	case "delete":
+		if p.Dest.Files != nil { // the client has been told of everything, and deletes the rest
+			return nil
+		}
 		return errors.New("mode=delete is not supported: what is in a directory stays")
 	}
 	return fmt.Errorf("mode %q is none of copy and delete", value)

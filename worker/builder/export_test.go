@@ -3,6 +3,7 @@ package builder_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/snapshot/image"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
@@ -166,6 +168,7 @@ func TestAttrs(t *testing.T) {
 	push := worker.Output{Type: worker.OutputImage, Push: true}
 	oci := worker.Output{Type: worker.OutputOCI, Dest: worker.Dest{Stream: &buffer{}}}
 	files := worker.Output{Type: worker.OutputLocal, Dest: worker.Dest{Dir: t.TempDir()}}
+	mirror := worker.Output{Type: worker.OutputLocal, Dest: worker.Dest{Files: func(context.Context, []local.Part) error { return nil }}}
 	for _, tt := range []struct {
 		out   worker.Output
 		attrs string
@@ -194,6 +197,7 @@ func TestAttrs(t *testing.T) {
 		{oci, "push=true", "", `unknown attribute "push"`},
 		{files, "platform-split=true mode=copy attestation-prefix=x source-date-epoch=1", "", ""},
 		{files, "mode=delete", "", "mode=delete is not supported"},
+		{mirror, "mode=delete", "", ""},
 		{files, "mode=odd", "", "none of copy and delete"},
 		{files, "platform-split=odd", "", "neither true nor false"},
 		{files, "name=x", "", `unknown attribute "name"`},

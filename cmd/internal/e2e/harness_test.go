@@ -96,6 +96,11 @@ func setUp(env *testscript.Env, bin, bases string) error {
 	// A daemon that a broken test leaves behind goes by itself.
 	env.Setenv("BOXBUILD_IDLE_TIMEOUT", "2m")
 	env.Setenv("BASES", bases)
+	deploy, err := filepath.Abs("../../boxbuildd/deploy")
+	if err != nil {
+		return err
+	}
+	env.Setenv("DEPLOY", deploy)
 	// A number of seconds that no other script's processes sleep for, to know this one's by.
 	env.Setenv("SLEEP", strconv.Itoa(1e6+rand.IntN(9e6)))
 	env.Setenv("HOME", env.WorkDir)

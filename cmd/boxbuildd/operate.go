@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
+	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/api/buildkit"
@@ -38,8 +40,27 @@ func (w *wiring) operate(ctx context.Context, b worker.Builder, images worker.Im
 	}
 	c := gc.New(opt)
 	w.onClose(c.Close)
+	if !w.cfg.Frontends.Dockerfile.On() {
+		b = &noDockerfiles{b}
+	}
 	return t.Wrap(c.Wrap(b)), t, nil
 }
+
+// noDockerfiles refuses builds with the daemon's own frontend.
+type noDockerfiles struct{ worker.Builder }
+
+// Build implements worker.Builder.
+func (b *noDockerfiles) Build(
+	ctx context.Context, req *worker.BuildRequest, events func(solver.Event),
+) (*worker.BuildResult, error) {
+	if req.Use == nil || req.Origin.Frontend == dockerfileFrontend {
+		return nil, &frontend.UsageError{Message: "the frontend " + dockerfileFrontend + " is disabled on this daemon"}
+	}
+	return b.Builder.Build(ctx, req, events)
+}
+
+// dockerfileFrontend is what BuildKit's clients call the frontend that reads Dockerfiles.
+const dockerfileFrontend = "dockerfile.v0"
 
 // gcRules are those of the configuration, in bytes of the disk that the store is on.
 func (w *wiring) gcRules() ([]gc.Rule, error) {

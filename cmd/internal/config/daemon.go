@@ -113,7 +113,7 @@ type DNS struct {
 
 // Network configures the network of sandboxes.
 type Network struct {
-	// Subnet is the IPv4 network of the bridge, "10.88.0.0/16"; empty for a free one.
+	// Subnet is the IPv4 network that the bridge takes a free /20 of, "10.88.0.0/16"; empty for one that is usual.
 	Subnet string `toml:"subnet"`
 	// Pool is how many network namespaces are kept ready; 0 for the default.
 	Pool int `toml:"pool"`
@@ -341,6 +341,8 @@ func (d *Daemon) validateNetwork() error {
 	if d.Network.Subnet != "" {
 		if p, err := netip.ParsePrefix(d.Network.Subnet); err != nil || !p.Addr().Is4() {
 			errs = append(errs, fmt.Errorf("network.subnet: %q is not an IPv4 network", d.Network.Subnet))
+		} else if p.Bits() > 20 {
+			errs = append(errs, fmt.Errorf("network.subnet: %s is too small: sandboxes need a /20", p))
 		}
 	}
 	if d.Network.Pool < 0 {

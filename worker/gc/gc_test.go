@@ -85,7 +85,8 @@ func TestLimits(t *testing.T) {
 // Filters are in containerd's words, and one of several is enough.
 func TestFilter(t *testing.T) {
 	all := []worker.UsageRecord{
-		{ID: "a", Type: "source.local", Description: "files", Parents: []string{"p"}}, {ID: "b", Type: "exec.cachemount", Mutable: true, InUse: true},
+		{ID: "a", Type: "source.local", Description: "files", Parents: []string{"p"}},
+		{ID: "b", Type: "exec.cachemount", Mutable: true, InUse: true},
 		{ID: "c", Type: "regular", Shared: true},
 	}
 	for _, c := range []struct {

@@ -153,6 +153,7 @@ func (m *Metrics) step(ev *solver.Event, started map[*solver.Vertex]time.Time) {
 			kind = "recipe"
 		}
 		m.hits.WithLabelValues(kind).Inc()
+	default: // not counted
 	}
 	if how == "" {
 		return

@@ -106,6 +106,7 @@ func (t *tally) add(ev *solver.Event) {
 		t.failed++
 	case solver.Canceled:
 		t.canceled++
+	default: // the step goes on
 	}
 }
 

@@ -230,6 +230,7 @@ func (s *stepSpans) event(ctx context.Context, ev *solver.Event) {
 		if span := s.spans[ev.Vertex]; span != nil {
 			span.AddEvent(ev.Warning.Short, trace.WithTimestamp(ev.Time))
 		}
+	default: // spans have no logs
 	}
 }
 

@@ -45,6 +45,7 @@ func (d *Daemon) checkKeys(path string, text []byte) error {
 			w.table(table, row)
 		case unstable.KeyValue:
 			w.value(table, e)
+		default: // a comment
 		}
 	}
 	return errors.Join(append(w.errs, w.parser.Error())...)
@@ -106,6 +107,7 @@ func (w *walk) nested(parts []string, v *unstable.Node) bool {
 			w.value(parts, n)
 		case unstable.InlineTable:
 			found = w.nested(parts, n) || found
+		default: // an element of an array
 		}
 	}
 	return found
@@ -117,6 +119,7 @@ func (w *walk) key(parts []string, row int, v *unstable.Node) {
 	switch v.Kind {
 	case unstable.String, unstable.Bool, unstable.Integer:
 		s.value = string(v.Data)
+	default: // no setting is refused for such a value
 	}
 	for _, k := range Keys {
 		if !k.matches(parts) {

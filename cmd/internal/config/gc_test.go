@@ -53,7 +53,8 @@ func TestGCRules(t *testing.T) {
 			[]GCRule{{All: true, ReservedSpace: Space{Percent: 10}, MaxUsedSpace: Space{Bytes: 7}}},
 		},
 		{
-			"flag", "", []string{"--oci-worker-gc-keepstorage", "1,2GB,30%"},
+			"flag", "",
+			[]string{"--oci-worker-gc-keepstorage", "1,2GB,30%"},
 			[]GCRule{{All: true, ReservedSpace: Space{Bytes: 1e6}, MinFreeSpace: Space{Bytes: 2 << 30}, MaxUsedSpace: Space{Percent: 30}}},
 		},
 		{

@@ -98,6 +98,7 @@ func fields(typ reflect.Type, prefix string) []string {
 			}
 		}
 		return out
+	default: // a value
 	}
 	return []string{prefix}
 }

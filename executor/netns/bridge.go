@@ -67,7 +67,7 @@ func makeNetwork(opts *Options) (_ *network, err error) {
 	if err := n.makeTable(opts.HostAccess); err != nil {
 		return nil, fmt.Errorf("making nftables table %s: %w", tableName(n.id), err)
 	}
-	if err := acceptForwarded(n.id); err != nil {
+	if err := (Passage{Tag: tableName(n.id), Bridge: bridgeName(n.id)}).Open(); err != nil {
 		return nil, err
 	}
 	return n, nil

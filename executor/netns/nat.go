@@ -1,11 +1,13 @@
 package netns
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -86,28 +88,35 @@ func removeTable(id string) error {
 			}
 		}
 	}
-	if err := eachForwardChain(c, func(ch *nftables.Chain) error { return removeAccepts(c, ch, id) }); err != nil {
-		return err
-	}
-	return legacyAccepts(id, "-D")
+	return Passage{Tag: tableName(id), Bridge: bridgeName(id)}.Close()
 }
 
-// AcceptForwarded lets packets of the bridge pass where someone else's forward chain drops what it does not know, as
-// Docker's and many firewalls' do: a packet has to pass the chains of all tables. For iptables on nftables, a rule is
-// put in front of each such chain; for the older iptables, with the iptables-legacy program.
-func acceptForwarded(id string) error {
+// A Passage lets packets of a bridge pass where someone else's forward chain drops what it does not know, as Docker's and
+// many firewalls' do: a packet has to pass the chains of all tables. For iptables on nftables, a rule is put in front of
+// each such chain; for the older iptables, with the iptables-legacy program.
+type Passage struct {
+	Tag       string // marks the rules
+	Bridge    string
+	Published bool // also packets to addresses that destination NAT has put there
+}
+
+// Open adds the rules that are missing.
+func (p Passage) Open() error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("opening nftables: %w", err)
 	}
 	err = eachForwardChain(c, func(ch *nftables.Chain) error {
-		if ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop {
+		if ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop || p.isOpen(c, ch) {
 			return nil
 		}
-		br := bridgeName(id)
-		for _, match := range [][]expr.Any{inIf(br, true), append(outIf(br, true), established()...)} {
+		matches := [][]expr.Any{inIf(p.Bridge, true), append(outIf(p.Bridge, true), established()...)}
+		if p.Published {
+			matches = append(matches, append(outIf(p.Bridge, true), destinationNAT()...))
+		}
+		for _, match := range matches {
 			c.InsertRule(&nftables.Rule{
-				Table: ch.Table, Chain: ch, UserData: []byte(tableName(id)),
+				Table: ch.Table, Chain: ch, UserData: p.mark(),
 				Exprs: append(append(match, &expr.Counter{}), verdict(expr.VerdictAccept)...),
 			})
 		}
@@ -119,7 +128,32 @@ func acceptForwarded(id string) error {
 	if err != nil {
 		return err
 	}
-	return legacyAccepts(id, "-I")
+	return p.legacy("-I")
+}
+
+// mark is what the rules of the passage have for user data.
+func (p Passage) mark() []byte {
+	if p.Published {
+		return []byte(p.Tag + " " + p.Bridge)
+	}
+	return []byte(p.Tag)
+}
+
+func (p Passage) isOpen(c *nftables.Conn, ch *nftables.Chain) bool {
+	rules, err := c.GetRules(ch.Table, ch)
+	return err == nil && slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return bytes.Equal(r.UserData, p.mark()) })
+}
+
+// Close removes the rules. That there are none is no error.
+func (p Passage) Close() error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("opening nftables: %w", err)
+	}
+	if err := eachForwardChain(c, func(ch *nftables.Chain) error { return removeAccepts(c, ch, p.mark()) }); err != nil {
+		return err
+	}
+	return p.legacy("-D")
 }
 
 // eachForwardChain calls f with the forward chains of all IPv4 tables but those of boxbuild daemons.
@@ -142,13 +176,13 @@ func eachForwardChain(c *nftables.Conn, f func(*nftables.Chain) error) error {
 	return nil
 }
 
-func removeAccepts(c *nftables.Conn, ch *nftables.Chain, id string) error {
+func removeAccepts(c *nftables.Conn, ch *nftables.Chain, mark []byte) error {
 	rules, err := c.GetRules(ch.Table, ch)
 	if err != nil {
 		return nil // the chain has gone in the meantime, and the rules with it
 	}
 	for _, r := range rules {
-		if string(r.UserData) == tableName(id) {
+		if bytes.Equal(r.UserData, mark) {
 			if err := c.DelRule(r); err != nil {
 				return fmt.Errorf("removing a rule of %s %s: %w", ch.Table.Name, ch.Name, err)
 			}
@@ -160,9 +194,9 @@ func removeAccepts(c *nftables.Conn, ch *nftables.Chain, id string) error {
 	return nil
 }
 
-// legacyAccepts inserts (-I) or deletes (-D) the rules of acceptForwarded in the tables of the older iptables, if the
-// kernel has them and their FORWARD chain drops.
-func legacyAccepts(id, action string) error {
+// legacy inserts (-I) or deletes (-D) the rules in the tables of the older iptables, if the kernel has them and their
+// FORWARD chain drops.
+func (p Passage) legacy(action string) error {
 	tables, err := os.ReadFile("/proc/net/ip_tables_names")
 	if err != nil || !strings.Contains(string(tables), "filter") {
 		return nil
@@ -175,15 +209,18 @@ func legacyAccepts(id, action string) error {
 	if err != nil {
 		return fmt.Errorf("listing iptables rules: %w", err)
 	}
-	br := bridgeName(id)
-	if action == "-I" && !strings.Contains(string(list), "-P FORWARD DROP") ||
-		action == "-D" && !strings.Contains(string(list), br) {
+	there := strings.Contains(string(list), p.Bridge+" ")
+	if action == "-I" && (there || !strings.Contains(string(list), "-P FORWARD DROP")) || action == "-D" && !there {
 		return nil
 	}
-	for _, match := range [][]string{
-		{"-i", br},
-		{"-o", br, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"},
-	} {
+	matches := [][]string{
+		{"-i", p.Bridge},
+		{"-o", p.Bridge, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"},
+	}
+	if p.Published {
+		matches = append(matches, []string{"-o", p.Bridge, "-m", "conntrack", "--ctstate", "DNAT"})
+	}
+	for _, match := range matches {
 		args := append([]string{"-w", action, "FORWARD"}, match...)
 		if out, err := exec.Command(program, append(args, "-j", "ACCEPT")...).CombinedOutput(); err != nil {
 			return fmt.Errorf("changing iptables rules: %w: %s", err, out)
@@ -256,6 +293,16 @@ func established() []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// destinationNAT matches packets of connections whose destination has been replaced.
+func destinationNAT() []expr.Any {
+	const dnat = 1 << 5 // IPS_DST_NAT
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(dnat), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 	}
 }

@@ -12,8 +12,8 @@
 //
 // A View is a draft that is never committed: a read-only mount of an ID, ended by Discard.
 //
-// An ID exists when its final name exists: Commit is a rename. Drafts do not survive a restart; what is left of them is
-// swept when the snapshotter is opened. Snapshotters hold no mounts: they say how to mount, and package snapshot/mount
+// An ID exists when its final name exists: Commit is a rename. Drafts do not survive a restart, unless they are a Keeper's;
+// what is left of them is swept when the snapshotter is opened. Snapshotters hold no mounts: they say how to mount, and package snapshot/mount
 // makes that a file descriptor which the kernel takes back when the process dies.
 //
 // Commit does not wait for the disk. After a power cut a snapshotter keeps the IDs which it knows to have been written
@@ -109,6 +109,18 @@ type DeltaCommitter interface {
 	// CommitDelta is Commit of a draft into which delta was applied. Info.Delta of id is delta. What delta names exists,
 	// and has to be kept as long as id is: what is left at the next start of an id whose delta is gone is removed.
 	CommitDelta(ctx context.Context, d Draft, id ID, delta Delta) error
+}
+
+// A Keeper is a Snapshotter with drafts that outlive it: the writable layers of containers. Such a draft is there again when
+// the snapshotter has been closed, or killed, and is opened with the word that it is to be kept. It is mounted by one at a
+// time, as often as wanted, and ended by Discard or Commit like any other.
+type Keeper interface {
+	// Keep is Prepare of a draft that is kept.
+	Keep(ctx context.Context, d Draft, parent ID) error
+	// Mounts says how to mount a draft that Keep has made. What is synced in such a mount is on the disk, unless lax is
+	// set: then fsync(2) does nothing, and what is written is lost, or damaged, with a power cut. ErrNotFound if there is
+	// no such draft.
+	Mounts(ctx context.Context, d Draft, lax bool) ([]Mount, error)
 }
 
 // A Differ is a Snapshotter that can say where the difference of a snapshot to its parent lies, without comparing.

@@ -64,6 +64,11 @@ func (d *driver) Mounts(dir string, _ []store.Layer) []snapshot.Mount {
 	return []snapshot.Mount{{Type: "bind", Source: filepath.Join(dir, "fs")}}
 }
 
+// Remount implements store.Driver. Whether fsync does nothing cannot be chosen for a directory.
+func (d *driver) Remount(dir string, chain []store.Layer, _ bool) ([]snapshot.Mount, error) {
+	return d.Mounts(dir, chain), nil
+}
+
 // View implements store.Driver.
 func (d *driver) View(chain []store.Layer) []snapshot.Mount {
 	return []snapshot.Mount{{Type: "bind", Source: chain[0].FS(), Options: []string{"ro"}}}

@@ -10,7 +10,7 @@ import (
 
 func open(t testing.TB, dir string) *Snapshotter {
 	t.Helper()
-	s, err := Open(t.Context(), dir, store.Options{})
+	s, err := Open(t.Context(), dir, store.Options{Keep: snapshottest.Keep})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,8 @@
 // # Sync
 //
 // Drafts are mounted with "volatile": fsync(2) in the mount does nothing, and neither does unmounting, which would
-// otherwise write out the whole file system. Commits are written out by the store, see its package comment.
+// otherwise write out the whole file system. Commits are written out by the store, see its package comment. Drafts that
+// are kept are mounted without it, unless they are to be lax: what a container has synced is to be on the disk.
 //
 // Locks are those of snapshot/store; this package has none.
 package overlay
@@ -33,6 +34,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,6 +88,7 @@ func (s *Snapshotter) DraftUpper(_ context.Context, d snapshot.Draft) (string, b
 type driver struct {
 	lower  []string // mount options of every overlay
 	upper  []string // those of one that is written to
+	synced []string // those of one that is written to and can be mounted again
 	opaque string   // the name of the mark of an opaque directory
 }
 
@@ -137,6 +140,7 @@ func probe(ctx context.Context, dir string) (*driver, error) {
 		if f, err = mount.Open(ctx, []snapshot.Mount{m}); err == nil {
 			f.Close()
 			d.upper = m.Options
+			d.synced = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "volatile" })
 			return d, nil
 		}
 		if !errors.Is(err, unix.EINVAL) {
@@ -155,6 +159,23 @@ func (d *driver) Mounts(dir string, chain []store.Layer) []snapshot.Mount {
 	return []snapshot.Mount{{
 		Type: "overlay", Options: d.upper, Lower: lowers(chain), Upper: fs, Work: filepath.Join(dir, "work"),
 	}}
+}
+
+// Remount implements store.Driver. A mount with "volatile" leaves a mark which says that it was not synced, and overlayfs
+// refuses another one while that is there: it is up to who mounts to know whether the files can be relied on. Here they
+// can, as long as the machine has not gone down meanwhile, and after that who asked for a lax mount has no use for them.
+func (d *driver) Remount(dir string, chain []store.Layer, lax bool) ([]snapshot.Mount, error) {
+	mounts := d.Mounts(dir, chain)
+	if mounts[0].Type != "overlay" {
+		return mounts, nil
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "work", "work", "incompat")); err != nil {
+		return nil, err
+	}
+	if !lax {
+		mounts[0].Options = d.synced
+	}
+	return mounts, nil
 }
 
 // View implements store.Driver.

@@ -35,7 +35,7 @@ func needRoot(t testing.TB) {
 func open(t testing.TB, dir string) *Snapshotter {
 	t.Helper()
 	needRoot(t)
-	s, err := Open(t.Context(), dir, store.Options{})
+	s, err := Open(t.Context(), dir, store.Options{Keep: snapshottest.Keep})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,8 @@ import (
 //	Close() error  // called at the end
 //	Crash()        // called instead when a kill is simulated: ends background work, writes nothing out
 //	Drain(context.Context) error // waits for background work
+//
+// One that is a snapshot.Keeper keeps the drafts of which Keep says so.
 type OpenFunc func(t *testing.T, dir string) snapshot.Snapshotter
 
 // TestSnapshotter checks that what open opens does what the contract in package snapshot says.
@@ -47,6 +49,9 @@ func TestSnapshotter(t *testing.T, open OpenFunc) {
 		{"Difference", (*env).difference},
 		{"EmptyLayers", (*env).emptyLayers},
 		{"Delta", (*env).delta},
+		{"Kept", (*env).kept},
+		{"KeptInUse", (*env).keptInUse},
+		{"KeptCommit", (*env).keptCommit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := &env{T: t, dir: t.TempDir(), open: open}

@@ -31,7 +31,7 @@ func (s *Store) CommitDelta(ctx context.Context, d snapshot.Draft, id snapshot.I
 	}
 	err := s.commit(ctx, d, dr, &node{id: id, delta: delta})
 	if err != nil {
-		err = errors.Join(err, s.trash(s.draftPath(d)))
+		err = errors.Join(err, s.trash(s.draftPath(d, dr.kept)))
 		s.drop(d, dr)
 		return fmt.Errorf("committing %s as %s: %w", d, id, err)
 	}
@@ -46,7 +46,7 @@ func (s *Store) commit(ctx context.Context, d snapshot.Draft, dr *draft, n *node
 	if err := s.reserveID(ctx, dr, n); err != nil {
 		return err
 	}
-	dir := s.draftPath(d)
+	dir := s.draftPath(d, dr.kept)
 	err := s.finish(dir, dr, n)
 	if err == nil {
 		err = os.Rename(dir, s.path(n.id))

@@ -11,13 +11,44 @@ import (
 
 // Prepare implements snapshot.Snapshotter.
 func (s *Store) Prepare(ctx context.Context, d snapshot.Draft, parent snapshot.ID) ([]snapshot.Mount, error) {
-	dr, err := s.reserve(d, parent, false)
+	dr, err := s.make(ctx, d, parent, draft{})
+	if err != nil {
+		return nil, err
+	}
+	return s.driver.Mounts(s.draftPath(d, false), s.chain(dr.parent)), nil
+}
+
+// Keep implements snapshot.Keeper.
+func (s *Store) Keep(ctx context.Context, d snapshot.Draft, parent snapshot.ID) error {
+	_, err := s.make(ctx, d, parent, draft{kept: true})
+	return err
+}
+
+// Mounts implements snapshot.Keeper.
+func (s *Store) Mounts(_ context.Context, d snapshot.Draft, lax bool) ([]snapshot.Mount, error) {
+	s.mu.Lock()
+	dr := s.drafts[d]
+	ok := dr != nil && dr.ready && dr.kept
+	s.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("mounting draft %s: %w", d, snapshot.ErrNotFound)
+	}
+	mounts, err := s.driver.Remount(s.draftPath(d, true), s.chain(dr.parent), lax)
+	if err != nil {
+		return nil, fmt.Errorf("mounting draft %s: %w", d, err)
+	}
+	return mounts, nil
+}
+
+// make makes a draft like kind.
+func (s *Store) make(ctx context.Context, d snapshot.Draft, parent snapshot.ID, kind draft) (*draft, error) {
+	dr, err := s.reserve(d, parent, kind)
 	if err != nil {
 		return nil, fmt.Errorf("preparing %s on %q: %w", d, parent, err)
 	}
-	dir, chain := s.draftPath(d), s.chain(dr.parent)
+	dir := s.draftPath(d, dr.kept)
 	if err = mkdir(dir); err == nil {
-		err = s.driver.Fill(ctx, dir, chain)
+		err = s.driver.Fill(ctx, dir, s.chain(dr.parent))
 	}
 	if err != nil {
 		err = errors.Join(err, s.trash(dir))
@@ -25,7 +56,7 @@ func (s *Store) Prepare(ctx context.Context, d snapshot.Draft, parent snapshot.I
 		return nil, fmt.Errorf("preparing %s on %q: %w", d, parent, err)
 	}
 	s.setReady(dr)
-	return s.driver.Mounts(dir, chain), nil
+	return dr, nil
 }
 
 // View implements snapshot.Snapshotter. It touches no disk.
@@ -33,7 +64,7 @@ func (s *Store) View(_ context.Context, d snapshot.Draft, parent snapshot.ID) ([
 	if parent == "" {
 		return nil, fmt.Errorf("viewing %q as %s: %w", parent, d, snapshot.ErrNotFound)
 	}
-	dr, err := s.reserve(d, parent, true)
+	dr, err := s.reserve(d, parent, draft{view: true})
 	if err != nil {
 		return nil, fmt.Errorf("viewing %s as %s: %w", parent, d, err)
 	}
@@ -41,8 +72,8 @@ func (s *Store) View(_ context.Context, d snapshot.Draft, parent snapshot.ID) ([
 	return s.driver.View(s.chain(dr.parent)), nil
 }
 
-// reserve enters a draft in the index, from which moment its parent is in use.
-func (s *Store) reserve(d snapshot.Draft, parent snapshot.ID, view bool) (*draft, error) {
+// reserve enters a draft like kind in the index, from which moment its parent is in use.
+func (s *Store) reserve(d snapshot.Draft, parent snapshot.ID, kind draft) (*draft, error) {
 	if !valid(string(d)) {
 		return nil, fmt.Errorf("%q is no name for a draft", d)
 	}
@@ -54,7 +85,7 @@ func (s *Store) reserve(d snapshot.Draft, parent snapshot.ID, view bool) (*draft
 	if s.drafts[d] != nil {
 		return nil, snapshot.ErrExists
 	}
-	dr := &draft{view: view}
+	dr := &kind
 	if parent != "" {
 		p := s.snaps[parent]
 		if p == nil || p.phase != present {
@@ -110,7 +141,7 @@ func (s *Store) Discard(_ context.Context, d snapshot.Draft) error {
 	}
 	var err error
 	if !dr.view {
-		err = s.trash(s.draftPath(d))
+		err = s.trash(s.draftPath(d, dr.kept))
 	}
 	s.drop(d, dr)
 	if err != nil {
@@ -130,5 +161,5 @@ func (s *Store) DraftFS(d snapshot.Draft) (string, error) {
 	case dr.view:
 		return "", fmt.Errorf("looking up draft %s: %w", d, errIsView)
 	}
-	return filepath.Join(s.draftPath(d), "fs"), nil
+	return filepath.Join(s.draftPath(d, dr.kept), "fs"), nil
 }

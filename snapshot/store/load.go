@@ -33,7 +33,7 @@ func (s *Store) load(ctx context.Context, opts Options) error {
 	s.flusher.before = s.writeUsed
 	s.janitor.do(s.janitor.sweep)
 
-	names, err := s.sweepDrafts()
+	names, kept, err := s.sweepDrafts(opts)
 	if err != nil {
 		return err
 	}
@@ -60,6 +60,7 @@ func (s *Store) load(ctx context.Context, opts Options) error {
 		clear(s.snaps)
 		s.index(metas)
 	}
+	s.indexKept(kept, opts)
 	for _, name := range names {
 		if s.snaps[snapshot.ID(name)] == nil {
 			if err := s.trash(s.path(snapshot.ID(name))); err != nil {
@@ -80,29 +81,54 @@ func (s *Store) load(ctx context.Context, opts Options) error {
 	return nil
 }
 
-// sweepDrafts moves drafts to the trash, and returns the names that can be those of snapshots.
-func (s *Store) sweepDrafts() ([]string, error) {
+// sweepDrafts moves drafts to the trash, and returns the names that can be those of snapshots, and the drafts that are kept
+// with what they stand on.
+func (s *Store) sweepDrafts(opts Options) (names []string, kept map[snapshot.Draft]snapshot.ID, err error) {
 	d, err := os.Open(s.dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	all, err := d.Readdirnames(-1)
 	d.Close()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	names := all[:0]
+	names, kept = all[:0], make(map[snapshot.Draft]snapshot.ID)
 	for _, name := range all {
-		switch {
-		case strings.HasPrefix(name, draftPrefix):
-			if err := s.trash(filepath.Join(s.dir, name)); err != nil {
-				return nil, err
-			}
-		case valid(name):
+		if valid(name) {
 			names = append(names, name)
+			continue
+		}
+		d, keep := strings.CutPrefix(name, keptPrefix)
+		if keep && opts.Keep != nil {
+			if parent, ok := opts.Keep(snapshot.Draft(d)); ok {
+				kept[snapshot.Draft(d)] = parent
+				continue
+			}
+		}
+		if keep || strings.HasPrefix(name, draftPrefix) {
+			if err := s.trash(filepath.Join(s.dir, name)); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
-	return names, nil
+	return names, kept, nil
+}
+
+// indexKept enters the drafts that are kept. One whose parent is gone is of no use; its files stay where they are, since
+// somebody may want them.
+func (s *Store) indexKept(kept map[snapshot.Draft]snapshot.ID, opts Options) {
+	for d, parent := range kept {
+		dr := &draft{kept: true, ready: true}
+		if parent != "" {
+			if dr.parent = s.snaps[parent]; dr.parent == nil {
+				opts.Log.Error("what a draft stands on is gone", "draft", s.draftPath(d, true), "parent", parent)
+				continue
+			}
+			dr.parent.drafts++
+		}
+		s.drafts[d] = dr
+	}
 }
 
 // readMetas reads the metas of the snapshots called names. Those that cannot be understood are left out.

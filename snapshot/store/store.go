@@ -8,11 +8,13 @@
 //	<dir>/<id>/fs/        its files
 //	<dir>/<id>/usage      size and number of files, if counting took too long for the commit
 //	<dir>/new-<draft>/    a draft: fs/ and what else the driver puts there (work/)
+//	<dir>/keep-<draft>/   one that is kept, likewise
 //	<dir>/.trash/         what is being removed
 //	<dir>/.durable        the snapshots that are known to be on the disk
 //	<dir>/.boot           the boot of the machine in which the store was last open
 //
-// There is no database. Open reads the directory names and a meta each; drafts and trash it removes in the background.
+// There is no database. Open reads the directory names and a meta each; drafts and trash it removes in the background, but
+// for the drafts that are kept: which of these are still wanted, and what they stand on, Options.Keep says.
 // Commit writes meta and renames new-<draft> to <id>; nothing is synced.
 //
 // # Durability
@@ -61,6 +63,9 @@ type Options struct {
 	FlushAfter time.Duration
 	// Log is told of what goes wrong in the background. nil means slog.Default().
 	Log *slog.Logger
+	// Keep says which drafts of a Keeper's are still wanted when the store is opened, and what they stand on. nil means
+	// none.
+	Keep func(snapshot.Draft) (parent snapshot.ID, ok bool)
 }
 
 // A Layer is a committed snapshot as a Driver sees it.
@@ -89,6 +94,9 @@ type Driver interface {
 	Inspect(dir string, chain []Layer, files bool) (Marks, error)
 	// Mounts says how to mount the draft in dir.
 	Mounts(dir string, chain []Layer) []snapshot.Mount
+	// Remount says how to mount it so that it can be mounted again afterwards, and again; with lax fsync(2) need do
+	// nothing. It may mend in dir what an earlier mount has left.
+	Remount(dir string, chain []Layer, lax bool) ([]snapshot.Mount, error)
 	// View says how to mount the topmost layer of chain, which is not empty, for reading.
 	View(chain []Layer) []snapshot.Mount
 }
@@ -109,7 +117,10 @@ type Store struct {
 	used   map[*node]struct{} // whose time of use is to be written down
 }
 
-var _ snapshot.Snapshotter = (*Store)(nil)
+var (
+	_ snapshot.Snapshotter = (*Store)(nil)
+	_ snapshot.Keeper      = (*Store)(nil)
+)
 
 // A node is a snapshot in the index. Its fields are guarded by Store.mu, but for those that never change once the node
 // is present: id, parent, depth, created, marks, delta.
@@ -138,15 +149,16 @@ const (
 	removing                // it does not exist any more; its name is not free yet
 )
 
-// A draft is a draft or view in the index, guarded by Store.mu but for parent and view, which never change.
+// A draft is a draft or view in the index, guarded by Store.mu but for parent, view and kept, which never change.
 type draft struct {
 	parent *node
 	view   bool
+	kept   bool // it is a Keeper's
 	ready  bool // it can be committed or discarded: Prepare is done and nobody has begun to end it
 }
 
 // Open opens the store in dir, which is made if it does not exist. There must be one Store at most for a directory:
-// opening removes all drafts.
+// opening removes all drafts but those that are kept.
 func Open(ctx context.Context, dir string, driver Driver, opts Options) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -178,7 +190,7 @@ func Open(ctx context.Context, dir string, driver Driver, opts Options) (*Store,
 }
 
 // Close writes out what was committed, ends the background work and makes every later call fail with ErrClosed. What is
-// left in the trash is removed after the next Open. Drafts that still exist are swept then too.
+// left in the trash is removed after the next Open. Drafts that still exist are swept then too, unless they are kept.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	closed := s.closed
@@ -234,12 +246,18 @@ func (s *Store) chain(n *node) []Layer {
 
 func (s *Store) path(id snapshot.ID) string { return filepath.Join(s.dir, string(id)) }
 
-func (s *Store) draftPath(d snapshot.Draft) string {
+func (s *Store) draftPath(d snapshot.Draft, kept bool) string {
+	if kept {
+		return filepath.Join(s.dir, keptPrefix+string(d))
+	}
 	return filepath.Join(s.dir, draftPrefix+string(d))
 }
 
-// draftPrefix begins the directory names of drafts. It has a character that an ID has not.
-const draftPrefix = "new-"
+// These begin the directory names of drafts. They have a character that an ID has not.
+const (
+	draftPrefix = "new-"
+	keptPrefix  = "keep-"
+)
 
 // valid says whether a name is one of an ID or Draft.
 func valid(name string) bool {

@@ -39,6 +39,10 @@ func (p *plain) Mounts(dir string, chain []Layer) []snapshot.Mount {
 	return m
 }
 
+func (p *plain) Remount(dir string, chain []Layer, _ bool) ([]snapshot.Mount, error) {
+	return p.Mounts(dir, chain), nil
+}
+
 func (p *plain) View(chain []Layer) []snapshot.Mount {
 	return []snapshot.Mount{{Type: "bind", Source: chain[0].FS(), Options: []string{"ro"}}}
 }
@@ -94,7 +98,7 @@ func (f *fixture) commit(id, parent snapshot.ID) {
 	f.Helper()
 	_, err := f.Prepare(f.Context(), "d", parent)
 	f.must(err)
-	f.must(os.WriteFile(f.draftPath("d")+"/fs/file", []byte(id), 0o600))
+	f.must(os.WriteFile(f.draftPath("d", false)+"/fs/file", []byte(id), 0o600))
 	f.must(f.Commit(f.Context(), "d", id))
 }
 

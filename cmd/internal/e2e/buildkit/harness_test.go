@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,7 @@ type daemon struct {
 	bases string
 	cmd   *exec.Cmd
 	c     *client.Client
+	debug *http.Client // asks for profiles; nil unless observed
 }
 
 // start starts a daemon, and connects to it. Flags are the daemon's.

@@ -105,6 +105,8 @@ type Request struct {
 	Attrs map[string]string
 	// Session is the client's, as BuildKit names it; may be empty.
 	Session string
+	// Sessions say whose a directory is, by its name, that is not the client's own.
+	Sessions map[string]string
 	// Forwarded says that it has been settled which frontend the Dockerfile is for, whatever its syntax line says.
 	Forwarded bool
 }

@@ -148,10 +148,7 @@ func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Plat
 
 // loadNamedLocal returns a directory of the client's, which has a .dockerignore of its own.
 func (t *translation) loadNamedLocal(ctx context.Context, nc *namedContext, name string) (*origin, error) {
-	dir := op.Local{Name: name, SharedKey: "context:" + nc.name}
-	if l, ok := t.req.Context.(*op.Local); ok {
-		dir.Session = l.Session
-	}
+	dir := op.Local{Name: name, SharedKey: "context:" + nc.name, Session: t.req.Sessions[name]}
 	prefix := "[context " + nc.name + "] "
 	text, err := readIgnore(ctx, t.env, &dir, prefix+"load "+ignoreName)
 	if err != nil {
@@ -189,9 +186,6 @@ func (t *translation) loadNamedLayout(ctx context.Context, nc *namedContext, spe
 		return nil, fmt.Errorf("could not parse oci-layout reference %q: %w", name, err)
 	}
 	src := &op.OCILayout{Ref: reference.TagNameOnly(shown).String(), Digest: d, Store: named.Name(), Platform: p}
-	if l, ok := t.req.Context.(*op.Local); ok {
-		src.Session = l.Session
-	}
 	prefix := "[context " + nc.name + "] "
 	return t.shared.image("oci-layout "+spec+" "+nc.name+" "+op.PlatformString(p), func() (*origin, error) {
 		o, err := t.loadImage(ctx, src, prefix+"load metadata for "+reference.TrimNamed(shown).String()+"@"+d.String())

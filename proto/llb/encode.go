@@ -18,6 +18,9 @@ type Options struct {
 	// Pinned has it also of vertices that were decoded and then pinned. Otherwise they are written as they came, since that
 	// is how the client knows them; in the same build they are pinned to the same again.
 	Pinned bool
+	// Session is whose directories and layouts those are that name no session, for builds of other sessions to find them.
+	// What was decoded is left as it came.
+	Session string
 	// Files have the texts of the files that vertices name which were not decoded.
 	Files []File
 }

@@ -108,9 +108,17 @@ func (s *sourcing) image(i *op.Image) string {
 	return schemeImage + "://" + withDigest(i.Ref, i.Digest)
 }
 
+// session is what a source is said to be of that names a session, or none.
+func (s *sourcing) session(named string) string {
+	if named == "" {
+		return s.opt.Session
+	}
+	return named
+}
+
 func (s *sourcing) layout(l *op.OCILayout) string {
 	s.need(pb.CapSourceOCILayout)
-	s.set(pb.AttrOCILayoutSessionID, l.Session, "")
+	s.set(pb.AttrOCILayoutSessionID, s.session(l.Session), "")
 	s.set(pb.AttrOCILayoutStoreID, l.Store, "")
 	s.number(pb.AttrOCILayoutLayerLimit, l.LayerLimit, "")
 	return schemeLayout + "://" + withDigest(l.Ref, l.Digest)
@@ -126,7 +134,7 @@ func (s *sourcing) blob(b *op.Blob) string {
 	scheme := schemeImageBlob
 	if b.Layout {
 		scheme = schemeLayoutBlob
-		s.set(pb.AttrOCILayoutSessionID, b.Session, "")
+		s.set(pb.AttrOCILayoutSessionID, s.session(b.Session), "")
 		s.set(pb.AttrOCILayoutStoreID, b.Store, "")
 	}
 	return scheme + "://" + withDigest(b.Ref, b.Digest)
@@ -134,13 +142,14 @@ func (s *sourcing) blob(b *op.Blob) string {
 
 func (s *sourcing) local(l *op.Local) string {
 	s.need(pb.CapSourceLocal)
-	if l.Session == "" {
+	session := s.session(l.Session)
+	if session == "" {
 		s.attrs[pb.AttrLocalUniqueID] = l.Unique // also an empty one, as BuildKit's client does
 		s.need(pb.CapSourceLocalUnique)
 	} else {
 		s.set(pb.AttrLocalUniqueID, l.Unique, pb.CapSourceLocalUnique)
 	}
-	s.set(pb.AttrLocalSessionID, l.Session, pb.CapSourceLocalSessionID)
+	s.set(pb.AttrLocalSessionID, session, pb.CapSourceLocalSessionID)
 	s.list(pb.AttrIncludePatterns, l.Include, pb.CapSourceLocalIncludePatterns)
 	s.list(pb.AttrFollowPaths, l.Follow, pb.CapSourceLocalFollowPaths)
 	s.list(pb.AttrExcludePatterns, l.Exclude, pb.CapSourceLocalExcludePatterns)
@@ -207,7 +216,11 @@ func (s *sourcing) git(g *op.Git) string {
 	}
 	s.flag(pb.AttrGitFetchByCommit, g.FetchByCommit, pb.CapSourceGitFetchByCommit)
 	s.set(pb.AttrGitBundle, g.Bundle, pb.CapSourceGitBundle)
-	s.set(pb.AttrOCILayoutSessionID, g.BundleSession, "")
+	bundle := g.BundleSession
+	if g.BundleStore != "" {
+		bundle = s.session(bundle)
+	}
+	s.set(pb.AttrOCILayoutSessionID, bundle, "")
 	s.set(pb.AttrOCILayoutStoreID, g.BundleStore, "")
 	s.flag(pb.AttrGitCheckoutBundle, g.CheckoutBundle, pb.CapSourceGitCheckoutBundle)
 	if v := g.Signature; v != nil {

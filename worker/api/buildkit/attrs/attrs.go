@@ -52,8 +52,6 @@ type Build struct {
 	Call    frontend.Call
 	// Describe says that the list of calls is asked for, in place of a build.
 	Describe bool
-	// Sessions are IDs of sessions by the name of the directory that is to be had there and not from the build's own.
-	Sessions map[string]string
 	// SharedKeys are by the name of a named context.
 	SharedKeys map[string]string
 	// InputMetadata are the documents about inputs, by the name of the input.
@@ -75,8 +73,9 @@ func Parse(in map[string]string) (*Build, error) {
 		return nil, err
 	}
 	b := &Build{
-		Sessions: filter(in, prefixSession), SharedKeys: filter(in, prefixShared), InputMetadata: filter(in, prefixInput),
+		SharedKeys: filter(in, prefixShared), InputMetadata: filter(in, prefixInput),
 		Request: frontend.Request{
+			Sessions: filter(in, prefixSession),
 			BuildArgs: filter(in, prefixArg), Labels: filter(in, prefixLabel), Contexts: filter(in, prefixContext),
 			Target: in["target"], CgroupParent: in["cgroup-parent"], Hostname: in["hostname"],
 			Filename: in["filename"],
@@ -169,7 +168,7 @@ func (b *Build) readSources(in map[string]string) error {
 		name, b.DockerfileForced = v, true
 	}
 	dir := func(name string) *op.Local {
-		return &op.Local{Name: name, SharedKey: name, Session: b.Sessions[name]}
+		return &op.Local{Name: name, SharedKey: name, Session: b.Request.Sessions[name]}
 	}
 	r.Context, r.Dockerfile = dir(localContext), dir(name)
 	ref := in[key]

@@ -35,6 +35,7 @@ func TestParse(t *testing.T) {
 		Request: frontend.Request{
 			Context:    &op.Local{Name: "context", SharedKey: "context", Session: "other"},
 			Dockerfile: &op.Local{Name: "dockerfile", SharedKey: "dockerfile"},
+			Sessions:   map[string]string{"context": "other"},
 			Target:     "prod", Filename: "x/Dockerfile.dev", CgroupParent: "/cg", Hostname: "h",
 			BuildArgs: map[string]string{"A": "1"}, Labels: map[string]string{"l": "v"},
 			Contexts:  map[string]string{"base::linux/arm64": "docker-image://x"},
@@ -47,7 +48,6 @@ func TestParse(t *testing.T) {
 			},
 		},
 		Call:          frontend.Outline,
-		Sessions:      map[string]string{"context": "other"},
 		SharedKeys:    map[string]string{"base": "k"},
 		InputMetadata: map[string]string{"in": "{}"},
 		CacheImports: []CacheEntry{

@@ -33,7 +33,9 @@ func format(req *frontend.Request, call frontend.Call) map[string]string {
 	set("hostname", req.Hostname)
 	set("cgroup-parent", req.CgroupParent)
 	set("contextsubdir", req.ContextSubdir)
-	for prefix, m := range map[string]map[string]string{"build-arg:": req.BuildArgs, "label:": req.Labels, "context:": req.Contexts} {
+	for prefix, m := range map[string]map[string]string{
+		"build-arg:": req.BuildArgs, "label:": req.Labels, "context:": req.Contexts, "local-sessionid:": req.Sessions,
+	} {
 		for k, v := range m {
 			out[prefix+k] = v
 		}

@@ -17,6 +17,7 @@ func TestFormat(t *testing.T) {
 		"everything": {
 			Filename: "File", Target: "t", Hostname: "h", CgroupParent: "/c",
 			BuildArgs: map[string]string{"a": "b=c"}, Labels: map[string]string{"l": "m"}, Contexts: map[string]string{"x": "docker-image://y"},
+			Sessions:  map[string]string{"x": "other"},
 			Platforms: []op.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}}, Multi: &yes,
 			NoCacheStages: []string{"one", "two"}, Pull: true, Network: op.NetworkHost,
 			ExtraHosts: []op.HostIP{{Host: "a", IP: "1.2.3.4"}, {Host: "b", IP: "::1"}}, ShmSize: 5,
@@ -31,7 +32,7 @@ func TestFormat(t *testing.T) {
 		}
 		got := parsed.Request
 		got.Context, got.Dockerfile, got.Attrs = nil, nil, nil
-		for _, m := range []*map[string]string{&got.BuildArgs, &got.Labels, &got.Contexts} {
+		for _, m := range []*map[string]string{&got.BuildArgs, &got.Labels, &got.Contexts, &got.Sessions} {
 			if len(*m) == 0 {
 				*m = nil
 			}

@@ -200,7 +200,7 @@ func (c *conversation) tell(r *ref) (*pb.Ref, error) {
 	if r.def == nil {
 		var err error
 		in := r.in
-		if r.def, err = llb.Encode(&in, llb.Options{}); err != nil {
+		if r.def, err = llb.Encode(&in, llb.Options{Session: c.req.Session}); err != nil {
 			return nil, err
 		}
 	}

@@ -89,6 +89,9 @@ func (s *sender) run(ctx context.Context, cancel context.CancelFunc, parts []Par
 	end := make(chan struct{})
 	g.Go(func() error {
 		err := s.list(gctx, parts)
+		if errors.Is(err, errEnded) {
+			return nil
+		}
 		if err != nil {
 			_ = s.send(newPacket(packetErr, 0, []byte(err.Error())))
 		}
@@ -102,7 +105,7 @@ func (s *sender) run(ctx context.Context, cancel context.CancelFunc, parts []Par
 	for range sendWorkers {
 		g.Go(func() error {
 			for id := range s.work {
-				if err := s.file(gctx, id); err != nil {
+				if err := s.file(gctx, id); err != nil && !errors.Is(err, errEnded) {
 					return err
 				}
 			}
@@ -112,6 +115,9 @@ func (s *sender) run(ctx context.Context, cancel context.CancelFunc, parts []Par
 	return g.Wait()
 }
 
+// errEnded says that the client has ended the stream. Why it has is what answer reads, so nobody else reports it.
+var errEnded = errors.New("the client has ended the stream")
+
 // send sends one message, which is gRPC's from then on.
 func (s *sender) send(m raw) error {
 	s.sending.Lock()
@@ -119,7 +125,11 @@ func (s *sender) send(m raw) error {
 	if s.sent += int64(len(m)); s.count != nil {
 		s.count(s.sent)
 	}
-	if err := s.stream.SendMsg(&m); err != nil {
+	err := s.stream.SendMsg(&m)
+	switch {
+	case errors.Is(err, io.EOF):
+		return errEnded
+	case err != nil:
 		return &streamError{err}
 	}
 	return nil
@@ -174,7 +184,7 @@ func (s *sender) answer() error {
 
 // finish ends the transfer from our side, and waits until the client has.
 func (s *sender) finish() error {
-	if err := s.send(newPacket(packetFin, 0, nil)); err != nil {
+	if err := s.send(newPacket(packetFin, 0, nil)); err != nil && !errors.Is(err, errEnded) {
 		return err
 	}
 	s.sending.Lock()

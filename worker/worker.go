@@ -60,7 +60,11 @@ type BuildRequest struct {
 	// Warnings are about the request itself: each is reported as one of the build's.
 	Warnings []solver.Warning
 	// Policy is applied to every source before it is pinned; nil allows all.
-	Policy   SourcePolicy
+	Policy SourcePolicy
+	// AskRegistries says that tags mean what their registries say now, whatever was pulled before, and that images which are
+	// pulled get no name in the store: see op.ResolveRegistry. It counts for images that ask for nothing else.
+	AskRegistries bool
+
 	Sources  Sources
 	Keychain authn.Keychain  // the user's registry credentials; nil for none
 	Session  session.Session // the client's secrets and agents; nil for none

@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -200,6 +201,11 @@ func (t *translation) pinImage(ctx context.Context, ref reference.Named, p op.Pl
 func (t *translation) loadImage(ctx context.Context, src op.Source, step string) (*origin, error) {
 	o := &origin{}
 	err := t.env.Step(ctx, step, func(ctx context.Context) error {
+		if img, ok := src.(*op.Image); ok && img.Digest == "" {
+			if r, ok := t.env.(frontend.Resolver); ok {
+				return o.resolve(ctx, r, img)
+			}
+		}
 		found, err := t.env.Pin(ctx, src)
 		if err != nil {
 			return err
@@ -219,6 +225,19 @@ func (t *translation) loadImage(ctx context.Context, src op.Source, step string)
 		o.image = nil
 	}
 	return o, nil
+}
+
+// resolve is what an image with a tag turns out to be. It is called by the digest that users know: the index's, if it has one.
+func (o *origin) resolve(ctx context.Context, r frontend.Resolver, img *op.Image) error {
+	m, err := r.ResolveImage(ctx, img)
+	if err != nil {
+		return err
+	}
+	o.image, o.digest, o.config = m.Pinned, m.Digest, &frontend.ImageConfig{}
+	if err := json.Unmarshal(m.Config, o.config); err != nil {
+		return fmt.Errorf("reading the configuration of %s: %w", img.Ref, err)
+	}
+	return nil
 }
 
 // isEmpty says whether an image has no layers. Old images name them in the history only.

@@ -96,7 +96,7 @@ func (s *sourcing) image(i *op.Image) string {
 		s.set(pb.AttrImageResolveMode, pb.AttrImageResolveModeForcePull, pb.CapSourceImageResolveMode)
 	case op.ResolvePreferLocal:
 		s.set(pb.AttrImageResolveMode, pb.AttrImageResolveModePreferLocal, "")
-	case op.ResolveDefault:
+	case op.ResolveDefault, op.ResolveRegistry:
 	}
 	s.set(pb.AttrImageRecordType, i.RecordType, "")
 	s.number(pb.AttrImageLayerLimit, i.LayerLimit, pb.CapSourceImageLayerLimit)

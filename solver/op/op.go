@@ -78,6 +78,10 @@ const (
 	ResolveDefault     ResolveMode = iota // the store if it has the name, else the registry
 	ResolveForcePull                      // the registry
 	ResolvePreferLocal                    // the store if it has the name, whatever its platform, else the registry
+	// ResolveRegistry is what a service does for clients that expect a tag to mean what its registry says now: the store
+	// counts for names that were given here, and if the registry cannot be asked. What is pulled gets no name. LLB has no
+	// word for it, since there it is the default.
+	ResolveRegistry
 )
 
 // Pinned implements Source.

@@ -120,6 +120,10 @@ func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
 	case *op.Local:
 		return e.pinLocal(ctx, s)
 	case *op.Image:
+		if e.req.AskRegistries && s.Resolve == op.ResolveDefault {
+			asked := *s
+			asked.Resolve, s = op.ResolveRegistry, &asked
+		}
 		return e.b.deps.Images.Resolve(ctx, s)
 	case *op.HTTP:
 		return e.pinHTTP(ctx, s)

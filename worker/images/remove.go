@@ -271,7 +271,8 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 		}
 	}
 	for _, id := range rep.Cache {
-		if r, ok := before.byID[id]; ok {
+		// What nothing referred to any more is gone as well, whatever was asked for.
+		if r, ok := before.byID[id]; ok && before.match(id) {
 			rep.Records = append(rep.Records, r)
 		}
 	}

@@ -10,7 +10,8 @@
 // repository names, are shared by digest.
 //
 // An image that a build pulls is put into the store under its name, as docker's classic builder does: the next build
-// then needs no network. --pull asks the registry again.
+// then needs no network. --pull asks the registry again. Builds of clients that expect otherwise (op.ResolveRegistry) ask
+// what a tag means each time, by HEAD, and leave layers behind that are part of the build cache and of no image.
 package transfer
 
 import (
@@ -18,6 +19,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -73,8 +75,13 @@ func (s *Service) knownKey(ctx context.Context, repo registry.Repo, tag string, 
 	return knownKey{repo.String(), tag, d, s.deps.Client.Identity(ctx, repo)}
 }
 
-// maxKnown bounds how many images of registries are remembered.
-const maxKnown = 64
+// platformKey is a platform as part of a knownKey.
+func platformKey(p op.Platform) string {
+	return strings.Join(append([]string{op.PlatformString(p), p.OSVersion}, p.OSFeatures...), " ")
+}
+
+// maxKnown bounds how many images of registries are remembered, each by up to three keys.
+const maxKnown = 3 * 64
 
 // A remote is an image as a registry has it.
 type remote struct {
@@ -107,17 +114,19 @@ func (s *Service) Resolve(ctx context.Context, img *op.Image) (*op.Image, error)
 		s.rememberLocal(have)
 		return &pinned, nil
 	}
+	var have *image.Image
 	if img.Resolve != op.ResolveForcePull && img.Checksum == "" {
-		if have, err := s.stored(ctx, ref, &p); err != nil {
+		if have, err = s.stored(ctx, ref, &p); err != nil {
 			return nil, err
-		} else if have != nil {
-			if pinned.Digest = storedDigest(have, ref.Repo); pinned.Digest == have.ID {
-				s.rememberLocal(have)
-			}
-			return &pinned, nil
+		}
+		if have != nil && (img.Resolve != op.ResolveRegistry || !s.served(ref)) {
+			return s.pinTo(&pinned, have, ref.Repo), nil
 		}
 	}
 	r, err := s.fetch(ctx, ref, p)
+	if err != nil && have != nil && unreachable(ctx, err) {
+		return s.pinTo(&pinned, have, ref.Repo), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +135,30 @@ func (s *Service) Resolve(ctx context.Context, img *op.Image) (*op.Image, error)
 	}
 	pinned.Digest = digest.Digest(r.manifest.Digest.String())
 	return &pinned, nil
+}
+
+// pinTo pins img to an image of the store.
+func (s *Service) pinTo(img *op.Image, have *image.Image, repo registry.Repo) *op.Image {
+	if img.Digest = storedDigest(have, repo); img.Digest == have.ID {
+		s.rememberLocal(have)
+	}
+	return img
+}
+
+// served says whether a name of the store is one that a registry has had, so that it may mean another image there by now.
+func (s *Service) served(ref registry.Ref) bool {
+	if (ref.Digest != v1.Hash{}) {
+		return false
+	}
+	n, err := s.deps.Images.Name(ref.String())
+	return err == nil && n.Served != nil
+}
+
+// unreachable says whether err is that no registry answers, and not what one answers.
+func unreachable(ctx context.Context, err error) bool {
+	var answer *registry.StatusError
+	var none *registry.PlatformError
+	return ctx.Err() == nil && !errors.As(err, &none) && (!errors.As(err, &answer) || answer.Status >= 500)
 }
 
 // root returns the digest of what the reference means: of an index, or else of the manifest.
@@ -224,6 +257,15 @@ func (s *Service) fetch(ctx context.Context, ref registry.Ref, p op.Platform) (*
 	if err != nil {
 		return nil, err
 	}
+	root := s.knownKey(ctx, ref.Repo, "@"+platformKey(p), digest.Digest(desc.Digest.String()))
+	if have := s.remembered(root); have != nil { // nothing is left to ask for
+		r := *have
+		if r.tag = ""; ref.Digest == (v1.Hash{}) {
+			r.tag = ref.Tag
+		}
+		s.remember(s.knownKey(ctx, ref.Repo, r.tag, digest.Digest(r.manifest.Digest.String())), &r)
+		return &r, nil
+	}
 	sel, err := s.deps.Client.Select(ctx, ref.Repo, desc, v1.Platform{
 		OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures,
 	})
@@ -239,6 +281,7 @@ func (s *Service) fetch(ctx context.Context, ref registry.Ref, p op.Platform) (*
 	if have := s.remembered(whole); have != nil {
 		r.config, r.image, r.layers = have.config, have.image, have.layers
 		s.remember(tagged, r)
+		s.remember(root, r)
 		return r, nil
 	}
 	if r.config, err = s.deps.Client.ReadBlob(ctx, ref.Repo, sel.Manifest.Config, maxConfig); err != nil {
@@ -260,6 +303,7 @@ func (s *Service) fetch(ctx context.Context, ref registry.Ref, p op.Platform) (*
 	}
 	s.remember(whole, r)
 	s.remember(tagged, r)
+	s.remember(root, r)
 	return r, nil
 }
 
@@ -357,6 +401,13 @@ func (s *Service) Root(ctx context.Context, img *op.Image, status func(solver.St
 		if err != nil {
 			return "", err
 		}
+		if img.Resolve == op.ResolveRegistry {
+			layers, err := s.unpack(ctx, r, status)
+			if err != nil {
+				return "", fmt.Errorf("pulling %s: %w", ref, err)
+			}
+			return top(ctx, img, layers)
+		}
 		if img.Tagged {
 			ref.Digest = v1.Hash{}
 		}
@@ -364,18 +415,23 @@ func (s *Service) Root(ctx context.Context, img *op.Image, status func(solver.St
 			return "", err
 		}
 	}
-	n := len(have.Layers)
+	return top(ctx, img, have.Layers)
+}
+
+// top returns the snapshot of an image that has these layers, held by the lease in ctx; "" if it has no files.
+func top(ctx context.Context, img *op.Image, layers []image.Layer) (snapshot.ID, error) {
+	n := len(layers)
 	if img.LayerLimit > 0 {
 		n = min(n, img.LayerLimit)
 	}
 	if n == 0 {
 		return "", nil
 	}
-	top := have.Layers[n-1].Snapshot
+	id := layers[n-1].Snapshot
 	if l := lease.From(ctx); l != nil {
-		if err := l.Hold(ctx, lease.ID(top)); err != nil {
+		if err := l.Hold(ctx, lease.ID(id)); err != nil {
 			return "", fmt.Errorf("%s: its layers are gone from the store; pull it again: %w", img.Ref, err)
 		}
 	}
-	return top, nil
+	return id, nil
 }

@@ -74,7 +74,13 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 		}
 	}
 	switch o.Type {
-	case worker.OutputImage, worker.OutputNone:
+	case worker.OutputImage:
+		// Who has an image pushed has it in the registry. Here it would take up the disk, where these clients do not get at it.
+		if push, err := strconv.ParseBool(o.Attrs["push"]); err == nil && push && o.Attrs["store"] == "" {
+			o.Attrs["store"] = "false"
+		}
+		return o, nil
+	case worker.OutputNone:
 		return o, nil
 	case worker.OutputOCI, worker.OutputDocker, worker.OutputTar, worker.OutputLocal:
 	default:

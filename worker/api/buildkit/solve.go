@@ -123,7 +123,8 @@ func (b *build) blank() *worker.BuildRequest {
 	in := b.in
 	req := &worker.BuildRequest{
 		ID: in.GetRef(), Internal: in.GetInternal(),
-		Origin: worker.Origin{Frontend: in.GetFrontend(), Attrs: in.GetFrontendAttrs()},
+		AskRegistries: true,
+		Origin:        worker.Origin{Frontend: in.GetFrontend(), Attrs: in.GetFrontendAttrs()},
 	}
 	for _, e := range in.GetExporters() {
 		req.Origin.Outputs = append(req.Origin.Outputs, worker.OriginOutput{Type: e.GetType(), Attrs: e.GetAttrs()})
@@ -189,5 +190,27 @@ func (b *build) answer(res *worker.BuildResult) map[string]string {
 			out[k] = v
 		}
 	}
+	if name, ok := b.asGiven(out[metaName]); ok {
+		out[metaName] = name
+	}
 	return out
+}
+
+// metaName is where an answer has the names of the image.
+const metaName = "image.name"
+
+// asGiven is the names of the image as the client wrote them, if its last output with any is one that BuildKit tells so of;
+// of archives it tells full names.
+func (b *build) asGiven(full string) (string, bool) {
+	for _, e := range slices.Backward(slices.Concat(b.in.GetExporters(), b.chosen)) {
+		name := e.GetAttrs()["name"]
+		if name == "" {
+			continue
+		}
+		if worker.OutputType(e.GetType()) != worker.OutputImage || strings.Count(name, ",") != strings.Count(full, ",") {
+			return "", false
+		}
+		return name, true
+	}
+	return "", false
 }

@@ -54,6 +54,9 @@ func Undone(in map[string]string) []string {
 	if err != nil {
 		return nil // which the frontend tells
 	}
+	if parsed.Call != frontend.Build || parsed.Describe {
+		return nil // nothing is made that anything could be attested of
+	}
 	for _, kind := range slices.Sorted(maps.Keys(parsed.Attestations)) {
 		if kind == "provenance" && parsed.Attestations[kind]["disabled"] == "true" {
 			continue

@@ -75,7 +75,7 @@ func Parse(in map[string]string) (*Build, error) {
 	b := &Build{
 		SharedKeys: filter(in, prefixShared), InputMetadata: filter(in, prefixInput),
 		Request: frontend.Request{
-			Sessions: filter(in, prefixSession),
+			Sessions:  filter(in, prefixSession),
 			BuildArgs: filter(in, prefixArg), Labels: filter(in, prefixLabel), Contexts: filter(in, prefixContext),
 			Target: in["target"], CgroupParent: in["cgroup-parent"], Hostname: in["hostname"],
 			Filename: in["filename"],

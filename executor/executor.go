@@ -100,8 +100,28 @@ type Spec struct {
 	ShmSize         int64 // bytes of /dev/shm; 0 means 64 MiB
 	HostPID         bool
 	HostIPC         bool
+	HostUTS         bool
 	HostCgroup      bool
-	Init            bool // run a minimal init as the first process
+	// PIDNamespace and IPCNamespace are paths of namespaces to join, those of another container's process: /proc/PID/ns/pid
+	// and /proc/PID/ns/ipc. With the latter, /dev/shm is that of the same process.
+	PIDNamespace, IPCNamespace string
+	Init                       bool // run a minimal init as the first process
+
+	DeviceRules []DeviceRule // access to devices that have no node yet
+	// MaskedPaths and ReadonlyPaths take the place of Docker's; nil leaves those, and empty lists hide and protect nothing.
+	MaskedPaths, ReadonlyPaths []string
+	// OOMScoreAdj is from -1000 to 1000; nil leaves the executor's own. To lower that takes CAP_SYS_RESOURCE.
+	OOMScoreAdj *int
+	// AppArmor is a profile that the kernel has loaded, SELinux a label of the process. It is an error if the kernel knows no
+	// such thing; "" and, for AppArmor, "unconfined" ask for none.
+	AppArmor, SELinux string
+}
+
+// A DeviceRule allows access to devices, as device_cgroup does.
+type DeviceRule struct {
+	Type         string // "c", "b", or "a" for both
+	Major, Minor int64  // -1 for all
+	Access       string // of "rwm"
 }
 
 // A Process is what to execute.
@@ -136,6 +156,11 @@ type Mount struct {
 	UID, GID int
 	// Content is, for a File, what the file holds. It is never written to a disk.
 	Content []byte
+	// NonRecursive leaves out, of a Bind, the mounts below the source. ReadOnlyTop lets ReadOnly apply to the source's own
+	// mount, and not to those below it.
+	NonRecursive, ReadOnlyTop bool
+	// Data are further options of a Tmpfs: nr_inodes=, nr_blocks=, size= in percent, mpol=, huge=.
+	Data []string
 	// Propagation is one of "", "private", "rprivate", "slave", "rslave", "shared", "rshared".
 	Propagation string
 }
@@ -201,6 +226,24 @@ type Limits struct {
 	CPUSetCPUs string
 	CPUSetMems string
 	Pids       int64
+
+	MemoryReservation int64   // bytes, a soft limit
+	Swappiness        *uint64 // 0 to 100; of cgroup v1 only
+	OOMKillDisable    bool    // of cgroup v1 only
+	CPURealtimePeriod uint64  // microseconds; of cgroup v1 only, as the next
+	CPURealtime       int64   // microseconds a period
+	BlkioWeight       uint16  // 10 to 1000
+	Blkio             []BlkioLimit
+}
+
+// A BlkioLimit bounds the use of a block device. Zero means no limit.
+type BlkioLimit struct {
+	// Path is the device; or else these are its numbers.
+	Path                string
+	Major, Minor        int64
+	Weight              uint16 // 10 to 1000
+	ReadBPS, WriteBPS   uint64 // bytes a second
+	ReadIOPS, WriteIOPS uint64 // operations a second
 }
 
 // An Exit is how a process ended.

@@ -30,19 +30,48 @@ func (s *session) startBox(req *wire.Request, files []*os.File, p *proc, tr *tra
 	if spec.HostPID {
 		return nil, errors.New("the host's pid namespace is not for sandboxes that end with the daemon")
 	}
-	dir := libcontainer.Dir(spec.ID)
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		return nil, fmt.Errorf("making the place of sandbox %s: %w", spec.ID, err)
+	opts, err := s.plan(req, files, tr)
+	if err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, libcontainer.Cleanup(spec.ID))
 		}
 	}()
+	opts.Stdio = stdio(req, files)
+	opts.Admit = func(cgroup string) bool { return s.mayStart(p, cgroup) }
+	box, terminal, err := s.rt.Start(opts)
+	if errors.Is(err, libcontainer.ErrNotAdmitted) {
+		return nil, errKilled
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &running{box: box, terminal: terminal, signal: box.Signal, wait: box.Wait, destroy: box.Destroy}, nil
+}
+
+// plan describes the sandbox that req asks for, and makes its places. The standard streams are left to the caller. What
+// is not in the request, but changes the description, is done by adjust.
+func (s *session) plan(req *wire.Request, files []*os.File, tr *trace, adjust ...func(*sandbox.Host)) (_ *libcontainer.Options, err error) {
+	spec := req.Spec
+	dir := libcontainer.Dir(spec.ID)
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("making the place of sandbox %s: %w", spec.ID, err)
+	}
+	var attach []libcontainer.Attachment
+	defer func() {
+		if err != nil {
+			closeAttachments(attach)
+			err = errors.Join(err, libcontainer.Cleanup(spec.ID))
+		}
+	}()
 	host, attach, err := s.layOut(req, files, dir)
 	if err != nil {
-		closeAttachments(attach)
 		return nil, err
+	}
+	for _, f := range adjust {
+		f(host)
 	}
 	tr.mark("place")
 	root := attach[0].Mount
@@ -58,22 +87,12 @@ func (s *session) startBox(req *wire.Request, files []*os.File, p *proc, tr *tra
 		root, err = dup(root)
 	}
 	if err != nil {
-		closeAttachments(attach)
 		return nil, err
 	}
 	tr.mark("describe")
-	box, terminal, err := s.rt.Start(&libcontainer.Options{
-		ID: spec.ID, Spec: desc, Root: root, Stdio: stdio(req, files), Attachments: attach,
-		NetNS: wire.Pick(files, req.Files.NetNS), Trace: tr.mark,
-		Admit: func(cgroup string) bool { return s.mayStart(p, cgroup) },
-	})
-	if errors.Is(err, libcontainer.ErrNotAdmitted) {
-		return nil, errKilled
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &running{box: box, terminal: terminal, signal: box.Signal, wait: box.Wait, destroy: box.Destroy}, nil
+	return &libcontainer.Options{
+		ID: spec.ID, Spec: desc, Root: root, Attachments: attach, NetNS: wire.Pick(files, req.Files.NetNS), Trace: tr.mark,
+	}, nil
 }
 
 // mayStart says whether nobody has asked to kill p yet; from then on a Kill finds it by its cgroup.
@@ -130,21 +149,44 @@ func (s *session) layOut(req *wire.Request, files []*os.File, dir string) (*sand
 	if host.ResolvConf, err = writeEtc(filepath.Join(dir, "resolv.conf"), spec.ResolvConf); err != nil {
 		return nil, attach, err
 	}
-	if spec.Init {
+	host.PIDNS, host.IPCNS = nsPath(files, req.Files.PIDNS), nsPath(files, req.Files.IPCNS)
+	for name, i := range map[string]int{"shm": req.Files.Shm, "init": req.Files.Init} {
+		place := filepath.Join(dir, name)
+		if i == 0 {
+			continue
+		}
+		if err := add(i, place); err != nil {
+			return nil, attach, fmt.Errorf("placing %s: %w", name, err)
+		}
+		if name == "shm" {
+			host.Shm = place
+		} else {
+			host.Init = place
+		}
+	}
+	if spec.Init && host.Init == "" {
 		host.Init = initProgram
 		if err := s.installInit(); err != nil {
 			return nil, attach, err
 		}
 	}
-	if ns := wire.Pick(files, req.Files.NetNS); ns != nil {
-		host.NetNS = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.Fd())
-	} else if m := spec.Network.Mode; m != executor.NetworkHost && m != executor.NetworkNone {
+	host.NetNS = nsPath(files, req.Files.NetNS)
+	if m := spec.Network.Mode; host.NetNS == "" && m != executor.NetworkHost && m != executor.NetworkNone {
 		return nil, attach, errors.New("no network namespace")
 	}
 	for _, n := range req.Nodes {
 		host.Devices = append(host.Devices, sandbox.Device(n))
 	}
 	return host, attach, nil
+}
+
+// nsPath returns a path of a namespace for the process that joins it, or "" for none.
+func nsPath(files []*os.File, i int) string {
+	f := wire.Pick(files, i)
+	if f == nil {
+		return ""
+	}
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
 }
 
 // makePlace makes an empty directory or file at place, whichever mount can be attached to.

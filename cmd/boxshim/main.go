@@ -8,8 +8,10 @@
 // executes for each process of a sandbox; "boxshim --" is the minimal init that a sandbox may ask for.
 //
 // It is a program of its own because libcontainer re-executes /proc/self/exe for every sandbox, so that its size is
-// paid for by every RUN; hence it links nothing that sandboxes don't need. A mode of one process per container, which
-// survives the daemon, will use session.go in the same way as the pool does.
+// paid for by every RUN; hence it links nothing that sandboxes don't need.
+//
+// "boxshim container" keeps one container, with its streams, its log and the record of how it ended, and outlives the
+// daemon that has started it: package keep says how.
 package main
 
 import (
@@ -26,7 +28,7 @@ func init() {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "init":
 		libcontainer.Init()
-	case len(os.Args) > 1 && os.Args[1] == "pool":
+	case len(os.Args) > 1 && (os.Args[1] == "pool" || os.Args[1] == "container"):
 		// The library has threads join the mount namespaces of sandboxes, and relies on that they end with the goroutine that
 		// was locked to them. The main thread does not end: it would stay there, and keep the sandbox's root mounted and what
 		// was deleted in it on the disk. So it is given to the main goroutine, which does nothing but wait.
@@ -35,6 +37,7 @@ func init() {
 }
 
 const usage = `usage: boxshim pool SCRATCH CGROUP
+       boxshim container SCRATCH
        boxshim -- COMMAND [ARGUMENT...]
 boxshim starts sandboxes for boxbuildd, which runs it.`
 
@@ -51,6 +54,13 @@ func run(args []string) (int, error) {
 	case len(args) == 3 && args[0] == "pool":
 		done := make(chan error)
 		go func() { done <- pool(args[1], args[2]) }()
+		if err := <-done; err != nil {
+			return 1, err
+		}
+		return 0, nil
+	case len(args) == 2 && args[0] == "container":
+		done := make(chan error)
+		go func() { done <- container(args[1]) }()
 		if err := <-done; err != nil {
 			return 1, err
 		}

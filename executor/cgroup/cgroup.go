@@ -7,9 +7,11 @@ package cgroup
 
 import (
 	"bytes"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,6 +25,10 @@ const Root = "/sys/fs/cgroup"
 // sandbox 0.2 ms, to join it, to mount it and to leave it; the others (cpuacct, blkio, freezer, net_cls, the named one of
 // systemd) would cost as much and do nothing for it.
 var V1 = []string{"devices", "memory", "cpu", "cpu,cpuacct", "cpuset", "pids"}
+
+// V1All are those that containers join, which can be paused, have their use of devices limited, and are asked what they use.
+// The library looks for the last one, of version 2, before the private root is made, and then wants to have it.
+var V1All = append([]string{"cpuacct", "blkio", "freezer", "unified"}, V1...)
 
 // A Tree is the hierarchy of version 2, or the hierarchies of version 1, of a directory.
 type Tree struct {
@@ -108,11 +114,27 @@ func processes(dir string) []int {
 	return pids
 }
 
+// Processes returns what is in the cgroup and in those below it, which a privileged sandbox can make, as this pid namespace
+// numbers it.
+func (t Tree) Processes(cgroup string) []int {
+	var out []int
+	_ = filepath.WalkDir(filepath.Join(t.devices, cgroup), func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			out = append(out, processes(p)...)
+		}
+		return nil
+	})
+	return slices.DeleteFunc(out, func(pid int) bool { return pid <= 0 })
+}
+
 // Controllers returns those that limits can be set with below the cgroup parent. It is never nil.
 func (t Tree) Controllers(parent string) map[string]bool {
 	have := make(map[string]bool)
 	if !t.unified {
-		for _, dir := range V1 {
+		for _, dir := range V1All {
+			if dir == "unified" {
+				continue
+			}
 			if fi, err := os.Stat(filepath.Join(t.root, dir)); err == nil && fi.IsDir() {
 				for c := range strings.SplitSeq(dir, ",") {
 					have[c] = true

@@ -21,13 +21,13 @@ var wanted = []string{"cpu", "cpuset", "memory", "pids"}
 const leafName = "init"
 
 // Delegate makes the cgroup parent, with version 2, and has every cgroup down to it hand out the controllers that the
-// machine has and sandboxes want. With version 1 there is nothing to hand out.
+// machine has and sandboxes want, or more names. With version 1 there is nothing to hand out.
 //
 // A cgroup that hands out controllers may have no processes ("no internal processes"); only the root of the machine may.
 // In a container, with a cgroup namespace, the root is not that one, and the container's own processes are in it: they are
 // moved into a cgroup below it. To go on without would be worse: the kernel would hand out those controllers that know
 // threads, which makes the root a threaded domain, below which nothing can be limited in memory, nor listed, nor killed.
-func (t Tree) Delegate(parent string) error {
+func (t Tree) Delegate(parent string, more ...string) error {
 	if !t.unified {
 		return nil
 	}
@@ -37,13 +37,13 @@ func (t Tree) Delegate(parent string) error {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("making cgroup: %w", err)
 		}
-		err := handOut(dir)
+		err := handOut(dir, more)
 		// Processes that start in the meantime are where their parents were.
 		for tries := 0; errors.Is(err, unix.EBUSY) && dir == t.root && tries < 100; tries++ {
 			if err := vacate(t.root); err != nil {
 				return err
 			}
-			err = handOut(dir)
+			err = handOut(dir, more)
 		}
 		if errors.Is(err, unix.EBUSY) {
 			err = fmt.Errorf("%w: it has processes of its own; sandboxes need a parent that has none", err)
@@ -55,8 +55,8 @@ func (t Tree) Delegate(parent string) error {
 	return nil
 }
 
-// handOut makes the cgroup dir hand out what it does not yet, of what it has and is wanted.
-func handOut(dir string) error {
+// handOut makes the cgroup dir hand out what it does not yet, of what it has and is wanted, also of more.
+func handOut(dir string, more []string) error {
 	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func handOut(dir string) error {
 	if err != nil {
 		return err
 	}
-	words := missing(string(have), string(handed))
+	words := missing(string(have), string(handed), more...)
 	if words == "" {
 		return nil
 	}
@@ -74,10 +74,10 @@ func handOut(dir string) error {
 }
 
 // missing returns what to write to cgroup.subtree_control, given what it and cgroup.controllers hold.
-func missing(have, handed string) string {
+func missing(have, handed string, more ...string) string {
 	available, already := strings.Fields(have), strings.Fields(handed)
 	var words []string
-	for _, c := range wanted {
+	for _, c := range slices.Concat(wanted, more) {
 		if slices.Contains(available, c) && !slices.Contains(already, c) {
 			words = append(words, "+"+c)
 		}

@@ -101,7 +101,7 @@ func needsUnified(t *testing.T) {
 func TestDelegatePastProcesses(t *testing.T) {
 	needsUnified(t)
 	top := filepath.Join(Root, "boxbuild-test-"+strings.ToLower(t.Name())+"-"+filepath.Base(t.TempDir()))
-	if err := handOut(Root); err != nil {
+	if err := handOut(Root, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(top, 0o755); err != nil {

@@ -37,6 +37,29 @@ func (t Tree) Remove(cgroup string) error {
 	return nil
 }
 
+// Sweep removes those cgroups right below parent that have no processes and no cgroups.
+func (t Tree) Sweep(parent string) {
+	roots := []string{filepath.Join(t.root, parent)}
+	if !t.unified {
+		found, err := filepath.Glob(filepath.Join(t.root, "*", parent))
+		if err != nil {
+			return
+		}
+		roots = found
+	}
+	for _, root := range roots {
+		entries, err := os.ReadDir(root)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				_ = unix.Rmdir(filepath.Join(root, e.Name())) // fails with EBUSY where something is
+			}
+		}
+	}
+}
+
 // remove removes the cgroup dir with those below it. A process that was killed leaves its cgroup only when it has ended,
 // so it is tried for a while.
 func remove(dir string) error {

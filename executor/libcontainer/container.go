@@ -29,6 +29,10 @@ type Options struct {
 	// Attachments are closed by Start.
 	Attachments []Attachment
 	NetNS       *os.File // the network namespace at the path that Spec has for it; nil if it has none
+	// Hold has the first process wait, when all else is done, for Release.
+	Hold bool
+	// Filter, if set, is what the system call filter of Spec was compiled to, by another Runtime.
+	Filter *CompiledFilter
 	// Admit, if set, is called before anything runs that belongs to the sandbox, with its cgroup, for
 	// KillAll. If it returns false, Start returns ErrNotAdmitted.
 	Admit func(cgroup string) bool
@@ -50,6 +54,7 @@ type Container struct {
 	root   *os.File
 	stubs  stubs
 	filter *os.File // the compiled filter, which the Runtime owns; nil if there is none
+	hold   bool
 
 	mu       sync.Mutex
 	finished bool // guarded by mu; the first process has been reaped
@@ -70,18 +75,20 @@ func (r *Runtime) Start(o *Options) (_ *Container, _ *os.File, err error) {
 	if trace == nil {
 		trace = func(string) {}
 	}
-	config, filter, err := r.config(o.Spec)
+	config, filter, err := r.config(o.Spec, o.Filter)
 	if err != nil {
 		return nil, nil, err
 	}
 	trace("config")
-	c := &Container{rt: r, id: o.ID, state: o.ID, cgroup: config.Cgroups.Path, root: o.Root, filter: filter}
+	c := &Container{rt: r, id: o.ID, state: o.ID, cgroup: config.Cgroups.Path, root: o.Root, filter: filter, hold: o.Hold}
 	kind := shape(config, o.Spec.Process.Terminal)
 	sp := r.takeSpare(kind)
 	if sp != nil {
 		c.state, c.cgroup, c.lc, c.init = sp.id, sp.config.Cgroups.Path, sp.box, sp.init
 	}
-	r.keepSpare(kind, config)
+	if !r.Single {
+		r.keepSpare(kind, config)
+	}
 	trace("spare")
 	terminal, err := c.start(o, config, sp)
 	if err != nil {
@@ -112,7 +119,11 @@ func (c *Container) start(o *Options, config *configs.Config, sp *spare) (termin
 		return nil, err
 	}
 	if sp != nil {
-		return nil, startError(o.Spec.Process.Args[0], sp.become(config, o, c.filter))
+		err := sp.become(config, o, c.filter)
+		if err == nil && !c.hold {
+			err = c.lc.Exec()
+		}
+		return nil, startError(o.Spec.Process.Args[0], err)
 	}
 	if c.lc, err = lc.Create(stateDir, o.ID, config); err != nil {
 		return nil, fmt.Errorf("creating sandbox %s: %w", o.ID, err)
@@ -136,7 +147,10 @@ func (c *Container) launch(p *lc.Process, desc *specs.Process, mounts []Attachme
 		return nil, err
 	}
 	defer console.close()
-	err = c.lc.Run(p)
+	err = c.lc.Start(p)
+	if err == nil && p.Init && !c.hold {
+		err = c.lc.Exec()
+	}
 	child.Close()
 	if err != nil {
 		if aerr := awaitAttach(parent); aerr != nil {
@@ -145,6 +159,26 @@ func (c *Container) launch(p *lc.Process, desc *specs.Process, mounts []Attachme
 		return nil, startError(desc.Args[0], err)
 	}
 	return console.master()
+}
+
+// Release lets the first process of a sandbox that was started with Hold execute its command.
+func (c *Container) Release() error {
+	if err := c.lc.Exec(); err != nil {
+		return fmt.Errorf("starting the command: %w", err)
+	}
+	return nil
+}
+
+// Cgroup returns the sandbox's cgroup, in every hierarchy.
+func (c *Container) Cgroup() string { return c.cgroup }
+
+// Pid returns the number of the first process as this process sees it, 0 if it has none.
+func (c *Container) Pid() int {
+	pid, err := c.init.Pid()
+	if err != nil {
+		return 0
+	}
+	return pid
 }
 
 // logLevel is warnings. Without a level, libcontainer's code reports each of its steps, which costs a millisecond.
@@ -330,6 +364,15 @@ func (e *ExecProcess) Wait() executor.Exit {
 	exit := exitOf(state)
 	exit.OOMKilled = e.c.rt.cgroups.OOMKills(e.c.cgroup) > e.oomSeen && exit.Signal == syscall.SIGKILL
 	return exit
+}
+
+// Pid returns the number of the process as this process sees it.
+func (e *ExecProcess) Pid() int {
+	pid, err := e.p.Pid()
+	if err != nil {
+		return 0
+	}
+	return pid
 }
 
 // Signal sends sig to the process. It returns os.ErrProcessDone once that has ended.

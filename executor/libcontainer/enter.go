@@ -48,7 +48,7 @@ func Enter(scratch string) error {
 		}
 		return fmt.Errorf("making the mounts private: %w", err)
 	}
-	if err := buildRoot(scratch); err != nil {
+	if err := buildRoot(scratch, cgroup.V1); err != nil {
 		return err
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", exe.Fd())
@@ -56,6 +56,18 @@ func Enter(scratch string) error {
 		return fmt.Errorf("executing the sealed copy: %w", err)
 	}
 	return nil
+}
+
+// EnterAlone is Enter for a process that was started in a new mount namespace, from a sealed copy of this program; if it
+// is the first of a pid namespace, its private /proc is that one's.
+func EnterAlone(scratch string) error {
+	if !exeseal.IsSelfExeCloned() {
+		return errors.New("entering the private root: the program is not a sealed copy")
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making the mounts private: %w", err)
+	}
+	return buildRoot(scratch, cgroup.V1All)
 }
 
 func sealedSelf() (*os.File, error) {
@@ -75,8 +87,8 @@ func sealedSelf() (*os.File, error) {
 	return exe, nil
 }
 
-// buildRoot makes the private root on dir, which may be any directory, and pivots into it.
-func buildRoot(dir string) error {
+// buildRoot makes the private root on dir, which may be any directory, with those hierarchies of version 1, and pivots into it.
+func buildRoot(dir string, v1 []string) error {
 	if err := unix.Mount("boxshim", dir, "tmpfs", unix.MS_NOSUID, "mode=0700,size=256m"); err != nil {
 		return fmt.Errorf("mounting the private root: %w", err)
 	}
@@ -96,7 +108,7 @@ func buildRoot(dir string) error {
 	if err := os.Chmod(null, 0o666); err != nil {
 		return fmt.Errorf("making the private /dev/null: %w", err)
 	}
-	if err := bindCgroups(filepath.Join(dir, "sys/fs/cgroup")); err != nil {
+	if err := bindCgroups(filepath.Join(dir, "sys/fs/cgroup"), v1); err != nil {
 		return err
 	}
 	if err := os.Chdir(dir); err != nil {
@@ -112,8 +124,8 @@ func buildRoot(dir string) error {
 	return os.Chdir("/")
 }
 
-// bindCgroups makes the hierarchies appear in dir as they are at /sys/fs/cgroup.
-func bindCgroups(dir string) error {
+// bindCgroups makes the hierarchies, of version 1 those, appear in dir as they are at /sys/fs/cgroup.
+func bindCgroups(dir string, v1 []string) error {
 	const root = cgroup.Root
 	var st unix.Statfs_t
 	if err := unix.Statfs(root, &st); err != nil {
@@ -129,7 +141,7 @@ func bindCgroups(dir string) error {
 	if err := unix.Mount("cgroup", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755"); err != nil {
 		return fmt.Errorf("mounting the place of cgroups: %w", err)
 	}
-	for _, c := range cgroup.V1 {
+	for _, c := range v1 {
 		src, dst := filepath.Join(root, c), filepath.Join(dir, c)
 		// A link stands for a controller that shares a hierarchy with another, which has its own entry.
 		if fi, err := os.Lstat(src); err != nil || !fi.IsDir() {

@@ -94,9 +94,12 @@ type lazyProfile struct {
 // callers bring along with a sandbox are met once.
 const maxProfiles = 32
 
-func (ps *profiles) get(filter *specs.LinuxSeccomp) (*profile, error) {
+func (ps *profiles) get(filter *specs.LinuxSeccomp, ready *CompiledFilter) (*profile, error) {
 	if filter == nil {
 		return &profile{}, nil
+	}
+	if ready != nil {
+		return ready.profile()
 	}
 	ps.mu.Lock()
 	l := ps.m[filter]
@@ -114,6 +117,34 @@ func (ps *profiles) get(filter *specs.LinuxSeccomp) (*profile, error) {
 	ps.mu.Unlock()
 	l.once.Do(func() { l.p, l.err = compile(filter) })
 	return l.p, l.err
+}
+
+// A CompiledFilter is a system call filter in the form in which another process can use it.
+type CompiledFilter struct {
+	Config  json.RawMessage // without its rules
+	Program *os.File        // sealed
+}
+
+func (c *CompiledFilter) profile() (*profile, error) {
+	config := new(configs.Seccomp)
+	if err := json.Unmarshal(c.Config, config); err != nil {
+		return nil, fmt.Errorf("decoding a compiled filter: %w", err)
+	}
+	return &profile{config: config, program: c.Program}, nil
+}
+
+// Compiled returns what filter has been, or will now be, compiled to; nil for one that each sandbox has to compile. The
+// file is the Runtime's.
+func (r *Runtime) Compiled(filter *specs.LinuxSeccomp) (*CompiledFilter, error) {
+	p, err := r.profiles.get(filter, nil)
+	if err != nil || p.program == nil {
+		return nil, err
+	}
+	config, err := json.Marshal(p.config)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a compiled filter: %w", err)
+	}
+	return &CompiledFilter{Config: config, Program: p.program}, nil
 }
 
 // plainProfile returns one that is compiled in each sandbox.

@@ -41,6 +41,9 @@ const (
 
 // A Runtime runs sandboxes. It is safe for concurrent use.
 type Runtime struct {
+	// Single says that there will be one sandbox only; it is set before the first.
+	Single bool
+
 	profiles profiles
 	cgroups  cgroup.Tree
 	spares   spares
@@ -63,8 +66,9 @@ func NewRuntime() (*Runtime, error) {
 // Dir returns the directory of the sandbox id, where its root and sources are attached.
 func Dir(id string) string { return filepath.Join(boxDir, id) }
 
-// config converts spec for libcontainer. The compiled filter, if there is one, is for the new process to use.
-func (r *Runtime) config(spec *specs.Spec) (*configs.Config, *os.File, error) {
+// config converts spec for libcontainer. The compiled filter, if there is one, is for the new process to use; ready is it,
+// if another Runtime has compiled it before.
+func (r *Runtime) config(spec *specs.Spec, ready *CompiledFilter) (*configs.Config, *os.File, error) {
 	linux := *spec.Linux
 	linux.Seccomp = nil
 	plain := *spec
@@ -74,7 +78,7 @@ func (r *Runtime) config(spec *specs.Spec) (*configs.Config, *os.File, error) {
 		return nil, nil, fmt.Errorf("converting the specification: %w", err)
 	}
 	config.Labels = nil
-	profile, err := r.profiles.get(spec.Linux.Seccomp)
+	profile, err := r.profiles.get(spec.Linux.Seccomp, ready)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -84,7 +88,7 @@ func (r *Runtime) config(spec *specs.Spec) (*configs.Config, *os.File, error) {
 }
 
 // Prepare compiles a filter that a sandbox is likely to have, unless that has been done.
-func (r *Runtime) Prepare(filter *specs.LinuxSeccomp) { _, _ = r.profiles.get(filter) }
+func (r *Runtime) Prepare(filter *specs.LinuxSeccomp) { _, _ = r.profiles.get(filter, nil) }
 
 // isV2 says whether the machine has only the unified cgroup hierarchy.
 func isV2() bool { return cgroups.IsCgroup2UnifiedMode() }

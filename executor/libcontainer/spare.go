@@ -35,7 +35,7 @@ type spare struct {
 	config *configs.Config // box's; not to be changed before ready has returned
 	init   *lc.Process
 	sock   *os.File      // our end of the socket that plans come from
-	ran    chan struct{} // closed when box.Run has returned
+	ran    chan struct{} // closed when box.Start has returned
 	runErr error         // what it returned; to be read after that
 }
 
@@ -76,8 +76,14 @@ func shape(c *configs.Config, terminal bool) string {
 		Rlimits    []configs.Rlimit
 		OOMScore   *int
 		Parent     string
-		Resources  *cgroups.Resources
-	}{own, c.Rlimits, c.OomScoreAdj, path.Dir(c.Cgroups.Path), c.Cgroups.Resources})
+		// Of the resources, those that matter when a process joins its cgroups; the others are set when it is ready.
+		CPUs, Mems string
+		RTRuntime  int64
+		RTPeriod   uint64
+	}{
+		own, c.Rlimits, c.OomScoreAdj, path.Dir(c.Cgroups.Path), c.Cgroups.CpusetCpus, c.Cgroups.CpusetMems,
+		c.Cgroups.CpuRtRuntime, c.Cgroups.CpuRtPeriod,
+	})
 	if err != nil {
 		return ""
 	}
@@ -89,6 +95,10 @@ func (r *Runtime) takeSpare(shape string) *spare {
 	r.spares.mu.Lock()
 	s := r.spares.idle
 	if s == nil || shape == "" || s.shape != shape {
+		if s != nil && r.Single {
+			r.spares.idle = nil
+			go s.discard() // there is no other use for it
+		}
 		r.spares.mu.Unlock()
 		return nil
 	}
@@ -178,7 +188,7 @@ func startSpare(id, shape string, config *configs.Config) (*spare, error) {
 	s.init = &lc.Process{Init: true, Args: []string{"/"}, Cwd: "/", LogLevel: logLevel, ExtraFiles: []*os.File{child}}
 	go func() {
 		defer close(s.ran)
-		s.runErr = s.box.Run(s.init)
+		s.runErr = s.box.Start(s.init)
 		child.Close()
 	}()
 	return s, nil
@@ -205,8 +215,8 @@ func (s *spare) ready() error {
 	return nil
 }
 
-// become makes the spare, which is ready, the sandbox that config and o describe, and returns when it runs.
-// An error of the command is as from box.Run.
+// become makes the spare, which is ready, the sandbox that config and o describe, and returns when it waits at its command.
+// An error of the command is as from box.Start.
 func (s *spare) become(config *configs.Config, o *Options, filter *os.File) error {
 	group := s.config.Cgroups // which the cgroup manager has, too
 	group.Resources = config.Cgroups.Resources

@@ -1,7 +1,9 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -43,5 +45,23 @@ func deviceRules(spec *executor.Spec, host *Host) []specs.LinuxDeviceCgroup {
 			Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access,
 		})
 	}
+	for _, r := range spec.DeviceRules {
+		rule := specs.LinuxDeviceCgroup{Allow: true, Type: r.Type, Access: r.Access}
+		if r.Major >= 0 {
+			rule.Major = &r.Major
+		}
+		if r.Minor >= 0 {
+			rule.Minor = &r.Minor
+		}
+		out = append(out, rule)
+	}
 	return out
+}
+
+func validateRule(r *executor.DeviceRule) error {
+	if len(r.Type) != 1 || !strings.Contains("abc", r.Type) || r.Major < -1 || r.Minor < -1 || r.Access == "" ||
+		strings.Trim(r.Access, "rwm") != "" {
+		return fmt.Errorf("device rule %s %d:%d %s: want a, b or c, numbers or -1, and some of r, w and m", r.Type, r.Major, r.Minor, r.Access)
+	}
+	return nil
 }

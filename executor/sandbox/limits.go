@@ -15,7 +15,10 @@ import (
 const maxSetMember = 8191
 
 func validateLimits(l *executor.Limits) error {
-	for name, v := range map[string]int64{"memory": l.Memory, "CPU quota": l.CPUQuota, "process": l.Pids} {
+	for name, v := range map[string]int64{
+		"memory": l.Memory, "CPU quota": l.CPUQuota, "process": l.Pids,
+		"memory reservation": l.MemoryReservation, "real-time CPU": l.CPURealtime,
+	} {
 		if v < 0 {
 			return fmt.Errorf("%s limit: %d is negative", name, v)
 		}
@@ -29,7 +32,13 @@ func validateLimits(l *executor.Limits) error {
 	if err := validateSet(l.CPUSetMems); err != nil {
 		return fmt.Errorf("set of memory nodes: %w", err)
 	}
-	return nil
+	if l.Memory > 0 && l.MemoryReservation > l.Memory {
+		return fmt.Errorf("memory reservation: %d is more than the memory limit of %d", l.MemoryReservation, l.Memory)
+	}
+	if l.Swappiness != nil && *l.Swappiness > 100 {
+		return fmt.Errorf("swappiness: %d is more than 100", *l.Swappiness)
+	}
+	return validateBlkio(l)
 }
 
 // validateSet checks the list format of cpuset(7), such as 0-3,5.
@@ -68,6 +77,9 @@ func enforceable(l *executor.Limits, host *Host) error {
 		{"CPU", "cpu", l.CPUShares > 0 || l.CPUQuota > 0 || l.CPUPeriod > 0},
 		{"CPU set", "cpuset", l.CPUSetCPUs != "" || l.CPUSetMems != ""},
 		{"process", "pids", l.Pids > 0},
+		{"memory reservation", "memory", l.MemoryReservation > 0 || l.Swappiness != nil || l.OOMKillDisable},
+		{"real-time CPU", "cpu", l.CPURealtimePeriod > 0 || l.CPURealtime > 0},
+		{"block device", blkioController(host), l.BlkioWeight > 0 || len(l.Blkio) > 0},
 	} {
 		if n.set && !host.Controllers[n.controller] {
 			return fmt.Errorf("%s limit: this machine has no cgroup controller %q below %s", n.limit, n.controller, host.CgroupParent)
@@ -97,7 +109,20 @@ func resources(spec *executor.Spec, host *Host) (*specs.LinuxResources, error) {
 			out.Memory.Swap = &swap
 		}
 	}
-	if l.CPUShares > 0 || l.CPUQuota > 0 || l.CPUPeriod > 0 || l.CPUSetCPUs != "" || l.CPUSetMems != "" {
+	if l.MemoryReservation > 0 || l.Swappiness != nil || l.OOMKillDisable {
+		if out.Memory == nil {
+			out.Memory = &specs.LinuxMemory{}
+		}
+		out.Memory.Swappiness = l.Swappiness
+		if l.MemoryReservation > 0 {
+			out.Memory.Reservation = &l.MemoryReservation
+		}
+		if l.OOMKillDisable {
+			out.Memory.DisableOOMKiller = &l.OOMKillDisable
+		}
+	}
+	if l.CPUShares > 0 || l.CPUQuota > 0 || l.CPUPeriod > 0 || l.CPUSetCPUs != "" || l.CPUSetMems != "" ||
+		l.CPURealtimePeriod > 0 || l.CPURealtime > 0 {
 		out.CPU = &specs.LinuxCPU{Cpus: l.CPUSetCPUs, Mems: l.CPUSetMems}
 		if l.CPUShares > 0 {
 			out.CPU.Shares = &l.CPUShares
@@ -108,9 +133,60 @@ func resources(spec *executor.Spec, host *Host) (*specs.LinuxResources, error) {
 		if l.CPUPeriod > 0 {
 			out.CPU.Period = &l.CPUPeriod
 		}
+		if l.CPURealtimePeriod > 0 {
+			out.CPU.RealtimePeriod = &l.CPURealtimePeriod
+		}
+		if l.CPURealtime > 0 {
+			out.CPU.RealtimeRuntime = &l.CPURealtime
+		}
 	}
 	if l.Pids > 0 {
 		out.Pids = &specs.LinuxPids{Limit: &l.Pids}
+	}
+	out.BlockIO = blockIO(l)
+	return out, nil
+}
+
+// ReplaceLimits returns the resources of a sandbox that runs, for other limits than those it was made with: what has none
+// any more is set to none.
+func ReplaceLimits(spec *executor.Spec, host *Host) (*specs.LinuxResources, error) {
+	if err := validateLimits(&spec.Limits); err != nil {
+		return nil, err
+	}
+	out, err := resources(spec, host)
+	if err != nil {
+		return nil, err
+	}
+	none := int64(-1)
+	have := func(controller string) bool { return host.Controllers == nil || host.Controllers[controller] }
+	if have("memory") {
+		if out.Memory == nil {
+			out.Memory = &specs.LinuxMemory{}
+		}
+		if out.Memory.Limit == nil {
+			out.Memory.Limit = &none
+			if !host.NoSwapLimit {
+				out.Memory.Swap = &none
+			}
+		}
+		if out.Memory.Reservation == nil {
+			out.Memory.Reservation = &none
+		}
+	}
+	if have("cpu") {
+		if out.CPU == nil {
+			out.CPU = &specs.LinuxCPU{}
+		}
+		if out.CPU.Quota == nil {
+			out.CPU.Quota = &none
+		}
+		if out.CPU.Shares == nil {
+			shares := uint64(1024) // the kernel's default
+			out.CPU.Shares = &shares
+		}
+	}
+	if have("pids") && out.Pids == nil {
+		out.Pids = &specs.LinuxPids{Limit: &none}
 	}
 	return out, nil
 }

@@ -18,6 +18,9 @@ const defaultShmSize = 64 << 20
 // (CVE-2024-9407).
 var propagations = []string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared"}
 
+// tmpfsData are the options of a tmpfs that have no field.
+var tmpfsData = []string{"size", "nr_inodes", "nr_blocks", "mpol", "huge"}
+
 func validateMount(m *executor.Mount) error {
 	clean := path.Clean(m.Target)
 	switch {
@@ -38,6 +41,11 @@ func validateMount(m *executor.Mount) error {
 	case m.UID < 0 || m.GID < 0 || m.UID > maxID || m.GID > maxID:
 		return fmt.Errorf("mount at %s: owner %d:%d out of range", m.Target, m.UID, m.GID)
 	}
+	for _, o := range m.Data {
+		if name, _, _ := strings.Cut(o, "="); !slices.Contains(tmpfsData, name) || strings.ContainsAny(o, ",\x00\n") {
+			return fmt.Errorf("mount at %s: option %q: want one of %q", m.Target, o, tmpfsData)
+		}
+	}
 	// Nothing may hide the file systems that isolation is built on (CVE-2019-16884, CVE-2023-27561).
 	for _, p := range []string{"/proc", "/sys"} {
 		if clean == p || strings.HasPrefix(clean, p+"/") && m.Type != executor.Bind {
@@ -52,7 +60,7 @@ func mounts(spec *executor.Spec, host *Host) ([]specs.Mount, string, error) {
 	if len(host.Sources) != len(spec.Mounts) {
 		return nil, "", fmt.Errorf("%d sources for %d mounts", len(host.Sources), len(spec.Mounts))
 	}
-	out := systemMounts(spec)
+	out := systemMounts(spec, host)
 	if spec.Hosts != nil {
 		out = append(out, fileMount("/etc/hosts", host.Hosts))
 	}
@@ -83,7 +91,7 @@ func mounts(spec *executor.Spec, host *Host) ([]specs.Mount, string, error) {
 }
 
 // systemMounts are those that every sandbox has.
-func systemMounts(spec *executor.Spec) []specs.Mount {
+func systemMounts(spec *executor.Spec, host *Host) []specs.Mount {
 	shm := spec.ShmSize
 	if shm == 0 {
 		shm = defaultShmSize
@@ -109,6 +117,11 @@ func systemMounts(spec *executor.Spec) []specs.Mount {
 		},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
+	}
+	if host.Shm != "" {
+		out[3] = specs.Mount{
+			Destination: "/dev/shm", Type: "bind", Source: host.Shm, Options: []string{"bind", "nosuid", "noexec", "nodev"},
+		}
 	}
 	// Read-only always but for a privileged sandbox with a view of its own (CVE-2023-25809).
 	cgroup := "ro"
@@ -151,11 +164,16 @@ func userMount(m *executor.Mount, target, source string) specs.Mount {
 		if m.Size > 0 {
 			opts = append(opts, fmt.Sprintf("size=%d", m.Size))
 		}
+		opts = append(opts, m.Data...)
 		return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: opts}
 	}
-	opts = append(opts, "rbind")
+	if m.NonRecursive {
+		opts = append(opts, "bind")
+	} else {
+		opts = append(opts, "rbind")
+	}
 	// Recursively, else a mount below the source would stay writable.
-	flag(m.ReadOnly, "rro")
+	flag(m.ReadOnly && !m.ReadOnlyTop, "rro")
 	flag(m.ReadOnly, "ro")
 	flag(m.NoSuid, "nosuid")
 	flag(m.NoDev, "nodev")

@@ -1,27 +1,47 @@
 package sandbox
 
 import (
+	"errors"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/boxbuild/boxbuild/executor"
 )
 
 func namespaces(spec *executor.Spec, host *Host) []specs.LinuxNamespace {
-	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.UTSNamespace}}
-	if !spec.HostPID {
-		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	// Without a path the runtime makes a namespace; one of the network's has nothing but lo.
+	add := func(kind specs.LinuxNamespaceType, hosts bool, path string) {
+		if !hosts {
+			out = append(out, specs.LinuxNamespace{Type: kind, Path: path})
+		}
 	}
-	if !spec.HostIPC {
-		out = append(out, specs.LinuxNamespace{Type: specs.IPCNamespace})
-	}
-	if !spec.HostCgroup {
-		out = append(out, specs.LinuxNamespace{Type: specs.CgroupNamespace})
-	}
-	if spec.Network.Mode != executor.NetworkHost {
-		// Without a path the runtime makes a namespace with nothing but lo.
-		out = append(out, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: host.NetNS})
-	}
+	add(specs.UTSNamespace, spec.HostUTS, "")
+	add(specs.PIDNamespace, spec.HostPID, host.PIDNS)
+	add(specs.IPCNamespace, spec.HostIPC, host.IPCNS)
+	add(specs.CgroupNamespace, spec.HostCgroup, "")
+	add(specs.NetworkNamespace, spec.Network.Mode == executor.NetworkHost, host.NetNS)
 	return out
+}
+
+func validateNamespaces(spec *executor.Spec) error {
+	switch {
+	case spec.HostPID && spec.PIDNamespace != "":
+		return errors.New("pid namespace: both the host's and another container's")
+	case spec.HostIPC && spec.IPCNamespace != "":
+		return errors.New("ipc namespace: both the host's and another container's")
+	case spec.HostUTS && (spec.Hostname != "" || spec.Domain != ""):
+		return errors.New("host name: would be the host's, with the host's UTS namespace")
+	}
+	return nil
+}
+
+// joinable reports a namespace that spec wants joined and host does not have.
+func joinable(spec *executor.Spec, host *Host) error {
+	if spec.PIDNamespace != "" && host.PIDNS == "" || spec.IPCNamespace != "" && host.IPCNS == "" {
+		return errors.New("the namespaces of another container are not for sandboxes that end with the daemon")
+	}
+	return nil
 }
 
 // MaskedPaths are the files and directories that show the host and have no namespace. Directories appear empty, files

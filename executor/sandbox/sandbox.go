@@ -28,6 +28,9 @@ type Host struct {
 	Sources           []string // what to bind for each of Spec.Mounts; empty for a Tmpfs
 	Hosts, ResolvConf string   // files with the Spec's contents, if it has any
 	NetNS             string   // the network namespace to join; empty with NetworkHost
+	PIDNS, IPCNS      string   // for Spec.PIDNamespace and Spec.IPCNamespace
+	Shm               string   // what to bind at /dev/shm; empty for a file system of the sandbox's own
+	AppArmor          bool     // the kernel has it
 	CgroupParent      string   // absolute, in every hierarchy
 	Init              string   // the program to run as Spec.Init
 	Devices           []Device // for Spec.Devices, and every node of the host's if Spec.Privileged
@@ -78,6 +81,17 @@ func Validate(spec *executor.Spec) error {
 	if err := validateSysctls(spec); err != nil {
 		return err
 	}
+	if err := validateNamespaces(spec); err != nil {
+		return err
+	}
+	for i := range spec.DeviceRules {
+		if err := validateRule(&spec.DeviceRules[i]); err != nil {
+			return err
+		}
+	}
+	if err := validatePaths(spec); err != nil {
+		return err
+	}
 	return ValidateProcess(&spec.Process)
 }
 
@@ -114,6 +128,9 @@ func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
 	if err := Validate(spec); err != nil {
 		return nil, err
 	}
+	if err := joinable(spec, host); err != nil {
+		return nil, err
+	}
 	caps, err := capabilities(spec, host.Capabilities)
 	if err != nil {
 		return nil, err
@@ -122,7 +139,10 @@ func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	process.NoNewPrivileges = spec.NoNewPrivileges
+	process.NoNewPrivileges, process.OOMScoreAdj = spec.NoNewPrivileges, spec.OOMScoreAdj
+	if process.ApparmorProfile, err = labels(spec, host); err != nil {
+		return nil, err
+	}
 	if process.Rlimits, err = rlimits(spec.Ulimits, host.HardLimits); err != nil {
 		return nil, err
 	}
@@ -152,8 +172,13 @@ func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
 	}
 	out.Linux.Devices = devices(spec, host)
 	if !spec.Privileged {
-		out.Linux.MaskedPaths = MaskedPaths()
-		out.Linux.ReadonlyPaths = ReadonlyPaths()
+		out.Linux.MaskedPaths, out.Linux.ReadonlyPaths = spec.MaskedPaths, spec.ReadonlyPaths
+		if spec.MaskedPaths == nil {
+			out.Linux.MaskedPaths = MaskedPaths()
+		}
+		if spec.ReadonlyPaths == nil {
+			out.Linux.ReadonlyPaths = ReadonlyPaths()
+		}
 		if out.Linux.Seccomp, err = filter(spec, out); err != nil {
 			return nil, err
 		}

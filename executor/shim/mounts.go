@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cloneMount returns a detached copy of what f stands for, a directory, a file or a detached mount, with all mounts
-// below it. The copy can be attached in any mount namespace.
+// cloneMount returns a detached copy of what f stands for, a directory, a file or a detached mount, and with below of all
+// mounts below it. The copy can be attached in any mount namespace.
 //
 // Copying a detached mount takes Linux 6.15. On an older kernel the result is the caller's mount itself, which can be
 // attached once: there, the caller has to make a detached mount for every sandbox.
-func cloneMount(f *os.File) (*os.File, error) {
+func cloneMount(f *os.File, below bool) (*os.File, error) {
 	if f == nil {
 		return nil, errors.New("no descriptor")
 	}
@@ -22,7 +22,7 @@ func cloneMount(f *os.File) (*os.File, error) {
 		return nil, err
 	}
 	var out int
-	cerr := rc.Control(func(fd uintptr) { out, err = cloneFD(int(fd)) })
+	cerr := rc.Control(func(fd uintptr) { out, err = cloneFD(int(fd), below) })
 	if err = errors.Join(cerr, err); err != nil {
 		return nil, fmt.Errorf("copying the mount of %s: %w", f.Name(), err)
 	}
@@ -32,8 +32,11 @@ func cloneMount(f *os.File) (*os.File, error) {
 // openTree is replaced by the test of older kernels.
 var openTree = unix.OpenTree
 
-func cloneFD(fd int) (int, error) {
-	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH | unix.AT_RECURSIVE
+func cloneFD(fd int, below bool) (int, error) {
+	var flags uint = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH
+	if below {
+		flags |= unix.AT_RECURSIVE
+	}
 	out, err := openTree(fd, "", flags)
 	if errors.Is(err, unix.EINVAL) {
 		if out, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {

@@ -51,7 +51,7 @@ func (e *Executor) Start(ctx context.Context, spec *executor.Spec, rw executor.I
 
 // start does the work of Start. When it returns an error, the shim has nothing of the sandbox any more.
 func (e *Executor) start(ctx context.Context, c *call, id *claim, spec *executor.Spec, rw executor.IO) (_ *box, err error) {
-	ns, release, err := e.network(ctx, &spec.Network)
+	ns, release, err := e.opts.network(ctx, &spec.Network)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func mountFiles(spec *executor.Spec, f *wire.Files) (_ []*os.File, err error) {
 			wire.CloseAll(list)
 		}
 	}()
-	root, err := cloneMount(spec.Root)
+	root, err := cloneMount(spec.Root, true)
 	if err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
@@ -141,7 +141,7 @@ func mountFiles(spec *executor.Spec, f *wire.Files) (_ []*os.File, err error) {
 		if m.Type != executor.Bind {
 			continue
 		}
-		src, err := cloneMount(m.Source)
+		src, err := cloneMount(m.Source, !m.NonRecursive)
 		if err != nil {
 			return nil, fmt.Errorf("source of %s: %w", m.Target, err)
 		}
@@ -156,21 +156,21 @@ func mountFiles(spec *executor.Spec, f *wire.Files) (_ []*os.File, err error) {
 }
 
 // network returns the namespace to join, or nil for the host's or for one that the shim makes.
-func (e *Executor) network(ctx context.Context, n *executor.Network) (*os.File, func(), error) {
+func (o *Options) network(ctx context.Context, n *executor.Network) (*os.File, func(), error) {
 	none := func() {}
 	switch n.Mode {
 	case executor.NetworkHost:
 		return nil, none, nil
 	case executor.NetworkNone:
-		if e.opts.Network == nil {
+		if o.Network == nil {
 			return nil, none, nil
 		}
-		return e.opts.Network.Isolated(ctx)
+		return o.Network.Isolated(ctx)
 	case executor.NetworkBridge:
-		if e.opts.Network == nil {
+		if o.Network == nil {
 			return nil, nil, errors.New("this executor has no bridge network")
 		}
-		return e.opts.Network.Bridge(ctx)
+		return o.Network.Bridge(ctx)
 	case executor.NetworkPath:
 		f, err := openNamespace(n.Path)
 		if err != nil {

@@ -43,6 +43,8 @@ type Files struct {
 	Root, NetNS           int   `json:",omitempty"`
 	Stdin, Stdout, Stderr int   `json:",omitempty"`
 	Sources               []int `json:",omitempty"` // one for each of Spec.Mounts
+	// Of containers only: the namespaces to join, what is at /dev/shm with that of ipc, and the program for Spec.Init.
+	PIDNS, IPCNS, Shm, Init int `json:",omitempty"`
 }
 
 // Pick returns the i-th file of a message, counted from 1, or nil.
@@ -76,6 +78,8 @@ type Reply struct {
 // An Error is an error that crosses the connection.
 type Error struct {
 	Msg string
+	// Kind is that of an error which callers test for; see ErrorOf.
+	Kind string `json:",omitempty"`
 	// Path and Code are those of an executor.StartError if Code is not 0.
 	Path string `json:",omitempty"`
 	Code int    `json:",omitempty"`

@@ -31,6 +31,8 @@ import (
 const (
 	// Version is raised by every change of the frames or messages.
 	Version = 1
+	// KeeperVersion is that of connections to keepers, which outlive the program that started them: it stays.
+	KeeperVersion = 100
 	// MaxFiles is how many descriptors a message can carry; the kernel's own limit is 253.
 	MaxFiles = 240
 	// MaxBody bounds the body of a frame, in bytes.
@@ -41,8 +43,9 @@ const (
 
 // A Conn is one end of a connection.
 type Conn struct {
-	c  *net.UnixConn
-	mu sync.Mutex // serialises writers
+	c       *net.UnixConn
+	version byte
+	mu      sync.Mutex // serialises writers
 }
 
 // Pair returns the two ends of a new connection: one to use, one to be inherited by a child.
@@ -72,7 +75,16 @@ func FromFile(f *os.File) (*Conn, error) {
 		c.Close()
 		return nil, errors.New("using a socket: it is not a Unix socket")
 	}
-	return &Conn{c: u}, nil
+	return &Conn{c: u, version: Version}, nil
+}
+
+// ToKeeper makes a Conn to or in a keeper.
+func ToKeeper(c *net.UnixConn) *Conn { return &Conn{c: c, version: KeeperVersion} }
+
+// Keeper makes c one to or in a keeper. It is called before anything is sent or received.
+func (c *Conn) Keeper() *Conn {
+	c.version = KeeperVersion
+	return c
 }
 
 // Close closes the connection. A blocked Recv returns.
@@ -91,7 +103,7 @@ func (c *Conn) Send(msg any, files []*os.File) error {
 		return fmt.Errorf("sending a message: %d descriptors exceed the limit of %d", len(files), MaxFiles)
 	}
 	frame := make([]byte, headerLen, headerLen+len(body))
-	frame[0], frame[1], frame[2], frame[3] = 'b', 'x', Version, byte(len(files))
+	frame[0], frame[1], frame[2], frame[3] = 'b', 'x', c.version, byte(len(files))
 	binary.BigEndian.PutUint32(frame[4:], uint32(len(body)))
 	frame = append(frame, body...)
 
@@ -155,7 +167,7 @@ func (c *Conn) Recv(msg any) ([]*os.File, error) {
 }
 
 func (c *Conn) body(head [headerLen]byte, files int, msg any) error {
-	length, err := parseHeader(head, files)
+	length, err := parseHeader(head, files, c.version)
 	if err != nil {
 		return err
 	}
@@ -167,12 +179,12 @@ func (c *Conn) body(head [headerLen]byte, files int, msg any) error {
 }
 
 // parseHeader checks a header that came with so many descriptors and returns the body's length.
-func parseHeader(head [headerLen]byte, files int) (int, error) {
+func parseHeader(head [headerLen]byte, files int, version byte) (int, error) {
 	if head[0] != 'b' || head[1] != 'x' {
 		return 0, fmt.Errorf("bytes %q do not begin a frame", head[:2])
 	}
-	if head[2] != Version {
-		return 0, fmt.Errorf("the peer speaks version %d, this program %d", head[2], Version)
+	if head[2] != version {
+		return 0, fmt.Errorf("the peer speaks version %d, this program %d", head[2], version)
 	}
 	if int(head[3]) != files {
 		return 0, fmt.Errorf("%d descriptors arrived where %d were announced", files, head[3])

@@ -1,0 +1,130 @@
+//go:build cgo
+
+package libcontainer
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/boxbuild/boxbuild/executor"
+)
+
+// Freeze freezes all processes of the sandbox, or lets them go on.
+func (c *Container) Freeze(on bool) error {
+	var err error
+	if on {
+		err = c.lc.Pause()
+	} else {
+		err = c.lc.Resume()
+	}
+	if err != nil {
+		return fmt.Errorf("freezing the container: %w", err)
+	}
+	return nil
+}
+
+// Update sets other limits. The rules for devices stay as they are.
+func (c *Container) Update(res *specs.LinuxResources) error {
+	config := c.lc.Config()
+	r := *config.Cgroups.Resources
+	devices := r.Devices
+	group, err := specconv.CreateCgroupConfig(&specconv.CreateOpts{
+		Spec: &specs.Spec{Linux: &specs.Linux{Resources: res, CgroupsPath: c.cgroup}},
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("converting the limits: %w", err)
+	}
+	r = *group.Resources
+	r.Devices = devices
+	copied := *config.Cgroups
+	copied.Resources = &r
+	config.Cgroups = &copied
+	if err := c.lc.Set(config); err != nil {
+		return fmt.Errorf("setting the limits: %w", err)
+	}
+	return nil
+}
+
+// Stats reads what the sandbox has used.
+func (c *Container) Stats() (*executor.Stats, error) {
+	all, err := c.lc.Stats()
+	if err != nil {
+		return nil, fmt.Errorf("reading what the container uses: %w", err)
+	}
+	s := all.CgroupStats
+	out := &executor.Stats{
+		Read:          time.Now(),
+		CPUTotal:      time.Duration(s.CpuStats.CpuUsage.TotalUsage),
+		CPUUser:       time.Duration(s.CpuStats.CpuUsage.UsageInUsermode),
+		CPUKernel:     time.Duration(s.CpuStats.CpuUsage.UsageInKernelmode),
+		Periods:       s.CpuStats.ThrottlingData.Periods,
+		Throttled:     s.CpuStats.ThrottlingData.ThrottledPeriods,
+		ThrottledTime: time.Duration(s.CpuStats.ThrottlingData.ThrottledTime),
+		Memory:        s.MemoryStats.Usage.Usage,
+		MemoryPeak:    s.MemoryStats.Usage.MaxUsage,
+		MemoryLimit:   s.MemoryStats.Usage.Limit,
+		MemoryDetail:  s.MemoryStats.Stats,
+		OOMKills:      c.rt.cgroups.OOMKills(c.cgroup),
+		Pids:          s.PidsStats.Current,
+		PidsLimit:     s.PidsStats.Limit,
+		IO:            ioStats(&s.BlkioStats),
+	}
+	for _, n := range s.CpuStats.CpuUsage.PercpuUsage {
+		out.CPUPer = append(out.CPUPer, time.Duration(n))
+	}
+	return out, nil
+}
+
+// ioStats joins the entries for bytes and for operations.
+func ioStats(s *cgroups.BlkioStats) []executor.IOStat {
+	type key struct {
+		major, minor uint64
+		op           string
+	}
+	var out []executor.IOStat
+	index := make(map[key]int)
+	at := func(e *cgroups.BlkioStatEntry) *executor.IOStat {
+		k := key{e.Major, e.Minor, strings.ToLower(e.Op)}
+		i, ok := index[k]
+		if !ok {
+			i = len(out)
+			index[k] = i
+			out = append(out, executor.IOStat{Major: k.major, Minor: k.minor, Op: k.op})
+		}
+		return &out[i]
+	}
+	for i := range s.IoServiceBytesRecursive {
+		e := &s.IoServiceBytesRecursive[i]
+		at(e).Bytes = e.Value
+	}
+	for i := range s.IoServicedRecursive {
+		e := &s.IoServicedRecursive[i]
+		at(e).Ops = e.Value
+	}
+	return out
+}
+
+// KeepSpare starts a spare sandbox for one that is like spec, whose first process it will be. It does not wait.
+func (r *Runtime) KeepSpare(id string, spec *specs.Spec) error {
+	config, _, err := r.config(spec, nil)
+	if err != nil {
+		return err
+	}
+	kind := shape(config, spec.Process.Terminal)
+	if kind == "" {
+		return fmt.Errorf("spare sandbox %s: not of a kind that can be made ahead", id)
+	}
+	s, err := startSpare(id, kind, blank(config, id))
+	if err != nil {
+		return err
+	}
+	r.spares.mu.Lock()
+	defer r.spares.mu.Unlock()
+	r.spares.idle = s
+	return nil
+}

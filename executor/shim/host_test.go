@@ -1,0 +1,147 @@
+package shim_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/executor/cgroup"
+	"github.com/boxbuild/boxbuild/executor/executortest"
+	"github.com/boxbuild/boxbuild/executor/shim"
+)
+
+// hostOptions returns options with a cgroup of the test's own, which is removed at its end.
+func hostOptions(t testing.TB) shim.Options {
+	t.Helper()
+	needsRoot(t)
+	opts := shim.Options{
+		Binary: binary, Dir: t.TempDir(), Log: testLog{t},
+		CgroupParent: fmt.Sprintf("/boxbuild-test-%d-%d", os.Getpid(), number.Add(1)),
+	}
+	t.Cleanup(func() {
+		tree := cgroup.At(cgroup.Root)
+		if left := tree.Processes(opts.CgroupParent); len(left) > 0 {
+			t.Errorf("processes are left: %v", left)
+		}
+		if err := tree.Remove(opts.CgroupParent); err != nil {
+			t.Error(err)
+		}
+	})
+	return opts
+}
+
+func startHost(t testing.TB, opts shim.Options) *shim.Host {
+	t.Helper()
+	h, err := shim.NewHost(context.Background(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+func newHost(t testing.TB) *shim.Host {
+	t.Helper()
+	return startHost(t, hostOptions(t))
+}
+
+// keeperOf returns the number of the keeper of the container of dir: its first process's parent.
+func keeperOf(t testing.TB, c executor.Container) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.Pid("")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "PPid:"); ok {
+			pid, err := strconv.Atoi(strings.TrimSpace(v))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatal("no parent")
+	return 0
+}
+
+// kill9 kills a process that is no child of the test, and returns when it has ended.
+func kill9(t testing.TB, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, -1)
+		if n == 1 {
+			return
+		}
+		if err != nil && err != unix.EINTR {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The keepers keep the contract.
+func TestHostConformance(t *testing.T) {
+	needsRoot(t)
+	executortest.RunHost(t, func(t *testing.T) executortest.HostCase {
+		opts := hostOptions(t)
+		h := startHost(t, opts)
+		root, _ := newRoot(t)
+		return executortest.HostCase{
+			Host: h, Root: root, Again: func(t *testing.T) executor.Host { return startHost(t, opts) },
+			Break: func(t *testing.T, dir string) {
+				c, err := h.Open(t.Context(), dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				kill9(t, keeperOf(t, c))
+			},
+		}
+	})
+}
+
+// A directory may be deeper than the path of a socket may be long.
+func TestHostDeepDirectory(t *testing.T) {
+	h := newHost(t)
+	root, _ := newRoot(t)
+	dir := filepath.Join(t.TempDir(), strings.Repeat("d", 120), strings.Repeat("e", 120))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	spec := &executor.Spec{
+		ID: "deep", Root: root, Process: executor.Process{Args: []string{"/bin/true"}}, Network: executor.Network{Mode: executor.NetworkNone},
+	}
+	c, err := h.Create(t.Context(), dir, spec, executor.HostOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+	if exit, err := c.Wait(t.Context(), ""); err != nil || exit.Code != 0 {
+		t.Errorf("exit is %+v, %v", exit, err)
+	}
+	if err := c.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -6,20 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"strconv"
 	"sync"
-	"time"
 
 	"github.com/miekg/dns"
 )
 
-const (
-	// upstreamTimeout is how long a server has for an answer before the next one is asked.
-	upstreamTimeout = 2 * time.Second
-	// maxQueries bounds the queries under way; a sandbox that asks more waits for its own answers.
-	maxQueries = 256
-)
+// maxQueries bounds the queries under way; a sandbox that asks more waits for its own answers.
+const maxQueries = 256
 
 // A forwarder answers the sandboxes' DNS queries with the answers of the host's servers. It runs in the host's network
 // namespace, so a server on loopback, such as systemd-resolved at 127.0.0.53, is as good as any.
@@ -32,12 +25,7 @@ type forwarder struct {
 	slots   chan struct{}
 	ctx     context.Context //nolint:containedctx // ends queries when the forwarder is closed
 	cancel  context.CancelFunc
-	path    string
-
-	mu     sync.Mutex
-	conf   *resolvConf // guarded by mu
-	mtime  time.Time   // guarded by mu; of the file that conf is from
-	looked time.Time   // guarded by mu; when the file was looked at
+	up      *Upstream
 }
 
 // startForwarder listens at addr, on a free port, for queries from subnet.
@@ -47,7 +35,7 @@ func startForwarder(addr netip.Addr, subnet netip.Prefix, resolvConf string) (*f
 		return nil, fmt.Errorf("listening for DNS queries: %w", err)
 	}
 	f := &forwarder{
-		port: uint16(ln.Addr().(*net.TCPAddr).Port), subnet: subnet, path: resolvConf,
+		port: uint16(ln.Addr().(*net.TCPAddr).Port), subnet: subnet, up: NewUpstream(resolvConf),
 		slots: make(chan struct{}, maxQueries),
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
@@ -100,72 +88,10 @@ func (f *forwarder) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 		return
 	}
 	_, overTCP := w.RemoteAddr().(*net.TCPAddr)
-	answer, err := f.ask(q, overTCP)
+	answer, err := f.up.Ask(f.ctx, q, overTCP, nil)
 	if err != nil {
 		answer = new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
 	}
-	if !overTCP {
-		size := dns.MinMsgSize
-		if opt := q.IsEdns0(); opt != nil {
-			size = max(size, int(opt.UDPSize()))
-		}
-		answer.Truncate(size)
-	}
+	Fit(answer, q, overTCP)
 	_ = w.WriteMsg(answer)
-}
-
-// ask returns the first answer that a server gives.
-func (f *forwarder) ask(q *dns.Msg, overTCP bool) (*dns.Msg, error) {
-	client := &dns.Client{Net: "udp", Timeout: upstreamTimeout, UDPSize: dns.MaxMsgSize}
-	if overTCP {
-		client.Net = "tcp"
-	}
-	var refused *dns.Msg
-	err := errors.New("no server")
-	for _, s := range f.servers() {
-		// A new ID for each server: one that the sandbox does not know can't be guessed with its help.
-		ask := q.Copy()
-		ask.Id = dns.Id()
-		var a *dns.Msg
-		a, _, err = client.ExchangeContext(f.ctx, ask, net.JoinHostPort(s.String(), strconv.Itoa(53)))
-		if err != nil {
-			continue
-		}
-		a.Id = q.Id
-		if a.Rcode == dns.RcodeServerFailure || a.Rcode == dns.RcodeRefused {
-			refused = a
-			continue
-		}
-		return a, nil
-	}
-	if refused != nil {
-		return refused, nil
-	}
-	return nil, err
-}
-
-// servers returns the host's servers. The file is read again when it has changed, which is looked for once a second.
-func (f *forwarder) servers() []netip.Addr {
-	f.mu.Lock()
-	conf, mtime, fresh := f.conf, f.mtime, time.Since(f.looked) < time.Second
-	f.mu.Unlock()
-	if conf != nil && fresh {
-		return conf.servers
-	}
-	var now time.Time
-	if fi, err := os.Stat(f.path); err == nil {
-		now = fi.ModTime()
-	}
-	if conf == nil || now != mtime {
-		if c, err := readResolvConf(f.path); err == nil {
-			conf = c
-		}
-	}
-	if conf == nil {
-		return nil
-	}
-	f.mu.Lock()
-	f.conf, f.mtime, f.looked = conf, now, time.Now()
-	f.mu.Unlock()
-	return conf.servers
 }

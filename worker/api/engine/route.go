@@ -68,7 +68,7 @@ func (n *node) match(parts []string) (vars []string, ok bool) {
 			at += extra
 		}
 		switch {
-		case p[0] != '{':
+		case !strings.HasPrefix(p, "{"): // it may be empty: /networks/
 			if p != got {
 				return nil, false
 			}

@@ -34,6 +34,7 @@ func (a *app) finish(ctx context.Context, err error) int {
 	}
 	var silent silentError
 	var use usageError
+	var status statusError
 	var stopped interrupt
 	failure := boxbuildv1.AsFailure(err)
 	switch {
@@ -41,6 +42,11 @@ func (a *app) finish(ctx context.Context, err error) int {
 		return 128 + int(stopped.signal)
 	case errors.As(err, &silent):
 		return silent.code
+	case errors.As(err, &status):
+		if status.message != "" {
+			a.complain(status.message)
+		}
+		return status.code
 	case errors.As(err, &use):
 		a.complain(use.message)
 		return exitUsage

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"text/template"
 	"time"
 
@@ -21,11 +19,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
 
-type inspectOptions struct {
-	format, platform string
-	// object is what is inspected, of which no error is to say that it is an image; "" for an image, as such.
-	object string
-}
+type inspectOptions struct{ format, platform string }
 
 func (a *app) inspectCommand() *cobra.Command {
 	var opt inspectOptions
@@ -46,62 +40,11 @@ If the image or the server is not multi-platform capable, the command will error
 }
 
 func (o *inspectOptions) register(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&o.format, "format", "f", "", `Format output using a custom template:
-'json':             Print in JSON format
-'TEMPLATE':         Print output using the given Go template.
-Refer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates`)
-}
-
-// objectTypes are those that docker inspects. There are images only.
-var objectTypes = []string{
-	"config", "container", "image", "network", "node", "plugin", "secret", "service", "task", "volume",
-}
-
-// inspectAnyCommand is docker's inspect of whatever has that name.
-func (a *app) inspectAnyCommand() *cobra.Command {
-	var opt inspectOptions
-	cmd := &cobra.Command{
-		Use:                   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
-		Short:                 "Return low-level information on objects",
-		Args:                  oneOrMore,
-		DisableFlagsInUseLine: true,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			list := strings.Join(objectTypes, `", "`)
-			switch {
-			case cmd.Flags().Changed("type") && opt.object == "":
-				return usagef(`type is empty: must be one of "%s"`, list)
-			case opt.object != "" && !slices.Contains(objectTypes, opt.object):
-				return usagef(`unknown type: %q: must be one of "%s"`, opt.object, list)
-			case opt.object == "":
-				opt.object = "object"
-			}
-			return a.inspect(cmd.Context(), args, &opt)
-		},
-	}
-	opt.register(cmd)
-	cmd.Flags().StringVar(&opt.object, "type", "", "Only inspect objects of the given type")
-	cmd.Flags().BoolP("size", "s", false, "Display total file sizes if the type is container")
-	return cmd
-}
-
-// find asks for one image. There is nothing else to be found.
-func (o *inspectOptions) find(ctx context.Context, images boxbuildv1.ImagesClient, req *boxbuildv1.InspectRequest) (*boxbuildv1.InspectResponse, error) {
-	switch o.object {
-	case "", "image":
-		return images.Inspect(ctx, req)
-	case "object":
-		resp, err := images.Inspect(ctx, req)
-		if err != nil && boxbuildv1.KindOf(err) == boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND {
-			return nil, fmt.Errorf("Error: No such object: %s", req.GetRef())
-		}
-		return resp, err
-	}
-	return nil, fmt.Errorf("Error: No such %s: %s", o.object, req.GetRef())
+	cmd.Flags().StringVarP(&o.format, "format", "f", "", inspectHelp)
 }
 
 // inspect prints what there is of refs, then says which are not there.
 func (a *app) inspect(ctx context.Context, refs []string, opt *inspectOptions) error {
-	format := opt.format
 	var platform *boxbuildv1.Platform
 	if opt.platform != "" {
 		var err error
@@ -109,6 +52,41 @@ func (a *app) inspect(ctx context.Context, refs []string, opt *inspectOptions) e
 			return err
 		}
 	}
+	return a.inspectEach(ctx, refs, opt.format, func(ctx context.Context, ref string) (*inspected, error) {
+		return a.inspectImage(ctx, ref, platform)
+	})
+}
+
+func (a *app) inspectImage(ctx context.Context, ref string, platform *boxbuildv1.Platform) (*inspected, error) {
+	images, err := a.images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := images.Inspect(ctx, &boxbuildv1.InspectRequest{Ref: ref, Platform: platform})
+	if err != nil {
+		return nil, err
+	}
+	detail, err := inspection(resp)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(detail)
+	if err != nil {
+		return nil, err
+	}
+	return &inspected{detail, raw}, nil
+}
+
+// An inspected object is what inspect shows: the typed value is for templates, the JSON for all else.
+type inspected struct {
+	value any
+	raw   []byte
+}
+
+// inspectEach prints what find finds of refs, then says which it does not. A daemon that is not there is said once.
+func (a *app) inspectEach(
+	ctx context.Context, refs []string, format string, find func(ctx context.Context, ref string) (*inspected, error),
+) error {
 	var tmpl *template.Template
 	if format != "" && format != "json" {
 		var err error
@@ -116,59 +94,64 @@ func (a *app) inspect(ctx context.Context, refs []string, opt *inspectOptions) e
 			return usagef("template parsing error: %v", err)
 		}
 	}
-	images, err := a.images(ctx)
+	found := []*inspected{}
+	var errs []error
+	for _, ref := range refs {
+		obj, err := find(ctx, ref)
+		switch {
+		case err != nil && a.conn == nil && a.api == nil:
+			return err
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			found = append(found, obj)
+		}
+	}
+	return errors.Join(append([]error{printInspected(a.stdout, tmpl, format, found)}, errs...)...)
+}
+
+// printInspected prints objects by a template, as JSON on one line, or as JSON for people.
+func printInspected(out io.Writer, tmpl *template.Template, format string, found []*inspected) error {
+	if tmpl != nil {
+		for _, obj := range found {
+			if err := obj.execute(out, tmpl); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	raw := make([]json.RawMessage, len(found))
+	for i, obj := range found {
+		raw[i] = obj.raw
+	}
+	text, err := json.Marshal(raw)
+	if err == nil && format == "" {
+		var b bytes.Buffer
+		err = json.Indent(&b, text, "", "    ")
+		text = b.Bytes()
+	}
 	if err != nil {
 		return err
 	}
-	found := []*image.InspectResponse{}
-	var errs []error
-	for _, ref := range refs {
-		resp, err := opt.find(ctx, images, &boxbuildv1.InspectRequest{Ref: ref, Platform: platform})
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		detail, err := inspection(resp)
-		if err != nil {
-			return err
-		}
-		found = append(found, detail)
-	}
-	switch {
-	case tmpl != nil:
-		err = printTemplate(a.stdout, tmpl, found)
-	case format == "json":
-		err = json.NewEncoder(a.stdout).Encode(found)
-	default:
-		var text []byte
-		if text, err = json.MarshalIndent(found, "", "    "); err == nil {
-			_, err = fmt.Fprintf(a.stdout, "%s\n", text)
-		}
-	}
-	return errors.Join(append([]error{err}, errs...)...)
+	_, err = fmt.Fprintf(out, "%s\n", text)
+	return err
 }
 
-// printTemplate executes tmpl for each image. A field that the type does not have is looked up in the JSON, as in docker.
-func printTemplate(out io.Writer, tmpl *template.Template, found []*image.InspectResponse) error {
-	for _, img := range found {
-		var b bytes.Buffer
-		if err := tmpl.Execute(&b, img); err != nil {
-			text, jsonErr := json.Marshal(img)
-			var raw any
-			if jsonErr == nil {
-				jsonErr = json.Unmarshal(text, &raw)
-			}
-			if jsonErr != nil {
-				return jsonErr
-			}
-			b.Reset()
-			if err := tmpl.Option("missingkey=error").Execute(&b, raw); err != nil {
-				return fmt.Errorf("template parsing error: %w", err)
-			}
+// execute executes tmpl for the object. A field that the type does not have is looked up in the JSON, as in docker.
+func (o *inspected) execute(out io.Writer, tmpl *template.Template) error {
+	var b bytes.Buffer
+	if err := tmpl.Execute(&b, o.value); err != nil {
+		var raw any
+		if err := json.Unmarshal(o.raw, &raw); err != nil {
+			return err
 		}
-		fmt.Fprintln(out, b.String())
+		b.Reset()
+		if err := tmpl.Option("missingkey=error").Execute(&b, raw); err != nil {
+			return fmt.Errorf("template parsing error: %w", err)
+		}
 	}
-	return nil
+	_, err := fmt.Fprintln(out, b.String())
+	return err
 }
 
 // inspection is an image as docker shows it.

@@ -9,9 +9,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/moby/moby/client"
 	"google.golang.org/grpc"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
@@ -22,7 +24,7 @@ var version = "dev"
 
 func main() {
 	ctx, stop := interruptible()
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: config.OSEnv()}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: config.OSEnv(), keepSignals: stop}
 	code := a.run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -35,6 +37,8 @@ type app struct {
 	env            config.Env
 	cfg            *config.Client
 	conn           *grpc.ClientConn // see connect
+	api            *client.Client   // see engine
+	keepSignals    func()           // makes the command, and not main, answer signals
 }
 
 // An interrupt is the cause with which the context ends when the user interrupts.
@@ -47,7 +51,7 @@ func (i interrupt) Error() string { return "interrupted by " + i.signal.String()
 const lastWords = 3 * time.Second
 
 // interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP cancels. A second one ends the program at
-// once, whatever it waits for, and so does the end of lastWords.
+// once, whatever it waits for, and so does the end of lastWords. The function that it returns ends that.
 func interruptible() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -72,5 +76,5 @@ func interruptible() (context.Context, func()) {
 			}
 		}
 	}()
-	return ctx, func() { signal.Stop(signals); close(done); cancel(nil) }
+	return ctx, sync.OnceFunc(func() { signal.Stop(signals); close(done) })
 }

@@ -18,6 +18,7 @@ type transferOptions struct {
 	platform string
 	quiet    bool
 	all      bool
+	during   bool // another command, whose result is not the image
 }
 
 func (o *transferOptions) register(cmd *cobra.Command) {
@@ -43,7 +44,7 @@ func (o *transferOptions) wire(a *app) (*boxbuildv1.Transfer, reference.Named, e
 		return nil, nil, usagef("tag can't be used with --all-tags/-a")
 	case !o.all && reference.IsNameOnly(named):
 		named = reference.TagNameOnly(named)
-		if !o.quiet {
+		if !o.quiet && !o.during {
 			fmt.Fprintln(a.stdout, "Using default tag: latest")
 		}
 	}
@@ -154,7 +155,9 @@ func (o *transferOptions) pulled(a *app, named reference.Named, updated bool) {
 		}
 		fmt.Fprintln(a.stdout, "Status:", state, reference.FamiliarString(named))
 	}
-	fmt.Fprintln(a.stdout, named)
+	if !o.during {
+		fmt.Fprintln(a.stdout, named)
+	}
 }
 
 // suffix is the tag or digest of a reference.

@@ -24,6 +24,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if a.conn != nil {
 		_ = a.conn.Close() // nothing is under way any more
 	}
+	if a.api != nil {
+		_ = a.api.Close()
+	}
 	return a.finish(ctx, err)
 }
 
@@ -77,7 +80,9 @@ func (a *app) root() *cobra.Command {
 		a.loadCommand(), a.saveCommand(), a.importCommand(), a.historyCommand(), a.loginCommand(), a.logoutCommand(),
 		a.dfCommand(), a.pruneCommand("Remove unused images and build cache", true, true),
 		a.versionCommand(), a.infoCommand(), a.inspectAnyCommand(), a.imageCommand(), a.builderCommand(), a.buildsCommand(), a.systemCommand(),
+		likeDocker(a.psCommand()), likeDocker(a.eventsCommand()), likeDocker(a.searchCommand()), a.containerCommand(), a.volumeCommand(),
 	)
+	root.AddCommand(a.containerCommands()...)
 	return root
 }
 

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,7 +24,9 @@ import (
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker/api/engine"
 	"github.com/boxbuild/boxbuild/worker/api/native"
+	"github.com/boxbuild/boxbuild/worker/eventlog"
 	"github.com/boxbuild/boxbuild/worker/workertest"
 )
 
@@ -80,6 +85,12 @@ func setUp(env *testscript.Env) error {
 			Insecure: []string{"plain.example"}, Warnings: []string{"something"},
 		},
 	})
+	happened := &eventlog.Log{}
+	api := engine.New(engine.Options{
+		Images: images, Builder: &workertest.Builder{Images: images}, Events: happened, Volumes: &workertest.Volumes{},
+		Containers: &workertest.Containers{Images: images, Events: happened}, Networks: &workertest.Networks{},
+		Platform: op.Platform{OS: "linux", Architecture: "amd64"}, Version: "1.2.3", Log: quiet, Login: workertest.Login,
+	})
 	anonymous := append(native.GRPCOptions(quiet), grpc.Creds(insecure.NewCredentials()))
 	for name, options := range map[string][]grpc.ServerOption{
 		"BOXBUILD_ADDR": native.GRPCOptions(quiet), "REMOTE_ADDR": anonymous,
@@ -91,12 +102,19 @@ func setUp(env *testscript.Env) error {
 		}
 		server := grpc.NewServer(options...)
 		services.Register(server)
-		served := make(chan error, 1)
-		go func() { served <- server.Serve(l) }()
+		grpcConns, httpConns := split(l)
+		served := make(chan error, 2)
+		go func() { served <- server.Serve(grpcConns) }()
+		web := &http.Server{Handler: api}
+		go func() { served <- web.Serve(httpConns) }()
 		env.Defer(func() {
 			server.Stop()
-			if err := <-served; err != nil {
-				env.T().Log("serving: ", err)
+			_ = api.Close()
+			_ = web.Close()
+			for range 2 {
+				if err := <-served; err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+					env.T().Log("serving: ", err)
+				}
 			}
 		})
 		env.Setenv(name, "unix://"+socket)
@@ -105,6 +123,74 @@ func setUp(env *testscript.Env) error {
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")
 	return nil
+}
+
+// split tells connections apart by their first byte, as the daemon does: gRPC begins with the P of PRI, and of HTTP/1.1
+// only a method could, which no client here begins with.
+func split(l net.Listener) (grpcConns, httpConns net.Listener) {
+	done := make(chan struct{})
+	end := sync.OnceValue(func() error { close(done); return l.Close() })
+	g, h := &branch{l, make(chan net.Conn), done, end}, &branch{l, make(chan net.Conn), done, end}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				_ = end()
+				return
+			}
+			go func() {
+				head := make([]byte, 3)
+				if _, err := io.ReadFull(conn, head); err != nil {
+					_ = conn.Close()
+					return
+				}
+				to := h
+				if string(head) == "PRI" {
+					to = g
+				}
+				select {
+				case to.conns <- &headed{conn.(*net.UnixConn), head}:
+				case <-done:
+					_ = conn.Close()
+				}
+			}()
+		}
+	}()
+	return g, h
+}
+
+// A branch is the listener for one kind of connections.
+type branch struct {
+	net.Listener
+	conns chan net.Conn
+	done  chan struct{}
+	end   func() error
+}
+
+func (b *branch) Accept() (net.Conn, error) {
+	select {
+	case c := <-b.conns:
+		return c, nil
+	case <-b.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (b *branch) Close() error { return b.end() }
+
+// A headed connection reads once more what was read from it.
+type headed struct {
+	*net.UnixConn
+	head []byte
+}
+
+func (c *headed) Read(p []byte) (int, error) {
+	if len(c.head) > 0 {
+		n := copy(p, c.head)
+		c.head = c.head[n:]
+		return n, nil
+	}
+	return c.UnixConn.Read(p)
 }
 
 // code runs a command and checks its exit code: code 2 boxbuild build.

@@ -20,3 +20,15 @@ func writeRows[R formatter.SubContext](out io.Writer, format string, rows []R) e
 		return nil
 	})
 }
+
+// writeList prints items as docker prints lists, each as the row that row makes of it, under header.
+func writeList[T any](ctx formatter.Context, header formatter.SubHeaderContext, items []T, row func(T) formatter.SubContext) error {
+	return ctx.Write(&formatter.HeaderContext{Header: header}, func(write func(formatter.SubContext) error) error {
+		for _, it := range items {
+			if err := write(row(it)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -15,12 +15,16 @@ import (
 // unpack writes the files of a tar into dir. No entry, whatever its name and whatever links the tar or the directory
 // have, gets out of dir. Owners are kept by root only; devices, pipes and sockets are left out.
 func unpack(dir string, r io.Reader) error {
+	return (&unpacker{keepOwners: os.Geteuid() == 0}).unpack(dir, r)
+}
+
+func (u *unpacker) unpack(dir string, r io.Reader) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	u := &unpacker{root: root, keepOwners: os.Geteuid() == 0}
+	u.root = root
 	for tr := tar.NewReader(r); ; {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -44,11 +48,30 @@ func unpack(dir string, r io.Reader) error {
 type unpacker struct {
 	root       *os.Root
 	keepOwners bool
-	dirs       []*tar.Header
+	top        string // takes the place of the first part of every name; "" to keep the names
+	dirs       []unpackedDir
+}
+
+// An unpackedDir is a directory whose mode and time are still to be set.
+type unpackedDir struct {
+	name string
+	h    *tar.Header
+}
+
+// name is where an entry goes, relative to the root.
+func (u *unpacker) name(entry string) string {
+	if u.top == "" {
+		return clean(entry)
+	}
+	rest, rooted := strings.CutPrefix(entry, "/") // the root itself is the first part
+	if !rooted {
+		_, rest, _ = strings.Cut(entry, "/")
+	}
+	return clean(u.top + "/" + clean(rest))
 }
 
 func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
-	name := clean(h.Name)
+	name := u.name(h.Name)
 	if name == "." {
 		return nil
 	}
@@ -74,7 +97,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		}
 		return u.own(name, h)
 	case tar.TypeLink:
-		return u.root.Link(clean(h.Linkname), name)
+		return u.root.Link(u.name(h.Linkname), name)
 	default:
 		return nil
 	}
@@ -98,7 +121,7 @@ func (u *unpacker) mkdir(name string, h *tar.Header) error {
 	if err := u.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	u.dirs = append(u.dirs, h)
+	u.dirs = append(u.dirs, unpackedDir{name, h})
 	return u.own(name, h)
 }
 
@@ -124,8 +147,7 @@ func (u *unpacker) own(name string, h *tar.Header) error {
 // finish sets modes and times of directories, the innermost first.
 func (u *unpacker) finish() error {
 	for i := len(u.dirs) - 1; i >= 0; i-- {
-		h := u.dirs[i]
-		name := clean(h.Name)
+		name, h := u.dirs[i].name, u.dirs[i].h
 		st, err := u.root.Lstat(name)
 		if err != nil || !st.IsDir() {
 			continue // a later entry has replaced it

@@ -39,6 +39,7 @@ type keeper struct {
 	turn     sync.Mutex // serialises Pause, Resume and Update, which the kernel carries out at once
 	box      *libcontainer.Container
 	compiled *libcontainer.CompiledFilter // if it was compiled here
+	trace    *trace
 }
 
 // container keeps one container, for the daemon that has started this process and for those that come after it. It returns
@@ -84,6 +85,8 @@ func container(scratch string) error {
 		wire.CloseAll(files)
 		if server != nil {
 			out = server.List(a)
+			kp.trace.mark("list")
+			a.Trace = kp.trace.phases
 		}
 		if err == nil && kp.compiled != nil {
 			a.Filter = kp.compiled.Config
@@ -130,8 +133,11 @@ func (kp *keeper) warm(c *wire.NewContainer) error {
 		return errors.New("no specification")
 	}
 	host := &sandbox.Host{
-		Root: "/", CgroupParent: c.Cgroup, NetNS: "/proc/self/ns/net", HardLimits: kp.s.limits.Hard,
-		Capabilities: kp.s.limits.Capabilities, Controllers: kp.s.limits.Controllers, NoSwapLimit: !kp.s.limits.Swap,
+		Root: "/", CgroupParent: c.Cgroup, HardLimits: kp.s.limits.Hard, Capabilities: kp.s.limits.Capabilities,
+		Controllers: kp.s.limits.Controllers, NoSwapLimit: !kp.s.limits.Swap,
+	}
+	if spec.Network.Mode != executor.NetworkNone {
+		host.NetNS = "/proc/self/ns/net" // stands for the one that is to be joined
 	}
 	desc, err := sandbox.Describe(spec, host)
 	if err != nil {
@@ -148,6 +154,7 @@ func (kp *keeper) warm(c *wire.NewContainer) error {
 
 // create makes the container, up to its command.
 func (kp *keeper) create(c *wire.NewContainer, files []*os.File) (_ *keep.Server, _ *net.UnixListener, err error) {
+	kp.trace = newTrace()
 	if err := kp.prepare(c); err != nil {
 		return nil, nil, err
 	}
@@ -184,6 +191,7 @@ func (kp *keeper) create(c *wire.NewContainer, files []*os.File) (_ *keep.Server
 		}
 	}
 	kp.k = keep.New(kopts)
+	kp.trace.mark("open")
 	p := &spec.Process
 	err = kp.k.Add("", &keep.Process{
 		Terminal: p.Terminal, OpenStdin: c.Options.OpenStdin, StdinOnce: c.Options.StdinOnce, Rows: p.Rows, Cols: p.Cols,
@@ -211,7 +219,7 @@ func (kp *keeper) start(c *wire.NewContainer, files []*os.File) (_ keep.Running,
 	if err := kp.adjustScore(); err != nil {
 		return nil, err
 	}
-	opts, err := kp.s.plan(req, files, newTrace(), func(h *sandbox.Host) {
+	opts, err := kp.s.plan(req, files, kp.trace, func(h *sandbox.Host) {
 		h.AppArmor = c.AppArmor
 		kp.host = h
 	})

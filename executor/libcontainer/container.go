@@ -81,8 +81,8 @@ func (r *Runtime) Start(o *Options) (_ *Container, _ *os.File, err error) {
 	}
 	trace("config")
 	c := &Container{rt: r, id: o.ID, state: o.ID, cgroup: config.Cgroups.Path, root: o.Root, filter: filter, hold: o.Hold}
-	kind := shape(config, o.Spec.Process.Terminal)
-	sp := r.takeSpare(kind)
+	kind := r.shape(config, o.Spec.Process.Terminal)
+	sp := r.takeSpare(kind, network(config))
 	if sp != nil {
 		c.state, c.cgroup, c.lc, c.init = sp.id, sp.config.Cgroups.Path, sp.box, sp.init
 	}
@@ -119,11 +119,11 @@ func (c *Container) start(o *Options, config *configs.Config, sp *spare) (termin
 		return nil, err
 	}
 	if sp != nil {
-		err := sp.become(config, o, c.filter)
+		terminal, err := sp.become(config, o, c.filter)
 		if err == nil && !c.hold {
 			err = c.lc.Exec()
 		}
-		return nil, startError(o.Spec.Process.Args[0], err)
+		return terminal, startError(o.Spec.Process.Args[0], err)
 	}
 	if c.lc, err = lc.Create(stateDir, o.ID, config); err != nil {
 		return nil, fmt.Errorf("creating sandbox %s: %w", o.ID, err)

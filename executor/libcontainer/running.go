@@ -109,20 +109,25 @@ func ioStats(s *cgroups.BlkioStats) []executor.IOStat {
 	return out
 }
 
-// KeepSpare starts a spare sandbox for one that is like spec, whose first process it will be. It does not wait.
+// KeepSpare starts a spare sandbox for one that is like spec, and returns when it is ready.
 func (r *Runtime) KeepSpare(id string, spec *specs.Spec) error {
 	config, _, err := r.config(spec, nil)
 	if err != nil {
 		return err
 	}
-	kind := shape(config, spec.Process.Terminal)
+	kind := r.shape(config, spec.Process.Terminal)
 	if kind == "" {
 		return fmt.Errorf("spare sandbox %s: not of a kind that can be made ahead", id)
 	}
-	s, err := startSpare(id, kind, blank(config, id))
+	s, err := r.startSpare(id, kind, r.blank(config, id))
 	if err != nil {
 		return err
 	}
+	if err := s.ready(); err != nil {
+		s.discard()
+		return err
+	}
+	s.waits = true
 	r.spares.mu.Lock()
 	defer r.spares.mu.Unlock()
 	r.spares.idle = s

@@ -37,6 +37,10 @@ type spare struct {
 	sock   *os.File      // our end of the socket that plans come from
 	ran    chan struct{} // closed when box.Start has returned
 	runErr error         // what it returned; to be read after that
+	waits  bool          // ready has returned already
+	// Of one for a container only: how it hands over a terminal, and whether it has a network namespace of its own.
+	console *console
+	net     bool
 }
 
 // spareAge is how long a spare is kept. libcontainer allows a process a minute to ask for its mounts.
@@ -51,9 +55,10 @@ type spares struct {
 }
 
 // shape names all that a spare and the sandbox that it becomes have to have in common: what libcontainer uses before the
-// new process reads its configuration, or in the parent. It is empty for a sandbox that can't be made of a spare.
-func shape(c *configs.Config, terminal bool) string {
-	special := terminal || len(c.Networks) > 0 || len(c.NetDevices) > 0 || len(c.TimeOffsets) > 0 ||
+// new process reads its configuration, or in the parent. It is empty for a sandbox that can't be made of a spare. A Single
+// runtime's spare can hand over a terminal, and be asked for its network namespace: see fits.
+func (r *Runtime) shape(c *configs.Config, terminal bool) string {
+	special := (terminal || len(c.Networks) > 0) && !r.Single || len(c.NetDevices) > 0 || len(c.TimeOffsets) > 0 ||
 		len(c.UIDMappings) > 0 || len(c.GIDMappings) > 0 || c.IntelRdt != nil || c.ExecCPUAffinity != nil ||
 		c.RootlessEUID || c.RootlessCgroups || c.ParentDeathSignal != 0 ||
 		c.HasHook(configs.Prestart, configs.CreateRuntime, configs.CreateContainer, configs.StartContainer, configs.Poststart)
@@ -63,7 +68,7 @@ func shape(c *configs.Config, terminal bool) string {
 	var own []configs.NamespaceType
 	for _, ns := range c.Namespaces {
 		switch {
-		case ns.Type == configs.NEWNET && ns.Path != "":
+		case ns.Type == configs.NEWNET && (ns.Path != "" || r.Single):
 		case ns.Path != "" || ns.Type == configs.NEWNET || ns.Type == configs.NEWUSER:
 			return ""
 		default:
@@ -90,11 +95,36 @@ func shape(c *configs.Config, terminal bool) string {
 	return string(b)
 }
 
-// takeSpare returns a spare of that shape, or nil.
-func (r *Runtime) takeSpare(shape string) *spare {
+// The networks of a sandbox, as far as they matter to a spare.
+const (
+	hostNetwork = iota
+	ownNetwork  // a namespace with nothing in it
+	givenNetwork
+)
+
+func network(c *configs.Config) int {
+	for _, ns := range c.Namespaces {
+		switch {
+		case ns.Type != configs.NEWNET:
+		case ns.Path == "":
+			return ownNetwork
+		default:
+			return givenNetwork
+		}
+	}
+	return hostNetwork
+}
+
+// fits says whether s can be a sandbox of that shape and network. It can leave its own network for a given one.
+func (s *spare) fits(shape string, network int) bool {
+	return shape != "" && s.shape == shape && (network == givenNetwork || s.net == (network == ownNetwork))
+}
+
+// takeSpare returns a spare of that shape and network, or nil.
+func (r *Runtime) takeSpare(shape string, network int) *spare {
 	r.spares.mu.Lock()
 	s := r.spares.idle
-	if s == nil || shape == "" || s.shape != shape {
+	if s == nil || !s.fits(shape, network) {
 		if s != nil && r.Single {
 			r.spares.idle = nil
 			go s.discard() // there is no other use for it
@@ -122,12 +152,12 @@ func (r *Runtime) keepSpare(shape string, config *configs.Config) {
 	r.spares.idle, r.spares.making = nil, true
 	r.spares.last++
 	id := "spare_" + strconv.FormatUint(r.spares.last, 10) // no sandbox has an underscore in its ID
-	config = blank(config, id)
+	config = r.blank(config, id)
 	go func() {
 		if old != nil {
 			old.discard()
 		}
-		s, err := startSpare(id, shape, config) // after an error, the next sandbox is started without, and reports it
+		s, err := r.startSpare(id, shape, config) // after an error, the next sandbox is started without, and reports it
 		r.spares.mu.Lock()
 		r.spares.making = false
 		if err == nil {
@@ -154,7 +184,7 @@ func (r *Runtime) expire(s *spare) {
 }
 
 // blank returns what of config a spare is started with.
-func blank(config *configs.Config, id string) *configs.Config {
+func (r *Runtime) blank(config *configs.Config, id string) *configs.Config {
 	out := &configs.Config{
 		Rootfs: boxDir, Rlimits: config.Rlimits, OomScoreAdj: config.OomScoreAdj, RootPropagation: config.RootPropagation,
 	}
@@ -162,6 +192,9 @@ func blank(config *configs.Config, id string) *configs.Config {
 		if ns.Type != configs.NEWNET {
 			out.Namespaces = append(out.Namespaces, ns)
 		}
+	}
+	if network(config) == ownNetwork && r.Single {
+		out.Namespaces = append(out.Namespaces, configs.Namespace{Type: configs.NEWNET})
 	}
 	group := *config.Cgroups
 	resources := *group.Resources
@@ -171,8 +204,8 @@ func blank(config *configs.Config, id string) *configs.Config {
 }
 
 // startSpare starts one and returns without waiting for it.
-func startSpare(id, shape string, config *configs.Config) (*spare, error) {
-	s := &spare{id: id, shape: shape, config: config, ran: make(chan struct{})}
+func (r *Runtime) startSpare(id, shape string, config *configs.Config) (*spare, error) {
+	s := &spare{id: id, shape: shape, config: config, ran: make(chan struct{}), net: network(config) == ownNetwork}
 	var err error
 	if s.box, err = lc.Create(stateDir, id, config); err != nil {
 		return nil, fmt.Errorf("creating spare sandbox %s: %w", id, err)
@@ -186,6 +219,11 @@ func startSpare(id, shape string, config *configs.Config) (*spare, error) {
 	}
 	s.sock = parent
 	s.init = &lc.Process{Init: true, Args: []string{"/"}, Cwd: "/", LogLevel: logLevel, ExtraFiles: []*os.File{child}}
+	if s.console, err = newConsole(s.init, r.Single); err != nil {
+		s.sock.Close()
+		child.Close()
+		return nil, errors.Join(err, s.box.Destroy())
+	}
 	go func() {
 		defer close(s.ran)
 		s.runErr = s.box.Start(s.init)
@@ -198,12 +236,16 @@ func startSpare(id, shape string, config *configs.Config) (*spare, error) {
 func (s *spare) discard() {
 	s.sock.Close() // the process ends when there is no plan to come
 	<-s.ran
+	s.console.close()
 	_ = s.box.Destroy()
 	_ = os.RemoveAll(filepath.Join(stateDir, s.id))
 }
 
 // ready waits until the process waits for its plan, and libcontainer for the process.
 func (s *spare) ready() error {
+	if s.waits {
+		return nil
+	}
 	b := make([]byte, 4096)
 	n, err := s.sock.Read(b)
 	if err == nil && string(b[:n]) != spareReady {
@@ -217,18 +259,18 @@ func (s *spare) ready() error {
 
 // become makes the spare, which is ready, the sandbox that config and o describe, and returns when it waits at its command.
 // An error of the command is as from box.Start.
-func (s *spare) become(config *configs.Config, o *Options, filter *os.File) error {
+func (s *spare) become(config *configs.Config, o *Options, filter *os.File) (terminal *os.File, err error) {
 	group := s.config.Cgroups // which the cgroup manager has, too
 	group.Resources = config.Cgroups.Resources
 	config.Cgroups = group
 	// lc.Create has seen the blank configuration only.
 	if err := validate.Validate(config); err != nil {
-		return err
+		return nil, err
 	}
 	*s.config = *config
 	body, err := s.message(o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer body.Close()
 	p := &plan{Mounts: o.Attachments, Filter: filter != nil, Net: o.NetNS != nil, Config: true}
@@ -239,17 +281,21 @@ func (s *spare) become(config *configs.Config, o *Options, filter *os.File) erro
 	}
 	rest = slices.DeleteFunc(rest, func(f *os.File) bool { return f == nil })
 	if err := send(s.sock, p, rest); err != nil {
-		return err
+		return nil, err
 	}
 	<-s.ran
 	if s.runErr != nil {
 		if err := awaitAttach(s.sock); err != nil {
-			return err
+			return nil, err
 		}
-		return s.runErr
+		return nil, s.runErr
 	}
 	s.sock.Close()
-	return nil
+	defer s.console.close()
+	if !o.Spec.Process.Terminal {
+		return nil, nil
+	}
+	return s.console.master()
 }
 
 // initConfig is what libcontainer sends to a new process (its type of that name).
@@ -261,6 +307,9 @@ type initConfig struct {
 	GID              int                   `json:"gid"`
 	AdditionalGroups []int                 `json:"additional_groups"`
 	Cwd              string                `json:"cwd"`
+	CreateConsole    bool                  `json:"create_console"`
+	ConsoleWidth     uint16                `json:"console_width"`
+	ConsoleHeight    uint16                `json:"console_height"`
 	PassedFilesCount int                   `json:"passed_files_count"`
 	AppArmorProfile  string                `json:"apparmor_profile"`
 	Capabilities     *configs.Capabilities `json:"capabilities"`
@@ -271,6 +320,7 @@ type initConfig struct {
 	Scheduler        *configs.Scheduler    `json:"scheduler,omitempty"`
 	ContainerID      string                `json:"containerid"`
 	Cgroup2Path      string                `json:"cgroup2_path,omitempty"`
+	Networks         []*configs.Network    `json:"network"`
 }
 
 // message writes the configuration of the sandbox into a file in memory.
@@ -283,7 +333,8 @@ func (s *spare) message(o *Options) (*os.File, error) {
 		Config: &c, Args: p.Args, Env: p.Env, UID: p.UID, GID: p.GID, AdditionalGroups: p.AdditionalGroups, Cwd: p.Cwd,
 		PassedFilesCount: len(s.init.ExtraFiles), AppArmorProfile: c.AppArmorProfile, Capabilities: c.Capabilities,
 		NoNewPrivileges: c.NoNewPrivileges, ProcessLabel: c.ProcessLabel, Rlimits: c.Rlimits, IOPriority: c.IOPriority,
-		Scheduler: c.Scheduler, ContainerID: s.id,
+		Scheduler: c.Scheduler, ContainerID: s.id, Networks: c.Networks,
+		CreateConsole: o.Spec.Process.Terminal, ConsoleWidth: p.ConsoleWidth, ConsoleHeight: p.ConsoleHeight,
 	}
 	if isV2() {
 		m.Cgroup2Path = filepath.Join("/sys/fs/cgroup", c.Cgroups.Path)

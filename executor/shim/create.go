@@ -69,7 +69,7 @@ func (h *Host) Create(ctx context.Context, dir string, spec *executor.Spec, opt 
 		}
 		return nil, err
 	}
-	return &hosted{h: h, dir: dir, conn: keeper.conn, cgroup: a.Cgroup}, nil
+	return &hosted{h: h, dir: dir, conn: keeper.conn, cgroup: a.Cgroup, trace: a.Trace}, nil
 }
 
 // abandon has nothing be left of a container whose Create has failed: also where it was only given up.

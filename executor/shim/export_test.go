@@ -12,6 +12,9 @@ import (
 // Trace returns how long the phases of a start took in the shim, in nanoseconds.
 func Trace(b executor.Sandbox) map[string]int64 { return b.(*box).c.trace }
 
+// HostTrace returns how long the phases of Create took in the keeper, in nanoseconds.
+func HostTrace(c executor.Container) map[string]int64 { return c.(*hosted).trace }
+
 // CanCopyDetached says whether the kernel can copy a detached mount.
 func CanCopyDetached(f *os.File) bool {
 	fd, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
@@ -26,4 +29,14 @@ func CanCopyDetached(f *os.File) bool {
 func OldKernel(t *testing.T) {
 	openTree = func(int, string, uint) (int, error) { return -1, unix.EINVAL }
 	t.Cleanup(func() { openTree = unix.OpenTree })
+}
+
+// AwaitStock returns when h has a keeper ready, or has failed to start one.
+func AwaitStock(h *Host) {
+	h.mu.Lock()
+	making := h.making
+	h.mu.Unlock()
+	if making != nil {
+		<-making
+	}
 }

@@ -38,6 +38,7 @@ type Host struct {
 	mu      sync.Mutex
 	closed  bool                   // guarded by mu, as all below
 	last    uint64                 // of the spares' names
+	network executor.NetworkMode   // of the container before, which the next is likely to have
 	idle    *keeperProc            // ready for the next container
 	making  chan struct{}          // closed when the one that is being started is idle; nil if there is none
 	filters map[string]*filterCode // by filterKey
@@ -73,6 +74,7 @@ func NewHost(ctx context.Context, opts Options) (*Host, error) {
 	}
 	h := &Host{
 		opts: opts, binary: binary, cgroups: cgroups, filters: make(map[string]*filterCode), watched: make(map[*os.File]bool),
+		network: executor.NetworkPath,
 	}
 	cgroups.Sweep(opts.CgroupParent)
 	h.stock()
@@ -223,10 +225,9 @@ func (h *Host) warm(p *keeperProc) error {
 	h.mu.Lock()
 	h.last++
 	id := fmt.Sprintf("spare-%d-%d", os.Getpid(), h.last)
+	network := h.network
 	h.mu.Unlock()
-	spec := &executor.Spec{
-		ID: id, Process: executor.Process{Args: []string{"/"}}, Network: executor.Network{Mode: executor.NetworkPath},
-	}
+	spec := &executor.Spec{ID: id, Process: executor.Process{Args: []string{"/"}}, Network: executor.Network{Mode: network}}
 	c := &wire.NewContainer{Request: wire.Request{Spec: spec}, Cgroup: h.opts.CgroupParent}
 	key := filterKey(spec)
 	if f := h.filter(key); f != nil {
@@ -248,6 +249,7 @@ func (h *Host) take(spec *executor.Spec) (*keeperProc, error) {
 		h.mu.Unlock()
 		return nil, ErrClosed
 	}
+	h.network = spec.Network.Mode
 	shares := spec.HostPID || spec.PIDNamespace != ""
 	p := h.idle
 	if shares || p == nil {

@@ -20,6 +20,7 @@ type hosted struct {
 	dir    string
 	conn   *keeperConn
 	cgroup string // empty if there is none, as the command can't be executed
+	trace  map[string]int64
 }
 
 // do makes a call that has no answer but an error. The end of the connection is a GoneError.

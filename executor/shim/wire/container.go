@@ -70,6 +70,8 @@ type Answer struct {
 	// Filter is, of Warm and Create, what the keeper has compiled. Its code comes as a descriptor.
 	Filter  json.RawMessage `json:",omitempty"`
 	Program int             `json:",omitempty"`
+	// Trace holds, for Create, how long each phase took, in nanoseconds.
+	Trace map[string]int64 `json:",omitempty"`
 }
 
 // A Proc is a process. PidFD is the index of a pidfd, by which the daemon learns the process's number in its own namespace.

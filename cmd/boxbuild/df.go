@@ -59,6 +59,9 @@ func (a *app) diskUsage(ctx context.Context, verbose bool, format string) error 
 			Items: cacheRecords(du.GetRecords()),
 		},
 	}
+	if err := a.addRuntimeUsage(ctx, out); err != nil {
+		return err
+	}
 	if verbose {
 		images, err := a.images(ctx)
 		if err != nil {
@@ -92,6 +95,20 @@ func (a *app) diskUsage(ctx context.Context, verbose bool, format string) error 
 			units.HumanSize(float64(h.GetSize())), plural(int(h.GetTotal()), "build"), units.HumanSize(float64(h.GetReclaimable())))
 	}
 	return nil
+}
+
+// addRuntimeUsage adds what containers and volumes use. A daemon that runs no containers has none.
+func (a *app) addRuntimeUsage(ctx context.Context, out *formatter.DiskUsageContext) error {
+	api, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	used, err := api.DiskUsage(ctx, client.DiskUsageOptions{Containers: true, Volumes: true, Verbose: out.Verbose})
+	if unserved(err) {
+		return nil
+	}
+	out.ContainerDiskUsage, out.VolumeDiskUsage = used.Containers, used.Volumes
+	return err
 }
 
 func cacheRecords(in []*boxbuildv1.UsageRecord) []build.CacheRecord {

@@ -72,6 +72,11 @@ func dialEngine(ctx context.Context, to destination) (*client.Client, error) {
 // notFound says whether the daemon does not have what it was asked for.
 func notFound(err error) bool { return errdefs.IsNotFound(err) }
 
+// unserved says whether the daemon does not do at all what it was asked for: one that only builds.
+func unserved(err error) bool {
+	return errdefs.IsNotImplemented(err) || errdefs.IsNotFound(err) && strings.HasSuffix(err.Error(), "page not found")
+}
+
 // Exit codes of docker's commands.
 const (
 	exitFlags      = 125 // the flags make no sense, or the daemon refused

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
@@ -109,16 +110,19 @@ func (a *app) info(ctx context.Context, format string) error {
 
 // addServerInfo asks the daemon.
 func (a *app) addServerInfo(ctx context.Context, obj *infoObject) error {
-	client, err := a.system(ctx)
+	system, err := a.system(ctx)
 	if err != nil {
 		return err
 	}
-	resp, err := client.Info(ctx, &boxbuildv1.InfoRequest{})
+	resp, err := system.Info(ctx, &boxbuildv1.InfoRequest{})
 	if err != nil {
 		return err
 	}
 	obj.Info = systemInfo(resp)
 	obj.Info.Debug = a.cfg.Debug
+	if err := a.addRuntimeInfo(ctx, obj.Info); err != nil {
+		return err
+	}
 	obj.Builds, obj.Pid = int(resp.GetBuilds()), int(resp.GetPid())
 	obj.IdleTimeout = (time.Duration(resp.GetIdleTimeoutSeconds()) * time.Second).String()
 	for _, p := range resp.GetPlatforms() {
@@ -129,6 +133,27 @@ func (a *app) addServerInfo(ctx context.Context, obj *infoObject) error {
 		obj.Platforms = append(obj.Platforms, s)
 	}
 	return nil
+}
+
+// addRuntimeInfo adds what the daemon says of its containers. One that runs no containers has none.
+func (a *app) addRuntimeInfo(ctx context.Context, info *system.Info) error {
+	api, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := api.Info(ctx, client.InfoOptions{})
+	if unserved(err) {
+		return nil
+	}
+	i := r.Info
+	info.ID, info.LiveRestoreEnabled = i.ID, i.LiveRestoreEnabled
+	info.Containers, info.ContainersRunning = i.Containers, i.ContainersRunning
+	info.ContainersPaused, info.ContainersStopped = i.ContainersPaused, i.ContainersStopped
+	info.Plugins, info.LoggingDriver, info.CDISpecDirs = i.Plugins, i.LoggingDriver, i.CDISpecDirs
+	if len(i.Runtimes) > 0 {
+		info.Runtimes, info.DefaultRuntime = i.Runtimes, i.DefaultRuntime
+	}
+	return err
 }
 
 // systemInfo is the daemon in docker's fields. Those for what a builder does not have say that there is none.

@@ -38,8 +38,15 @@ func (a *app) printInfo(obj *infoObject) {
 	for _, pair := range i.DriverStatus {
 		out("  "+pair[0]+":", pair[1])
 	}
+	known(" Logging Driver:", i.LoggingDriver)
 	known(" Cgroup Driver:", i.CgroupDriver)
 	known(" Cgroup Version:", i.CgroupVersion)
+	if len(i.Plugins.Volume)+len(i.Plugins.Network)+len(i.Plugins.Log) > 0 {
+		fmt.Fprintln(a.stdout, " Plugins:")
+		known("  Volume:", strings.Join(i.Plugins.Volume, " "))
+		known("  Network:", strings.Join(i.Plugins.Network, " "))
+		known("  Log:", strings.Join(i.Plugins.Log, " "))
+	}
 	out(" Swarm:", i.Swarm.LocalNodeState)
 	out(" Runtimes:", strings.Join(slices.Sorted(maps.Keys(i.Runtimes)), " "))
 	out(" Default Runtime:", i.DefaultRuntime)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
@@ -21,6 +22,8 @@ type pruneOptions struct {
 	keepStorage string
 	what        string // for the question: "all dangling images"
 	whatAll     string
+	everything  bool // containers and networks too
+	volumes     bool // and anonymous volumes
 }
 
 // pruneCommand prunes images, the build cache, or both.
@@ -48,8 +51,8 @@ func (a *app) pruneCommand(short string, images, cache bool) *cobra.Command {
 	f.BoolVarP(&opt.force, "force", "f", false, "Do not prompt for confirmation")
 	f.StringArrayVar(&opt.filters, "filter", nil, `Provide filter values (e.g. "until=24h", "label=<key>=<value>")`)
 	if images && cache {
-		f.Bool("volumes", false, "Prune anonymous volumes") // of which there are none
-		_ = f.MarkHidden("volumes")                         // it exists
+		opt.everything = true
+		f.BoolVar(&opt.volumes, "volumes", false, "Prune anonymous volumes")
 	}
 	if cache {
 		f.StringVar(&opt.keepStorage, "keep-storage", "", "Amount of disk space to keep for the build cache")
@@ -61,12 +64,8 @@ func (a *app) prune(ctx context.Context, opt *pruneOptions) error {
 	if err := opt.parse(); err != nil {
 		return err
 	}
-	what := opt.what
-	if opt.all {
-		what = opt.whatAll
-	}
 	if !opt.force {
-		ok, err := a.confirm(ctx, fmt.Sprintf("WARNING! This will remove %s.\nAre you sure you want to continue? [y/N] ", what))
+		ok, err := a.confirm(ctx, "WARNING! This will remove"+opt.question()+"\nAre you sure you want to continue? [y/N] ")
 		if err != nil {
 			return err
 		}
@@ -77,6 +76,13 @@ func (a *app) prune(ctx context.Context, opt *pruneOptions) error {
 	system, err := a.system(ctx)
 	if err != nil {
 		return err
+	}
+	var freed uint64
+	if opt.everything {
+		// What containers are of goes after them.
+		if freed, err = a.pruneRuntime(ctx, opt); err != nil {
+			return err
+		}
 	}
 	rep, err := system.Prune(ctx, opt.request)
 	if err != nil {
@@ -100,8 +106,59 @@ func (a *app) prune(ctx context.Context, opt *pruneOptions) error {
 		}
 		fmt.Fprintln(a.stdout)
 	}
-	fmt.Fprintln(a.stdout, "Total reclaimed space:", units.HumanSize(float64(rep.GetFreed())))
+	fmt.Fprintln(a.stdout, "Total reclaimed space:", units.HumanSize(float64(rep.GetFreed())+float64(freed)))
 	return nil
+}
+
+// question is what the user is asked, after "This will remove".
+func (o *pruneOptions) question() string {
+	what := o.what
+	if o.all {
+		what = o.whatAll
+	}
+	if !o.everything {
+		return " " + what + "."
+	}
+	list := []string{"all stopped containers", "all networks not used by at least one container"}
+	if o.volumes {
+		list = append(list, "all anonymous volumes not used by at least one container")
+	}
+	list = append(list, strings.Split(what, " and ")...)
+	text := ":\n  - " + strings.Join(list, "\n  - ") + "\n"
+	if len(o.filters) > 0 {
+		text += "\n  Items to be pruned will be filtered with:\n  - " + strings.Join(o.filters, "\n  - ") + "\n"
+	}
+	return text
+}
+
+// pruneRuntime removes containers, networks and, if that is wanted, volumes that are not in use, and returns how many
+// bytes that freed. A daemon that runs no containers has none of them.
+func (a *app) pruneRuntime(ctx context.Context, opt *pruneOptions) (uint64, error) {
+	filters := make(client.Filters)
+	for _, f := range opt.filters {
+		key, value, _ := strings.Cut(f, "=") // it has been parsed
+		if key == "unused-for" {
+			key = "until"
+		}
+		filters.Add(key, value)
+	}
+	freed, err := a.pruneContainers(ctx, filters)
+	if unserved(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	r, err := a.api.NetworkPrune(ctx, client.NetworkPruneOptions{Filters: filters})
+	if err != nil && !unserved(err) {
+		return freed, err
+	}
+	a.printDeleted("Deleted Networks:", r.Report.NetworksDeleted)
+	if !opt.volumes {
+		return freed, nil
+	}
+	more, err := a.pruneVolumes(ctx, false, filters)
+	return freed + more, err
 }
 
 // withoutLabel is the request's form of the filter "label!=key[=value]".
@@ -117,6 +174,8 @@ func (o *pruneOptions) parse() error {
 	for _, f := range o.filters {
 		key, value, ok := strings.Cut(f, "=")
 		switch {
+		case key == "until" && o.volumes:
+			return usagef(`the "until" filter is not supported with "--volumes"`)
 		case key == "until" && ok, key == "unused-for" && ok:
 			d, err := since(value)
 			if err != nil {

@@ -21,6 +21,10 @@ const (
 
 	// outputChunk is how many bytes of an output are one message; clients take up to 4 MiB.
 	outputChunk = 1 << 20
+	// firstChunk is how many the first has: most outputs are smaller than a chunk.
+	firstChunk = 64 << 10
+	// outputHead is how many bytes a message has before those of the output, at most.
+	outputHead = 8
 )
 
 // An OutputStream takes the bytes of one output. Exactly one of Close and CloseWithError has to be called.
@@ -48,7 +52,7 @@ func (s *Session) SendStream(ctx context.Context, exporter int, md map[string]st
 		defer cancel()
 		return nil, s.fail(ctx, what, err)
 	}
-	return &outputStream{s: s, ctx: ctx, cancel: cancel, what: what, stream: stream}, nil
+	return &outputStream{s: s, ctx: ctx, cancel: cancel, what: what, stream: stream, chunk: firstChunk}, nil
 }
 
 type outputStream struct {
@@ -57,7 +61,8 @@ type outputStream struct {
 	cancel context.CancelFunc
 	what   string
 	stream grpc.ClientStream
-	buf    []byte
+	buf    raw   // begins with outputHead bytes of room; nil if empty
+	chunk  int   // how many bytes the next message has at most
 	err    error // the first one
 }
 
@@ -66,7 +71,7 @@ func (o *outputStream) Write(b []byte) (int, error) {
 	n := 0
 	for n < len(b) && o.err == nil {
 		if o.buf == nil {
-			o.buf = make([]byte, 0, outputChunk)
+			o.buf = make(raw, outputHead, outputHead+o.chunk)
 		}
 		part := b[n:min(len(b), n+cap(o.buf)-len(o.buf))]
 		o.buf = append(o.buf, part...)
@@ -78,15 +83,18 @@ func (o *outputStream) Write(b []byte) (int, error) {
 	return n, o.err
 }
 
-// flush sends what is buffered. A buffer belongs to gRPC once it has been sent.
+// flush sends what is buffered. A buffer belongs to gRPC once it has been sent. What goes before the bytes is written into
+// the room that was left for it, so that they are not copied.
 func (o *outputStream) flush() {
-	if o.err != nil || len(o.buf) == 0 {
+	if o.err != nil || len(o.buf) <= outputHead {
 		return
 	}
-	m := make(raw, 0, len(o.buf)+8)
-	m = protowire.AppendTag(m, 1, protowire.BytesType)
-	m = protowire.AppendBytes(m, o.buf)
-	o.buf = o.buf[:0]
+	var room [outputHead]byte
+	head := protowire.AppendTag(room[:0], 1, protowire.BytesType)
+	head = protowire.AppendVarint(head, uint64(len(o.buf)-outputHead))
+	m := o.buf[outputHead-len(head):]
+	copy(m, head)
+	o.buf, o.chunk = nil, outputChunk
 	if err := o.stream.SendMsg(&m); err != nil {
 		o.err = o.s.fail(o.ctx, o.what, reason(o.stream, err))
 	}

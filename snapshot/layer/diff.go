@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +36,7 @@ type DiffOptions struct {
 // directory come before its other entries, as layer.md asks. Sockets are left out, and so are files whose names a tar
 // would give another meaning (".wh.…"). Headers are USTAR; PAX records are there only for what USTAR cannot say.
 func Diff(ctx context.Context, t Target, w io.Writer, opt DiffOptions) error {
-	d := &differ{form: t.Form, out: newQueue(), leftOut: opt.LeftOut, timeOnly: opt.TimeOnly, views: t.views, loose: t.loose}
+	d := &differ{form: t.Form, out: newQueue(), leftOut: opt.LeftOut, timeOnly: opt.TimeOnly, views: t.views, merged: t.merged, loose: t.loose}
 	err := d.run(ctx, t, func() error { return writeItems(d.out, w, opt) })
 	if err != nil {
 		return fmt.Errorf("writing layer of %s: %w", t.Dir, err)
@@ -88,11 +89,13 @@ type differ struct {
 	root  *place
 	lower lowers                // of an overlay
 	names map[int]map[inode]int // how many names an inode has in a lower directory, or in the upper one (-1)
+	plan  linkPlan              // of a plain tree, once a file with several names was met
 	first map[inode]string      // the name under which a file with several was written
 	out   *queue
 
 	leftOut  *string // see DiffOptions
 	views    bool    // what is compared are mounts of layers in one file system, see sameFile
+	merged   bool    // see Target
 	loose    bool    // see snapshot.Delta
 	timeOnly *bool   // see DiffOptions
 	sockets  bool    // sockets are files as others are; a tar cannot have them
@@ -265,7 +268,7 @@ func (d *differ) file(p *place, name string, st *unix.Stat_t, inBase bool) error
 		return d.subdir(p, name, st, inBase)
 	}
 	if inBase {
-		if same, err := sameFile(p.fd, p.base, name, st, d.views); err != nil || same {
+		if same, err := d.samePlain(p, name, st); err != nil || same {
 			return err
 		}
 	}
@@ -364,9 +367,17 @@ func cutPath(p string) string {
 	return p
 }
 
+// tarBuffers are for writeItems. Most layers are a few files, of many builds at once.
+var tarBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 128<<10) }}
+
 // writeItems writes what comes out of q as a tar.
 func writeItems(q *queue, w io.Writer, opt DiffOptions) error {
-	bw := bufio.NewWriterSize(w, 128<<10)
+	bw := tarBuffers.Get().(*bufio.Writer)
+	bw.Reset(w)
+	defer func() {
+		bw.Reset(nil) // w is not kept
+		tarBuffers.Put(bw)
+	}()
 	tw := tar.NewWriter(bw)
 	var files int64
 	for it := range q.items {

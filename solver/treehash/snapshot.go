@@ -248,7 +248,9 @@ func (s *Snapshot) Content(ctx context.Context, p string) (solver.Digest, error)
 	if ok {
 		return d, nil
 	}
-	d, err := s.hash(ctx, p, make([]byte, hashBuffer))
+	buf := takeBuffer()
+	d, err := s.hash(ctx, p, buf[:])
+	buffers.Put(buf)
 	if err != nil {
 		return d, err
 	}

@@ -7,6 +7,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -17,6 +18,13 @@ import (
 
 // hashBuffer is how much of a file is read at once.
 const hashBuffer = 256 << 10
+
+// buffers are for reading files; most are a few bytes, and many are read at a time.
+var buffers = sync.Pool{New: func() any { return new([hashBuffer]byte) }}
+
+func takeBuffer() *[hashBuffer]byte {
+	return buffers.Get().(*[hashBuffer]byte)
+}
 
 func (s *Snapshot) hash(ctx context.Context, p string, buf []byte) (solver.Digest, error) {
 	fd, _, err := s.File(ctx, &Entry{Path: p})
@@ -184,7 +192,9 @@ func parallel(ctx context.Context, n int, fn func(buf []byte, i int) error) erro
 	var next atomic.Int64
 	for range min(n, max(2, runtime.GOMAXPROCS(0))) {
 		g.Go(func() error {
-			buf := make([]byte, hashBuffer)
+			b := takeBuffer()
+			defer buffers.Put(b)
+			buf := b[:]
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= n {

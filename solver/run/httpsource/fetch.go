@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -194,9 +195,14 @@ func sinkFailed(err error) error {
 	return &sinkError{err}
 }
 
+// copyBuffers are for copy.
+var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
 // copy writes the body to the sink.
 func (f *fetch) copy(body io.Reader) error {
-	buf := make([]byte, 256<<10)
+	b := copyBuffers.Get().(*[256 << 10]byte)
+	defer copyBuffers.Put(b)
+	buf := b[:]
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {

@@ -193,6 +193,7 @@ func TestLoad(t *testing.T) {
 			fair(t, builds)
 			d.restful(was)
 			most := d.memory("VmHWM")
+			d.keep("allocs")
 			t.Logf("after %d builds: %.1f MiB, the heap %d KiB; at most %.1f MiB", n, d.anonymous(), d.heap(), most)
 			if most > 150+5*float64(n) {
 				t.Errorf("%d builds took %.1f MiB", n, most)

@@ -110,11 +110,7 @@ func TestRow(t *testing.T) {
 	if per := (grown - heap) / n; per > 40 {
 		t.Errorf("the heap has grown from %d KiB to %d in %d rounds: %d KiB each", heap, grown, n, per)
 	}
-	if path := os.Getenv("LOAD_PROFILE"); path != "" {
-		if err := os.WriteFile(path, []byte(d.profile("heap?gc=1")), 0o644); err != nil {
-			t.Error(err)
-		}
-	}
+	d.keep("heap?gc=1")
 }
 
 // historyOf writes a configuration with which the daemon remembers n builds, and returns its path.

@@ -144,8 +144,14 @@ func finish(root string) error {
 			return fmt.Errorf("ending the daemon of %s: %w", root, err)
 		}
 		// The lock is given back before the process ends, and whoever adopted the process may be slow to notice its end.
+		drains := false
 		for alive(family[slices.IndexFunc(family, func(p process) bool { return p.pid == pid })]) {
 			time.Sleep(5 * time.Millisecond)
+			if !drains && draining(root) {
+				// It lets builds finish, which a second signal ends.
+				drains = true
+				_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended by now
+			}
 		}
 		if took := time.Since(begin); took > 10*time.Second {
 			return fmt.Errorf("the daemon of %s took %s to end", root, took)
@@ -155,6 +161,12 @@ func finish(root string) error {
 		return fmt.Errorf("the daemon of %s left behind:\n%s", root, strings.Join(left, "\n"))
 	}
 	return nil
+}
+
+// draining says whether the daemon of root has been told to stop and waits for its builds.
+func draining(root string) bool {
+	text, err := os.ReadFile(filepath.Join(root, "lock"))
+	return err == nil && strings.Contains(string(text), "draining")
 }
 
 // A process is one run of a program: a pid with the time it started at.

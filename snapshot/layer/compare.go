@@ -9,19 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sameFile says whether name, which st describes in the directory fd, is the same in the directory base: as a tar would
-// have it, down to the content. A modification that keeps size and time is found too; a snapshotter that shares inodes
+// sameFile says whether name, which st describes in the directory fd, is the same in the directory base, where old
+// describes it: as a tar would have it, down to the content. A modification that keeps size and time is found too; a snapshotter that shares inodes
 // with the parent saves us the reading. shared says that both directories are views of one file system, whose numbers and
 // times of change tell files apart although the views have devices of their own.
-func sameFile(fd, base int, name string, st *unix.Stat_t, shared bool) (bool, error) {
-	var old unix.Stat_t
-	if err := statRetry(base, name, &old); err != nil {
-		return false, err
-	}
+func sameFile(fd, base int, name string, st, old *unix.Stat_t, shared bool) (bool, error) {
 	if old.Dev == st.Dev && old.Ino == st.Ino {
 		return true, nil
 	}
-	if !sameMeta(st, &old) {
+	if !sameMeta(st, old) {
 		return false, nil
 	}
 	if shared && old.Ino == st.Ino && old.Ctim == st.Ctim && old.Size == st.Size {
@@ -37,7 +33,7 @@ func sameFile(fd, base int, name string, st *unix.Stat_t, shared bool) (bool, er
 		return false, err
 	}
 	defer unix.Close(b)
-	x, y := &item{fd: a, st: *st}, &item{fd: b, st: old}
+	x, y := &item{fd: a, st: *st}, &item{fd: b, st: *old}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return sameLoaded(x, y)
 	}

@@ -87,7 +87,10 @@ type Target struct {
 	Lower []string
 	Form  Form
 	views bool // Dir and Lower[0] are mounts of layers in one file system
-	loose bool // see snapshot.Delta
+	// merged says that these are mounts of several layers each, which may share an inode (see Transplant) without being
+	// links of one another.
+	merged bool
+	loose  bool // see snapshot.Delta
 }
 
 // TargetOf returns where to write, given what Prepare returned: the upper directory of an overlay, which then need not

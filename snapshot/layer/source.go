@@ -99,7 +99,7 @@ func (v *views) compared(ctx context.Context, delta snapshot.Delta) (t Target, e
 		return t, err
 	}
 	lower, err := v.tree(ctx, delta.Lower)
-	t.Lower, t.views = []string{lower}, true
+	t.Lower, t.views, t.merged = []string{lower}, true, len(v.mounts) > 0
 	return t, err
 }
 

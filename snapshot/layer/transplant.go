@@ -26,7 +26,7 @@ func Transplant(ctx context.Context, sn snapshot.Snapshotter, delta snapshot.Del
 		}
 		defer tree.close()
 		a := &applier{ctx: ctx, tree: tree, limits: Limits{Size: -1, Ratio: -1, Entries: -1}.withDefaults(), buf: make([]byte, 256<<10)}
-		d := &differ{form: from.Form, out: newQueue(), views: from.views, loose: from.loose, sockets: true}
+		d := &differ{form: from.Form, out: newQueue(), views: from.views, merged: from.merged, loose: from.loose, sockets: true}
 		d.out.keep = true
 		p := &transplant{a: a, link: t.Form != Plain}
 		if err := d.run(ctx, from, func() error { return p.all(d.out) }); err != nil {

@@ -38,7 +38,7 @@ func (b *lowerDir) same(name string, st *unix.Stat_t) (bool, error) {
 		if err != nil || !sameMeta(st, &old) {
 			return false, err
 		}
-		if same, err := sameFile(b.p.fd, fd, name, st, false); err != nil || !same {
+		if same, err := sameFile(b.p.fd, fd, name, st, &old, false); err != nil || !same {
 			return false, err
 		}
 		// A name that has an inode to itself on one side and shares it on the other is a change. Snapshots share inodes with

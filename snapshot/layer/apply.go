@@ -20,7 +20,7 @@ type Options struct {
 	DiffID digest.Digest
 	Limits Limits
 	// Archive says that the tar is not a layer but an archive of a user's, as ADD unpacks it: no name means a whiteout,
-	// and an entry for the root changes nothing.
+	// an entry for the root changes nothing, and ".." in a name, or in that of a hard link's file, ends at the root.
 	Archive bool
 	// Owner, if set, owns everything instead of whom the tar says.
 	Owner *Owner
@@ -164,7 +164,7 @@ func (a *applier) entry(hdr *tar.Header, content io.Reader) error {
 	if hdr.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
-	parts, err := split(hdr.Name)
+	parts, err := split(hdr.Name, a.archive)
 	if err != nil {
 		return err
 	}

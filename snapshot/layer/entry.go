@@ -346,7 +346,7 @@ func (a *applier) nameMeta(dir int, base string, hdr *tar.Header) error {
 // hardlink makes another name of a file of this layer or of a parent's. The entry's own metadata is ignored: it is that
 // of the file, and changing it could change a file that this layer has not made.
 func (a *applier) hardlink(parent *node, base string, hdr *tar.Header) error {
-	parts, err := split(hdr.Linkname)
+	parts, err := split(hdr.Linkname, a.archive)
 	if err != nil {
 		return fmt.Errorf("linking to %.300q: %w", hdr.Linkname, err)
 	}

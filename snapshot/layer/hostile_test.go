@@ -54,6 +54,46 @@ func TestUnsafeEntries(t *testing.T) {
 	}
 }
 
+// In an archive of a user's, names that lead out of the root end at it, and so do those of hard links' files. Symlinks,
+// which may stand before the dots, lead nowhere else than they do without them.
+func TestArchiveNames(t *testing.T) {
+	c := newCanary(t)
+	t.Chdir(c.dir)
+	up := strings.Repeat("../", 40)
+	ents := []ent{
+		file("../x", "1"), file(up+"y", "2"), file("a/../../z", "3"), file("/../a/b", "4"), file("a/b/../../../a/c", "5"), dir("../e/"), dir(".."),
+		link("h", "../file"), link("../i", up+"x"), link("j", "a/../../a/b"), symlinkTo("../l", "x"), symlinkTo("s", c.dir), symlinkTo("r", "../.."),
+		file("s/../k", "6"), file("../s/../../file", "7"), link("m", "s/../../file"), file("../r/n", "8"), file("../../s/file", "9"), link("o", "../s/file"), white("../.wh.x"),
+	}
+	ents[7], ents[14] = ents[14], ents[7] // what the link is of comes first
+	for form, to := range targets(t, mkTar(t)) {
+		if _, err := Apply(t.Context(), to, bytes.NewReader(mkTar(t, ents...)), Options{Archive: true}); err != nil {
+			t.Fatalf("%s: %v", form, err)
+		}
+		c.check()
+		for name, want := range map[string]string{
+			"x": "1", "y": "2", "z": "3", "a/b": "4", "a/c": "5", "h": "7", "i": "1", "j": "4", "k": "6", "file": "7", "m": "7", "n": "8",
+			"o": "9", filepath.Join(c.dir, "file"): "9", ".wh.x": "",
+		} {
+			if b, err := os.ReadFile(filepath.Join(to.Dir, name)); err != nil || string(b) != want {
+				t.Errorf("%s: %s has %q, %v, want %q", form, name, b, err, want)
+			}
+		}
+		if fi, err := os.Stat(filepath.Join(to.Dir, "e")); err != nil || !fi.IsDir() {
+			t.Errorf("%s: e: %v", form, err)
+		}
+	}
+	for _, e := range []ent{file("..", "x"), symlinkTo("a/../..", c.dir), link("../.", "ok"), link("h", ".."), link("h", "../none"), link("h", up+c.dir+"/file")} {
+		for form, to := range targets(t, mkTar(t, dir("a/"))) {
+			_, err := Apply(t.Context(), to, bytes.NewReader(mkTar(t, file("ok", "1"), e)), Options{Archive: true})
+			if err == nil {
+				t.Errorf("%s: %q -> %q accepted", form, e.Name, e.Linkname)
+			}
+			c.check()
+		}
+	}
+}
+
 // Links to the outside are made as they are and never followed: whatever goes through them lands inside, and metadata,
 // hard links and whiteouts never reach what they point to, in the layer that makes them or in the next (CVE-2025-47290,
 // CVE-2021-32760, CVE-2026-42574, CVE-2014-9357).
@@ -305,6 +345,7 @@ func FuzzApply(f *testing.F) {
 	f.Add(mkTar(f, symlinkTo("d", "/"), file("d/x", "y"), link("h", "d/x"), file("../x", "y")))
 	f.Add(mkTar(f, symlinkTo("d", "../.."), file("d/x", "y"), dir("d/"), file("d/z", "")))
 	f.Add(paxTar("s", map[string]string{"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": "9", "GNU.sparse.map": "2,1"}))
+	f.Add(mkTar(f, symlinkTo("../d", "../.."), file("../d/../../outside", "y"), link("d/../../h", "../../outside")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		base := t.TempDir()
 		outside := filepath.Join(base, "outside")
@@ -324,9 +365,11 @@ func FuzzApply(f *testing.F) {
 		if (perr == nil) != (oerr == nil) {
 			t.Errorf("plain: %v, overlay: %v", perr, oerr)
 		}
+		archive := mkdir(t, base+"/archive")
+		Apply(t.Context(), Target{Dir: archive}, bytes.NewReader(b), Options{Limits: limits, Archive: true})
 		ents, _ := os.ReadDir(base)
 		fi, err := os.Stat(outside)
-		if len(ents) != 4 || err != nil || fi.ModTime().Unix() != 1 || fi.Size() != 6 {
+		if len(ents) != 5 || err != nil || fi.ModTime().Unix() != 1 || fi.Size() != 6 {
 			t.Fatalf("something outside changed: %v, %v", ents, fi)
 		}
 		if perr != nil {

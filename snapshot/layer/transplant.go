@@ -84,7 +84,7 @@ func (p *transplant) linked(it *item) (bool, error) {
 	if !p.link {
 		return false, nil
 	}
-	parts, err := split(it.path)
+	parts, err := split(it.path, false)
 	if err != nil {
 		return false, err
 	}

@@ -325,18 +325,20 @@ func (t *tree) cutLower(n *node) {
 }
 
 // split cuts a name of a tar into its components, in place. It refuses a name that leads out of the root even in
-// passing; a name of no components is the root's.
-func split(name string) ([]string, error) {
+// passing, unless clamp is set: then what is above the root is the root. A name of no components is the root's.
+func split(name string, clamp bool) ([]string, error) {
 	parts := strings.Split(name, "/")
 	out := parts[:0]
 	for _, p := range parts {
 		switch p {
 		case "", ".":
 		case "..":
-			if len(out) == 0 {
+			switch {
+			case len(out) > 0:
+				out = out[:len(out)-1]
+			case !clamp:
 				return nil, ErrUnsafe
 			}
-			out = out[:len(out)-1]
 		default:
 			out = append(out, p)
 		}

@@ -1,0 +1,252 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
+
+	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/network/link"
+)
+
+// request finds a container, by those who know them all or, without them, among those that run.
+func (s *Service) request(ref string) (*worker.NetworkRequest, error) {
+	s.mu.Lock()
+	all, sb := s.containers, s.sandboxNamedLocked(ref)
+	s.mu.Unlock()
+	switch {
+	case all != nil:
+		return all.NetworkRequest(ref)
+	case sb != nil:
+		return nil, worker.Errorf(errForbidden, "container %s cannot be changed", ref)
+	}
+	return nil, worker.NotFoundf("No such container: %s", ref)
+}
+
+// Connect implements worker.Networks.
+func (s *Service) Connect(ctx context.Context, ref string, req *network.ConnectRequest) error {
+	s.mu.Lock()
+	n, err := s.findLocked(ref)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	r, err := s.request(req.Container)
+	if err != nil {
+		return err
+	}
+	e := req.EndpointConfig.Copy()
+	if e == nil {
+		e = new(EndpointSettings)
+	}
+	leave, err := s.turns.take(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := checkConnect(n, r, e); err != nil {
+		return err
+	}
+	e.NetworkID = n.ID
+	if n.userDefined() {
+		e.DNSNames = dnsNames(r, e.Aliases)
+	}
+	s.mu.Lock()
+	sb := s.sandboxes[r.ID]
+	s.mu.Unlock()
+	if sb != nil {
+		if err := s.connect(ctx, sb, n, r, e); err != nil {
+			return err
+		}
+	}
+	if err := s.containers.SetEndpoint(ctx, r.ID, n.Name, e); err != nil {
+		if sb != nil {
+			_ = s.disconnect(sb, n)
+		}
+		return err
+	}
+	if sb != nil {
+		s.publish(n, events.ActionConnect, map[string]string{"container": r.ID})
+	}
+	return nil
+}
+
+// checkConnect refuses what cannot be connected, in docker's words.
+func checkConnect(n *netw, r *worker.NetworkRequest, e *EndpointSettings) error {
+	mode := r.HostConfig.NetworkMode
+	switch {
+	case mode.IsContainer():
+		return worker.Invalidf("container sharing network namespace with another container or host cannot be connected to any other network")
+	case mode.IsHost() || n.Driver == driverHost:
+		return worker.Errorf(errForbidden, "container cannot be disconnected from host network or connected to host network")
+	case mode.IsNone() || n.Driver == driverNone:
+		return worker.Errorf(errForbidden, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	}
+	for name := range r.Endpoints {
+		if name == n.Name || name == n.ID {
+			return worker.Errorf(errForbidden, "endpoint with name %s already exists in network %s", r.Name, n.Name)
+		}
+	}
+	return checkEndpoint(n, n.Name, e)
+}
+
+// connect joins a container that runs to one more network. Its turn is held.
+func (s *Service) connect(ctx context.Context, sb *sandbox, n *netw, r *worker.NetworkRequest, e *EndpointSettings) (err error) {
+	var u undo
+	defer func() { u.run(err != nil) }()
+	if err := s.makeTable(ctx); err != nil {
+		return err
+	}
+	if err := s.raise(ctx, n.ID); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if n = s.networks[n.ID]; n == nil {
+		s.mu.Unlock()
+		return worker.NotFoundf("network %s not found", e.NetworkID)
+	}
+	if n.endpoints[sb.Container] != nil {
+		s.mu.Unlock()
+		return worker.Errorf(errForbidden, "endpoint with name %s already exists in network %s", sb.Name, n.Name)
+	}
+	ep, err := s.endpointLocked(n, r, e)
+	if err == nil {
+		ep.Interface = sb.nextInterface()
+		n.endpoints[sb.Container] = ep
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	u.add(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		sb.Endpoints = slices.DeleteFunc(slices.Clone(sb.Endpoints), func(o *endpoint) bool { return o == ep })
+		delete(n.endpoints, sb.Container)
+		n.free(ep)
+	})
+	ns, err := link.OpenNamespace(s.key(sb))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := s.join(ns, ep, false); err != nil {
+		return err
+	}
+	u.add(func() { _ = s.host.RemoveVeth(ep.Veth) })
+	s.mu.Lock()
+	sb.Endpoints = append(slices.Clone(sb.Endpoints), ep)
+	serves := sb.dns != nil
+	s.mu.Unlock()
+	if err := s.reroute(sb, ns); err != nil {
+		return err
+	}
+	if !serves {
+		if err := s.startNames(sb, ns); err != nil {
+			return err
+		}
+	}
+	return s.save(sb)
+}
+
+// nextInterface returns a name that no interface of the sandbox has.
+func (sb *sandbox) nextInterface() string {
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("eth%d", i)
+		if !slices.ContainsFunc(sb.Endpoints, func(ep *endpoint) bool { return ep.Interface == name }) {
+			return name
+		}
+	}
+}
+
+// reroute leads a container's packets out by the network that is its way out now, and published ports in by it.
+func (s *Service) reroute(sb *sandbox, ns *link.Namespace) error {
+	s.mu.Lock()
+	gateway := s.gatewayLocked(sb)
+	publications := s.publicationsLocked(sb)
+	s.mu.Unlock()
+	if gateway == nil {
+		return nil
+	}
+	s.mu.Lock()
+	n := s.networks[gateway.Network]
+	s.mu.Unlock()
+	if err := ns.SetGateways(gateway.Interface, n.gatewaysFor(gateway)); err != nil {
+		return err
+	}
+	return s.table.Replace(publications)
+}
+
+// Disconnect implements worker.Networks.
+func (s *Service) Disconnect(ctx context.Context, ref string, req *network.DisconnectRequest) error {
+	s.mu.Lock()
+	n, err := s.findLocked(ref)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	r, err := s.request(req.Container)
+	if err != nil {
+		return err
+	}
+	if r.HostConfig.NetworkMode.IsHost() {
+		return worker.Errorf(errForbidden, "container cannot be disconnected from host network or connected to host network")
+	}
+	leave, err := s.turns.take(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	s.mu.Lock()
+	sb := s.sandboxes[r.ID]
+	on := n.endpoints[r.ID] != nil
+	s.mu.Unlock()
+	_, asked := r.Endpoints[n.Name]
+	if !on && !asked {
+		return worker.Errorf(errForbidden, "container %s is not connected to network %s", r.ID, n.Name)
+	}
+	if on && sb != nil {
+		if err := s.disconnect(sb, n); err != nil {
+			return err
+		}
+		s.publish(n, events.ActionDisconnect, map[string]string{"container": r.ID})
+	}
+	return s.containers.SetEndpoint(ctx, r.ID, n.Name, nil)
+}
+
+// disconnect takes a container that runs off a network. Its turn is held.
+func (s *Service) disconnect(sb *sandbox, n *netw) error {
+	s.mu.Lock()
+	ep := n.endpoints[sb.Container]
+	before := s.publicationsLocked(sb)
+	s.mu.Unlock()
+	if ep == nil {
+		return nil
+	}
+	if err := s.host.RemoveVeth(ep.Veth); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	sb.Endpoints = slices.DeleteFunc(slices.Clone(sb.Endpoints), func(o *endpoint) bool { return o == ep })
+	delete(n.endpoints, sb.Container)
+	n.free(ep)
+	left := s.gatewayLocked(sb) != nil
+	s.mu.Unlock()
+	if !left && len(before) > 0 {
+		if err := s.table.Withdraw(before); err != nil {
+			return err
+		}
+	}
+	ns, err := link.OpenNamespace(s.key(sb))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := s.reroute(sb, ns); err != nil {
+		return err
+	}
+	return s.save(sb)
+}

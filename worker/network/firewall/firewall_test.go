@@ -1,0 +1,87 @@
+package firewall
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/worker/network/nettest"
+)
+
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
+
+func open(t *testing.T, id string) *Table {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	table, err := Open(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := table.Remove(); err != nil {
+			t.Error(err)
+		}
+		table.Close()
+	})
+	return table
+}
+
+// list returns the table as nft(8) shows it.
+func list(t *testing.T, table *Table) string {
+	t.Helper()
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("needs nft")
+	}
+	out, err := exec.Command(nft, "list", "table", "inet", table.name).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
+func network(bridge, subnet string) *Network {
+	return &Network{Bridge: bridge, Subnets: []netip.Prefix{netip.MustParsePrefix(subnet)}, Masquerade: true}
+}
+
+func publication(proto uint8, host, to string) Publication {
+	return Publication{Proto: proto, Host: netip.MustParseAddrPort(host), To: netip.MustParseAddrPort(to)}
+}
+
+// A table that is made holds all of its state; made again, it holds the new one only.
+func TestMake(t *testing.T) {
+	table := open(t, "00000001")
+	state := &State{
+		Networks: []Network{*network("br-one", "172.17.0.0/16"), *network("br-six", "fd00:1::/64")},
+		Publications: []Publication{
+			publication(unix.IPPROTO_TCP, "0.0.0.0:8080", "172.17.0.2:80"),
+			publication(unix.IPPROTO_UDP, "127.0.0.1:53", "172.17.0.3:5353"),
+			publication(unix.IPPROTO_TCP, "[::]:8080", "[fd00:1::2]:80"),
+			publication(unix.IPPROTO_SCTP, "[2001:db8::1]:9", "[fd00:1::2]:9"),
+		},
+	}
+	if err := table.Make(state); err != nil {
+		t.Fatal(err)
+	}
+	got := list(t, table)
+	for _, want := range []string{
+		`"br-one"`, "172.17.0.0/16", "fd00:1::/64", `"br-six" . "br-six"`, "tcp . 8080 : 172.17.0.2 . 80",
+		"udp . 127.0.0.1 . 53 : 172.17.0.3 . 5353", "tcp . 8080 : fd00:1::2 . 80", "sctp . 2001:db8::1 . 9 : fd00:1::2 . 9",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is missing in\n%s", want, got)
+		}
+	}
+	if err := table.Make(&State{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := list(t, table); strings.Contains(got, "172.17") || strings.Contains(got, "br-") || !strings.Contains(got, "masquerade") {
+		t.Errorf("an empty table is\n%s", got)
+	}
+}

@@ -309,6 +309,46 @@ func TestWithoutKey(t *testing.T) {
 	}
 }
 
+// The clock that stamps files ticks slowly: without a shared key the same size and time prove nothing in a directory of a
+// few files, nor in one where most differ; but in a large one where most are as they were nothing is sent again.
+func TestSameTick(t *testing.T) {
+	at := time.Unix(1_700_000_000, 123_456_789)
+	made := func(n int, text string, differing int) string {
+		dir, files := t.TempDir(), map[string]string{}
+		for i := range n {
+			files[fmt.Sprintf("d%d/f%d", i%7, i)] = text
+		}
+		write(t, dir, files)
+		for name := range files {
+			if err := os.Chtimes(filepath.Join(dir, name), at, at.Add(time.Duration(differing)*time.Microsecond)); err != nil {
+				t.Fatal(err)
+			}
+			differing = max(0, differing-1)
+		}
+		return dir
+	}
+	for _, tc := range []struct{ n, differing int }{{2, 0}, {200, 150}} {
+		m := New(patient(t))
+		one, two := made(tc.n, "one", 0), made(tc.n, "two", tc.differing)
+		for _, dir := range []string{one, two, two, one} {
+			if got := tree(t, directory(t, m, "", offer(t, dir)), filesync.Selection{}); root(got) != root(here(t, dir, filesync.Selection{})) {
+				t.Errorf("%d files, %d of which differ: the tree of %s is another one's", tc.n, tc.differing, dir)
+			}
+		}
+	}
+	m, dir := New(patient(t)), made(200, "one", 0)
+	files := offer(t, dir)
+	for i, want := range []int{200, 0, 1} {
+		if i == 2 {
+			write(t, dir, map[string]string{"d0/f0": "changed"})
+		}
+		tree(t, directory(t, m, "", files), filesync.Selection{})
+		if got := len(files.sent()); got != want {
+			t.Errorf("transfer %d: %d files were sent, want %d", i, got, want)
+		}
+	}
+}
+
 // What was received is known after a restart of the daemon, and what has been lost of it is sent again.
 func TestStorePersists(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()

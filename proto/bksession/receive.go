@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -125,6 +126,7 @@ func (r *receiver) packet(p *packet) error {
 		}
 		if !p.hasStat {
 			r.listed = true
+			r.doubt()
 			return nil
 		}
 		return r.stat(p.stat)
@@ -158,6 +160,22 @@ func (r *receiver) stat(m []byte) error {
 		r.tell(func() { r.ask = append(r.ask, id) })
 	}
 	return nil
+}
+
+// doubt asks for what may not be what it seems.
+func (r *receiver) doubt() {
+	files := r.in.Doubted()
+	if len(files) == 0 {
+		return
+	}
+	var ids []uint32
+	for number, f := range files {
+		id := uint32(number)
+		r.pending[id] = f
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	r.tell(func() { r.ask = append(r.ask, ids...) })
 }
 
 func (r *receiver) data(p *packet) error {

@@ -25,7 +25,8 @@ type IntakeRequest struct {
 	// same key are not asked for again. Without a key nothing is remembered. It is kept as a hash only.
 	Key string
 	// Shared says that others use the same key for directories of their own. Then a file counts as unchanged only if its
-	// time has a fraction of a second: archives give whole seconds to files that differ.
+	// time has a fraction of a second: archives give whole seconds to files that differ. And even so there is doubt, as
+	// clocks tick slowly; see Intake.Doubted.
 	Shared bool
 	// Select is what was asked for. What comes besides is left out. Follow cannot be checked before everything is there:
 	// with it the sender says what is included.
@@ -58,6 +59,10 @@ type Intake struct {
 	entries int
 	bytes   int64
 	wanted  int                    // files that are asked for and are not complete
+	asked   int                    // files that have been asked for when they were added
+	trusted int                    // files whose content was taken to be what it was
+	doubts  []doubt                // those of them that are cheap to ask for
+	altered map[*node]bool         // nodes whose content was taken to be what it was, and is not
 	begun   map[*IncomingFile]bool // those that have something already
 
 	jobs    chan *IncomingFile // complete files that are small
@@ -110,7 +115,7 @@ func (s *Store) Intake(ctx context.Context, req IntakeRequest) (*Intake, error) 
 	if err := s.busy.Acquire(ctx, 1); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	in := &Intake{store: s, req: req, filter: filter, began: time.Now(), begun: map[*IncomingFile]bool{}, jobs: make(chan *IncomingFile, 4*intakeWorkers)}
+	in := &Intake{store: s, req: req, filter: filter, began: time.Now(), begun: map[*IncomingFile]bool{}, altered: map[*node]bool{}, jobs: make(chan *IncomingFile, 4*intakeWorkers)}
 	root := &intakeDir{node: &node{}, same: true}
 	if req.Key != "" {
 		in.key = intakeKey(req.Key, req.Select)
@@ -278,6 +283,7 @@ func (in *Intake) regular(n *node, i int, old *node, at int, to hardLink) (*Inco
 		sum := old.content[at]
 		if in.complete && old == in.dirs[len(in.dirs)-1].prev || in.store.has(sum, e.Size) {
 			n.content[i], n.stamps[i].known = sum, true
+			in.trust(n, i)
 			return nil, nil
 		}
 	}
@@ -290,6 +296,7 @@ func (in *Intake) regular(n *node, i int, old *node, at int, to hardLink) (*Inco
 		return nil, nil
 	}
 	in.wanted++
+	in.asked++
 	in.dirs[len(in.dirs)-1].same = false
 	return &IncomingFile{in: in, n: n, i: i, path: e.Path, size: e.Size}, nil
 }
@@ -473,7 +480,7 @@ func (in *Intake) Tree() (_ treehash.Tree, release func(), err error) {
 // join gives hard links the content of the files that they are, and returns the nodes that are not what they were
 // because of that.
 func (in *Intake) join() map[*node]bool {
-	changed := map[*node]bool{}
+	changed := in.altered
 	for _, l := range in.links {
 		from, to := &l.to.entries[l.k], &l.n.entries[l.i]
 		if from.Hard != to.Hard {
@@ -500,6 +507,9 @@ func (in *Intake) settle() error {
 	defer in.mu.Unlock()
 	for _, g := range in.sums {
 		s := &g.n.stamps[g.i]
+		if s.known && g.n.content[g.i] != g.sum {
+			in.altered[g.n] = true
+		}
 		g.n.content[g.i], s.known = g.sum, !racy(s, in.began, tick)
 	}
 	in.sums = nil

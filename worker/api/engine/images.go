@@ -248,7 +248,7 @@ func (s *Server) removeImage(ctx context.Context, c *call) error {
 	removed, err := s.opt.Images.Remove(ctx, ref, opt)
 	switch {
 	case errors.Is(err, worker.ErrInUse):
-		return worker.Errorf(errdefs.ErrConflict, "conflict: unable to delete %s (must be forced) - %v", ref, err)
+		return worker.Errorf(errdefs.ErrConflict, "%v", err) // in docker's words
 	case err != nil:
 		return noImage(ref, err)
 	}

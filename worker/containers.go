@@ -115,6 +115,12 @@ type CommitOptions struct {
 	Config                *container.Config // merged over the container's; may be nil
 }
 
+// An ImageUser is a container that uses an image.
+type ImageUser struct {
+	Container string // its ID
+	Running   bool
+}
+
 // Volumes are the volumes of the daemon. Errors are as those of Containers.
 type Volumes interface {
 	Create(ctx context.Context, req *volume.CreateRequest) (*volume.Volume, error)

@@ -50,6 +50,8 @@ type daemon struct {
 	Login            func(ctx context.Context, registry string, auth authn.AuthConfig) (string, error)
 	// HTTP serves HTTP/1.1 on the socket; nil if nothing does.
 	HTTP http.Handler
+	// Busy says that containers run, with which an idle daemon stays; it may be nil.
+	Busy func() bool
 	// Telemetry is told of builds by Builder already; nil if nothing is.
 	Telemetry *telemetry.Telemetry
 	// Register adds more services to the socket's gRPC server; it may be nil.
@@ -214,7 +216,8 @@ func (s *server) idleSince() (time.Time, bool) {
 			called = t
 		}
 	}
-	return called, quiet && empty && none
+	busy := s.daemon.Busy != nil && s.daemon.Busy()
+	return called, quiet && empty && none && !busy
 }
 
 // stop takes no more calls, cancels those under way, and waits for them.

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/google/go-containerregistry/pkg/authn"
 	apitypes "github.com/moby/buildkit/api/types"
+	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 
@@ -42,11 +43,16 @@ import (
 	"github.com/boxbuild/boxbuild/solver/cachedb"
 	runner "github.com/boxbuild/boxbuild/solver/run"
 	"github.com/boxbuild/boxbuild/solver/treehash"
+	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/api/buildkit/records"
 	"github.com/boxbuild/boxbuild/worker/builder"
+	"github.com/boxbuild/boxbuild/worker/container"
+	"github.com/boxbuild/boxbuild/worker/eventlog"
 	"github.com/boxbuild/boxbuild/worker/history"
 	"github.com/boxbuild/boxbuild/worker/images"
+	containernet "github.com/boxbuild/boxbuild/worker/network"
 	"github.com/boxbuild/boxbuild/worker/transfer"
+	"github.com/boxbuild/boxbuild/worker/volume"
 )
 
 // How much of directories and snapshots is remembered in memory, in entries of about 200 bytes; what is older is read
@@ -81,6 +87,10 @@ type wiring struct {
 	git         *git.Client
 	runner      *runner.Runner
 	history     *history.Store
+	events      *eventlog.Log
+	volumes     *volume.Service
+	networks    *containernet.Service
+	containers  *container.Manager
 	records     *records.Server // the history as BuildKit's clients see it
 
 	closers []func() error
@@ -118,6 +128,10 @@ func (w *wiring) close() error {
 
 // store opens all that is on the disk.
 func (w *wiring) store(ctx context.Context) (err error) {
+	if w.meta, err = bbolt.Open(w.path("meta.db"), 0o600, nil); err != nil {
+		return fmt.Errorf("opening %s: %w", w.path("meta.db"), err)
+	}
+	w.onClose(w.meta.Close)
 	if err := w.openSnapshots(ctx); err != nil {
 		return err
 	}
@@ -127,10 +141,6 @@ func (w *wiring) store(ctx context.Context) (err error) {
 	if err := w.checkBlobs(ctx); err != nil {
 		return err
 	}
-	if w.meta, err = bbolt.Open(w.path("meta.db"), 0o600, nil); err != nil {
-		return fmt.Errorf("opening %s: %w", w.path("meta.db"), err)
-	}
-	w.onClose(w.meta.Close)
 	if w.images, err = image.Open(w.meta); err != nil {
 		return err
 	}
@@ -152,7 +162,7 @@ func (w *wiring) store(ctx context.Context) (err error) {
 	if err := w.openHistory(); err != nil {
 		return err
 	}
-	w.leases = lease.New(append(w.layers.Sources(), builder.Records(w.cache), w.history.Leases(w.hasBlob))...)
+	w.leases = lease.New(append(w.layers.Sources(), builder.Records(w.cache), w.history.Leases(w.hasBlob), w.containerLeases())...)
 	if w.received, err = filesync.NewStore(w.path("received"), 0); err != nil {
 		return err
 	}
@@ -250,7 +260,11 @@ func (w *wiring) openSnapshots(ctx context.Context) (err error) {
 // openDriver opens what w.snapshotter names, and decides where that is "auto".
 func (w *wiring) openDriver(ctx context.Context) error {
 	dir := w.path("snapshots")
-	opts := store.Options{Log: w.log}
+	keep, err := container.Drafts(w.meta)
+	if err != nil {
+		return err
+	}
+	opts := store.Options{Log: w.log, Keep: keep}
 	if w.snapshotter != "native" {
 		s, err := overlay.Open(ctx, dir, opts)
 		switch {
@@ -334,12 +348,8 @@ func (w *wiring) sandbox(ctx context.Context) error {
 	}
 	w.network = pool
 	w.onClose(pool.Close)
-	parent := w.cfg.CgroupParent
-	if parent == "" {
-		parent = "/boxbuild-" + w.id
-	}
 	w.executor, err = shim.Keep(ctx, shim.Options{
-		Binary: binary, Dir: w.cfg.Root, CgroupParent: parent, Network: pool, Log: os.Stderr,
+		Binary: binary, Dir: w.cfg.Root, CgroupParent: w.cgroupParent(), Network: pool, Log: os.Stderr,
 	})
 	if err != nil {
 		return err
@@ -407,10 +417,14 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		Platform: host, Entitlements: w.cfg.Entitlements, Devices: devices,
 	})
 	svc := images.New(images.Deps{
+		Users:  func(id digest.Digest) []worker.ImageUser { return w.containers.Users(id) },
 		Layers: w.layers, Leases: w.leases, Transfer: move, Platform: host, Mounts: cacheMounts{w.runner},
 		Sources: sourceCaches(w.git, w.received),
-		Reserve: images.NewReserve(w.path("reserve")),
+		Reserve: images.NewReserve(w.path("reserve")), Describe: builder.Describe(w.cache),
 	})
+	if err := w.runtime(ctx, svc); err != nil {
+		return nil, err
+	}
 	told, tel, err := w.operate(ctx, w.history.Wrap(b), svc)
 	if err != nil {
 		return nil, err
@@ -431,6 +445,7 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 			return "", w.client.Ping(registry.WithKeychain(ctx, registry.StaticKeychain(host, auth)), host)
 		},
 		About: &boxbuildv1.InfoResponse{Snapshotter: w.snapshotter},
+		Busy:  func() bool { return w.containers.Running() > 0 },
 		Close: w.close,
 	}
 	bk, err := w.buildkit(d, devices, fronts)

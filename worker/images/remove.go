@@ -56,6 +56,10 @@ func (s *Service) removeAll(ref string, opt worker.RemoveOptions) (out []worker.
 	for _, img := range wanted {
 		removed, err := s.removeOne(ref, img, opt)
 		out = append(out, removed...)
+		var c *conflict
+		if errors.As(err, &c) {
+			return out, err
+		}
 		if err != nil {
 			return out, fmt.Errorf("removing image %s: %w", ref, translate(err))
 		}
@@ -107,7 +111,7 @@ func (s *Service) others(img *image.Image, named reference.Named) (*image.Update
 // removeFrom takes img away from a name that others have too, and deletes it if it has no other one.
 func (s *Service) removeFrom(img *image.Image, left *image.Update, opt worker.RemoveOptions) ([]worker.Removed, error) {
 	if len(img.Names) == 1 && !opt.Force {
-		if err := s.inUse(img.ID); err != nil {
+		if err := s.lastName(img, left.Names[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -133,13 +137,49 @@ func isID(ref string, img *image.Image) bool {
 	return strings.HasPrefix(img.ID.Encoded(), strings.TrimPrefix(ref, "sha256:"))
 }
 
-// inUse returns an error if containers use the image.
-func (s *Service) inUse(id digest.Digest) error {
+// A conflict is why an image is not removed, in docker's words. It wraps worker.ErrInUse.
+type conflict struct{ text string }
+
+func conflictf(format string, args ...any) error {
+	return &conflict{"conflict: unable to " + fmt.Sprintf(format, args...)}
+}
+
+func (e *conflict) Error() string { return e.text }
+
+// Unwrap returns what it is.
+func (e *conflict) Unwrap() error { return worker.ErrInUse }
+
+// users are the containers that use the image, those that run first.
+func (s *Service) users(id digest.Digest) []worker.ImageUser {
 	if s.deps.Users == nil {
 		return nil
 	}
-	if u := s.deps.Users(id); len(u) > 0 {
-		return fmt.Errorf("%w by container %s", worker.ErrInUse, u[0])
+	return s.deps.Users(id)
+}
+
+func short(id string) string { return id[:min(12, len(id))] }
+
+// lastName returns an error if the image would lose its last name while containers use it.
+func (s *Service) lastName(img *image.Image, name string) error {
+	if u := s.users(img.ID); len(u) > 0 {
+		return conflictf("remove repository reference %q (must force) - container %s is using its referenced image %s",
+			image.Familiar(name), short(u[0].Container), short(img.ID.Encoded()))
+	}
+	return nil
+}
+
+// deletable returns an error if the image, with all its names, must not be deleted: a container that runs keeps it whatever
+// happens, and one that does not unless force is used.
+func (s *Service) deletable(img *image.Image, force bool) error {
+	id := short(img.ID.Encoded())
+	u := s.users(img.ID)
+	switch {
+	case len(u) > 0 && u[0].Running:
+		return conflictf("delete %s (cannot be forced) - image is being used by running container %s", id, short(u[0].Container))
+	case len(u) > 0 && !force:
+		return conflictf("delete %s (must be forced) - image is being used by stopped container %s", id, short(u[0].Container))
+	case len(img.Names) > 1 && !force:
+		return conflictf("delete %s (must be forced) - image is referenced in multiple repositories", id)
 	}
 	return nil
 }
@@ -156,7 +196,7 @@ func (s *Service) removeName(img *image.Image, named reference.Named, opt worker
 	}
 	name := reference.TagNameOnly(named).String()
 	if len(img.Names) == 1 && !opt.Force {
-		if err := s.inUse(img.ID); err != nil {
+		if err := s.lastName(img, name); err != nil {
 			return nil, err
 		}
 	}
@@ -187,7 +227,7 @@ func (s *Service) deleteIfBare(id digest.Digest, out []worker.Removed) ([]worker
 	if err != nil {
 		return out, err
 	}
-	if len(img.Names) > 0 || len(img.RepoDigests()) > 0 || s.inUse(id) != nil {
+	if len(img.Names) > 0 || len(img.RepoDigests()) > 0 || len(s.users(id)) > 0 {
 		return out, nil
 	}
 	if err := s.images.Delete(id); err != nil {
@@ -198,11 +238,8 @@ func (s *Service) deleteIfBare(id digest.Digest, out []worker.Removed) ([]worker
 
 // removeID removes an image with all its references.
 func (s *Service) removeID(img *image.Image, opt worker.RemoveOptions) ([]worker.Removed, error) {
-	if err := s.inUse(img.ID); err != nil {
+	if err := s.deletable(img, opt.Force); err != nil {
 		return nil, err
-	}
-	if !opt.Force && len(img.Names) > 1 {
-		return nil, fmt.Errorf("%w: it has several names (%s); remove these, or use force", worker.ErrInUse, familiarList(img.Names))
 	}
 	out := references(img)
 	if err := s.images.Delete(img.ID); err != nil {
@@ -220,14 +257,6 @@ func references(img *image.Image) []worker.Removed {
 		out = append(out, worker.Removed{Untagged: image.Familiar(d)})
 	}
 	return out
-}
-
-func familiarList(names []string) string {
-	short := make([]string, len(names))
-	for i, n := range names {
-		short[i] = image.Familiar(n)
-	}
-	return strings.Join(short, ", ")
 }
 
 // Prune implements worker.Images.
@@ -417,7 +446,7 @@ func (s *Service) pruneImages(opt worker.PruneOptions, rep *worker.PruneReport) 
 	}
 	for _, img := range all {
 		switch {
-		case len(img.Names) > 0 && !opt.All, s.inUse(img.ID) != nil, !matchLabels(configOf(img).Config.Labels, opt.Labels):
+		case len(img.Names) > 0 && !opt.All, len(s.users(img.ID)) > 0, !matchLabels(configOf(img).Config.Labels, opt.Labels):
 			continue
 		case opt.KeepFor > 0 && time.Since(img.Created) < opt.KeepFor:
 			continue

@@ -72,8 +72,8 @@ type Deps struct {
 	Mounts Mounts
 	// Sources are what sources keep beside the records.
 	Sources []SourceCache
-	// Users are the containers that use an image; nil if there are none at all.
-	Users func(id digest.Digest) []string
+	// Users are the containers that use an image, those that run first; nil if there are none at all.
+	Users func(id digest.Digest) []worker.ImageUser
 }
 
 // A Service is the images of a store. It is safe for concurrent use.

@@ -260,7 +260,7 @@ func TestRemove(t *testing.T) {
 		}
 
 		importFile(t, s, "c:1", "f", "c")
-		s.deps.Users = func(digest.Digest) []string { return []string{"box"} }
+		s.deps.Users = func(digest.Digest) []worker.ImageUser { return []worker.ImageUser{{Container: "box"}} }
 		for _, ref := range []string{"c:1", string(mustInspect(t, s, "c:1").ID)} {
 			if _, err := s.Remove(t.Context(), ref, worker.RemoveOptions{}); !errors.Is(err, worker.ErrInUse) {
 				t.Errorf("%s in use: %v", ref, err)

@@ -46,7 +46,8 @@ func (s *Service) DiskUsage(ctx context.Context) (*worker.DiskUsage, error) {
 		if r.ID = u.Name; r.Type == "" {
 			r.Type = "regular"
 		}
-		r.Created, r.InUse, r.Shared = u.Created, u.InUse, u.Shared
+		// That several records of the cache lead to it makes it no less the cache's.
+		r.Created, r.InUse, r.Shared = u.Created, u.InUse, kept
 		if u.Used.After(r.LastUsed) {
 			r.LastUsed = u.Used
 		}
@@ -252,7 +253,7 @@ func (s *Service) imageUsage(ctx context.Context, a *account, c *worker.UsageCla
 			return err
 		}
 		c.Total++
-		used := s.inUse(digest.Digest(info.Name)) != nil
+		used := len(s.users(digest.Digest(info.Name))) > 0
 		if used {
 			c.Active++
 		}

@@ -107,6 +107,7 @@ var lattice = []struct {
 		"worker", "worker/images", "solver", "solver/op", "snapshot/...", "exporter/...", "frontend", "proto/registry",
 	}},
 	{"worker/history", []string{"worker", "solver", "solver/op", "snapshot/lease", "frontend/report"}},
+	{"worker/container/...", []string{"worker", "executor", "snapshot/...", "frontend", "worker/container/..."}},
 	{"worker/network/...", []string{"worker", "executor", "executor/netns", "worker/network/..."}},
 	{"worker/...", []string{
 		"worker", "solver", "solver/op", "executor", "snapshot/...", "exporter/...", "frontend", "proto/registry", "proto/filesync",

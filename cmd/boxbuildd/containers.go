@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"os"
+
+	"github.com/containerd/platforms"
+
+	"github.com/boxbuild/boxbuild/executor/shim"
+	"github.com/boxbuild/boxbuild/snapshot/lease"
+	"github.com/boxbuild/boxbuild/worker/container"
+	"github.com/boxbuild/boxbuild/worker/eventlog"
+	"github.com/boxbuild/boxbuild/worker/images"
+	containernet "github.com/boxbuild/boxbuild/worker/network"
+	"github.com/boxbuild/boxbuild/worker/volume"
+)
+
+// runtime opens the containers with all that they stand on, and finds those that run on from before.
+func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
+	w.events = new(eventlog.Log)
+	if w.volumes, err = volume.Open(w.meta, w.path("volumes"), w.events); err != nil {
+		return err
+	}
+	if w.networks, err = containernet.Open(containernet.Options{
+		ID: w.id, Dir: w.path("netns"), DB: w.meta, Events: w.events, Log: w.log,
+	}); err != nil {
+		return err
+	}
+	w.onClose(w.networks.Close)
+	binary, err := w.shimBinary()
+	if err != nil {
+		return err
+	}
+	// Builds have another cgroup, which is emptied when a daemon starts.
+	host, err := shim.NewHost(ctx, shim.Options{
+		Binary: binary, Dir: w.cfg.Root, CgroupParent: w.cgroupParent() + "-containers", Network: w.network, Log: os.Stderr,
+	})
+	if err != nil {
+		return fmt.Errorf("getting ready for containers: %w", err)
+	}
+	w.onClose(host.Close)
+	w.containers, err = container.New(container.Deps{
+		Dir: w.path("containers"), DB: w.meta, Host: host, Snapshots: w.snapshots, Driver: w.snapshotter, Images: w.images,
+		Leases: w.leases, Maker: svc, Volumes: w.volumes, Network: w.networks, Events: w.events,
+		Platform: platforms.Normalize(platforms.DefaultSpec()), Log: w.log,
+	})
+	if err != nil {
+		return err
+	}
+	w.onClose(w.containers.Close)
+	w.networks.SetContainers(w.containers)
+	return w.containers.Restore(ctx)
+}
+
+// cgroupParent is the cgroup that builds have theirs in.
+func (w *wiring) cgroupParent() string {
+	if w.cfg.CgroupParent != "" {
+		return w.cfg.CgroupParent
+	}
+	return "/boxbuild-" + w.id
+}
+
+// containerLeases is what containers stand on. The leases are there before the containers, and nothing is collected before
+// both are.
+func (w *wiring) containerLeases() lease.Source {
+	return lease.Source{Kind: lease.Container, Class: lease.Pinned, List: func(ctx context.Context) iter.Seq2[lease.Info, error] {
+		return w.containers.Source().List(ctx)
+	}}
+}

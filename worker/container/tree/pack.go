@@ -1,0 +1,261 @@
+package tree
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/snapshot/mount"
+)
+
+// Pack writes a tar of what is at a path: a file, a directory with all below it, or a symbolic link itself, as Stat has it.
+// Names in the tar begin with base; with an empty one they are absolute. Files that vanish meanwhile are left out. Sockets
+// are, too.
+func Pack(ctx context.Context, root *os.File, name, base string, w io.Writer) error {
+	dir, last, err := parent(root, name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	p := &packer{ctx: ctx, w: tar.NewWriter(w), links: make(map[inode]string)}
+	if base == "" {
+		base = "/"
+	}
+	if err := p.entry(int(dir.Fd()), last, base, true); err != nil {
+		return fmt.Errorf("packing %s: %w", name, err)
+	}
+	return p.w.Close()
+}
+
+// PackTree writes a tar of all that is in a tree. Names are relative, and the root itself is not in it.
+func PackTree(ctx context.Context, root *os.File, w io.Writer) error {
+	p := &packer{ctx: ctx, w: tar.NewWriter(w), links: make(map[inode]string)}
+	if err := p.below(int(root.Fd()), ""); err != nil {
+		return err
+	}
+	return p.w.Close()
+}
+
+type inode struct{ dev, ino uint64 }
+
+// A packer is one call of Pack.
+type packer struct {
+	ctx   context.Context //nolint:containedctx // of the one call
+	w     *tar.Writer
+	links map[inode]string // names of files with more than one
+	buf   []byte
+}
+
+// entry writes the file called base in dir under a name. The first one has to exist.
+func (p *packer) entry(dir int, base, name string, first bool) error {
+	if p.ctx.Err() != nil {
+		return context.Cause(p.ctx)
+	}
+	fd, err := openNoFollow(dir, base, first)
+	if errors.Is(err, unix.ENOENT) && !first {
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name) // O_PATH: it is opened in earnest when it is known what it is
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	h, err := p.header(fd, &st, name)
+	if h == nil || err != nil {
+		return err
+	}
+	switch h.Typeflag {
+	case tar.TypeReg:
+		return p.file(fd, h)
+	case tar.TypeDir:
+		if err := p.w.WriteHeader(h); err != nil {
+			return err
+		}
+		return p.below(fd, name)
+	}
+	return p.w.WriteHeader(h)
+}
+
+func openNoFollow(dir int, base string, follow bool) (int, error) {
+	flags := unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	if follow && base == "." {
+		flags |= unix.O_DIRECTORY
+	}
+	return unix.Openat(dir, base, flags, 0)
+}
+
+// header describes a file; nil for one that a tar cannot have.
+func (p *packer) header(fd int, st *unix.Stat_t, name string) (*tar.Header, error) {
+	h := &tar.Header{
+		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix()),
+		Format: tar.FormatPAX,
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		h.Typeflag, h.Size = tar.TypeReg, st.Size
+	case unix.S_IFDIR:
+		h.Typeflag = tar.TypeDir
+		h.Name = strings.TrimSuffix(name, "/") + "/"
+	case unix.S_IFLNK:
+		target, err := readlinkat(fd, "")
+		if err != nil {
+			return nil, err
+		}
+		h.Typeflag, h.Linkname = tar.TypeSymlink, target
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		h.Typeflag = tar.TypeChar
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			h.Typeflag = tar.TypeBlock
+		}
+		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+	default:
+		return nil, nil
+	}
+	if st.Nlink > 1 && h.Typeflag != tar.TypeDir {
+		id := inode{st.Dev, st.Ino}
+		if to, ok := p.links[id]; ok {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, to, 0
+			return h, nil
+		}
+		p.links[id] = name
+	}
+	return h, xattrs(fd, h)
+}
+
+// kept are the attributes that a tar has.
+func kept(name string) bool {
+	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") ||
+		strings.HasPrefix(name, "system.posix_acl_")
+}
+
+const paxXattr = "SCHILY.xattr."
+
+// xattrs adds the extended attributes of a file or directory.
+func xattrs(fd int, h *tar.Header) error {
+	if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir {
+		return nil
+	}
+	buf := make([]byte, 4096)
+	n, err := unix.Listxattr(procPath(fd), buf)
+	if errors.Is(err, unix.ERANGE) {
+		buf = make([]byte, 64<<10)
+		n, err = unix.Listxattr(procPath(fd), buf)
+	}
+	if err != nil || n == 0 {
+		return nil //nolint:nilerr // there are none where they cannot be listed
+	}
+	for attr := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
+		if !kept(attr) {
+			continue
+		}
+		value := make([]byte, 64<<10)
+		n, err := unix.Getxattr(procPath(fd), attr, value)
+		if err != nil {
+			continue
+		}
+		if h.PAXRecords == nil {
+			h.PAXRecords = make(map[string]string)
+		}
+		h.PAXRecords[paxXattr+attr] = string(value[:n])
+	}
+	return nil
+}
+
+// file writes a file. What a process does to its size meanwhile does not break the tar.
+func (p *packer) file(fd int, h *tar.Header) error {
+	in, err := os.OpenFile(procPath(fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: h.Name, Err: err}
+	}
+	defer in.Close()
+	if err := p.w.WriteHeader(h); err != nil {
+		return err
+	}
+	if p.buf == nil {
+		p.buf = make([]byte, 256<<10)
+	}
+	n, err := io.CopyBuffer(onlyWriter{p.w}, &cancelReader{p.ctx, io.LimitReader(in, h.Size)}, p.buf)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", h.Name, err)
+	}
+	if n < h.Size {
+		_, err = io.CopyN(p.w, zeros{}, h.Size-n)
+	}
+	return err
+}
+
+// onlyWriter hides ReadFrom, which would take the reader's bytes in another way than through the buffer.
+type onlyWriter struct{ io.Writer }
+
+type cancelReader struct {
+	ctx context.Context //nolint:containedctx // of the one call
+	r   io.Reader
+}
+
+func (r *cancelReader) Read(b []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.r.Read(b)
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// below writes what is in a directory, in the order of the names.
+func (p *packer) below(fd int, name string) error {
+	d, err := os.OpenFile(procPath(fd), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	slices.Sort(names)
+	for _, base := range names {
+		below := base
+		if name != "" {
+			below = strings.TrimSuffix(name, "/") + "/" + base
+		}
+		if err := p.entry(int(d.Fd()), base, below, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Empty says whether a path is a directory with nothing in it. What does not exist is an error that wraps fs.ErrNotExist.
+func Empty(root *os.File, name string) (bool, error) {
+	d, err := mount.Resolve(root, path.Clean("/"+name), unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return len(names) == 0, err
+}

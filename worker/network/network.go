@@ -124,7 +124,7 @@ type Service struct {
 	ports    *portmap.Ports
 	stock    *stock
 	turns    turns
-	slow     chan struct{} // held by the one that gives something back in the background
+	grave    *grave
 	upstream *netns.Upstream
 	mtu      int // of networks for which nothing else is asked
 
@@ -176,7 +176,7 @@ func Open(opts Options) (_ *Service, err error) {
 	s := &Service{
 		opts: opts, log: opts.Log, now: time.Now, ports: portmap.New(),
 		networks: make(map[string]*netw), sandboxes: make(map[string]*sandbox),
-		slow: make(chan struct{}, 1), upstream: netns.NewUpstream(opts.ResolvConf),
+		upstream: netns.NewUpstream(opts.ResolvConf),
 	}
 	if s.host, err = link.Open(opts.ID); err != nil {
 		return nil, err
@@ -190,6 +190,8 @@ func Open(opts Options) (_ *Service, err error) {
 		s.mtu = netns.OutsideMTU(s.host.Handle())
 	}
 	s.life, s.end = context.WithCancel(context.Background())
+	s.grave = newGrave(s.host, func(err error) { s.log.Warn("giving back the network of a container", "error", err) })
+	s.goOn(func() { s.grave.dig(s.life) })
 	s.stock = newStock(opts.Warm, func() (*link.Namespace, error) { return s.host.NewNamespace(s.mtu) })
 	if err := errors.Join(s.loadNetworks(), s.loadSandboxes()); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -229,6 +231,10 @@ func (s *Service) Close() error {
 	}
 	s.work.Wait()
 	s.stock.close()
+	for _, d := range s.grave.take() {
+		s.grave.unpin(d)
+		s.grave.removeVeths(d.veths)
+	}
 	var err error
 	if idle {
 		err = s.removeAll()

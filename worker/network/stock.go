@@ -3,11 +3,20 @@ package network
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/boxbuild/boxbuild/worker/network/link"
 )
 
-// A stock keeps namespaces ready.
+const (
+	// quiet is how long nothing must have happened until work is done that can wait: the kernel makes and removes devices
+	// one at a time, and whoever starts a container would wait for its turn.
+	quiet = 250 * time.Millisecond
+	// low is how many namespaces are kept ready even so.
+	low = 2
+)
+
+// A stock keeps namespaces ready: a few always, and all of its size when nobody has asked for one lately.
 type stock struct {
 	make    func() (*link.Namespace, error)
 	ready   chan *link.Namespace
@@ -21,19 +30,30 @@ func newStock(size int, make_ func() (*link.Namespace, error)) *stock {
 
 // fill keeps the stock full until ctx ends.
 func (s *stock) fill(ctx context.Context) {
+	calm := time.NewTimer(0)
+	defer calm.Stop()
 	for ctx.Err() == nil {
-		if len(s.ready) < cap(s.ready) {
-			if n, err := s.make(); err == nil {
-				s.ready <- n // there is room: nobody else fills
-				continue
-			}
-			// Whoever takes one will see the error.
+		if len(s.ready) < min(low, cap(s.ready)) && s.add() {
+			continue
 		}
 		select {
 		case <-s.taken:
+			calm.Reset(quiet)
+		case <-calm.C:
+			for len(s.taken) == 0 && len(s.ready) < cap(s.ready) && ctx.Err() == nil && s.add() {
+			}
 		case <-ctx.Done():
 		}
 	}
+}
+
+// add makes one more. If that fails, take has the error when it tries itself.
+func (s *stock) add() bool {
+	n, err := s.make()
+	if err == nil {
+		s.ready <- n // there is room: nobody else fills
+	}
+	return err == nil
 }
 
 // take returns a namespace that is ready, or makes one.

@@ -73,7 +73,7 @@ func (s *Service) takeDown(sb *sandbox) error {
 		errs = append(errs, err)
 	}
 	if key != "" {
-		s.later(func() error { return s.demolish(key, veths) })
+		s.grave.add(key, veths)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("giving back the network of container %s: %w", sb.Container, err)
@@ -107,28 +107,6 @@ func (s *Service) demolish(key string, veths []string) error {
 		errs = append(errs, s.host.RemoveVeth(v))
 	}
 	return errors.Join(append(errs, link.Unpin(key))...)
-}
-
-// later does what can wait, one after the other so that it is in nobody's way; at once if the Service is being closed.
-func (s *Service) later(f func() error) {
-	warn := func() {
-		if err := f(); err != nil {
-			s.log.Warn("giving back the network of a container", "error", err)
-		}
-	}
-	s.mu.Lock()
-	closed := s.closed
-	if !closed {
-		s.work.Go(func() {
-			s.slow <- struct{}{}
-			defer func() { <-s.slow }()
-			warn()
-		})
-	}
-	s.mu.Unlock()
-	if closed {
-		warn()
-	}
 }
 
 // forgetConnections makes the kernel forget UDP flows to published ports: it would go on to send their packets where it did

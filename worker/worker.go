@@ -317,7 +317,7 @@ type UsageRecord struct {
 	LastUsed    time.Time
 	Uses        int
 	InUse       bool
-	Shared      bool
+	Shared      bool // an image has it too: removing the record frees nothing
 	Mutable     bool // it is written to by who uses it, as a cache mount is
 }
 

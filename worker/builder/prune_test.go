@@ -75,3 +75,35 @@ func TestPruneWhileBuilding(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyImagesShare checks that a record counts as shared if an image has its layer, and only then: two records of the
+// cache have the result of each step, and limits of the cache are about what is not shared.
+func TestOnlyImagesShare(t *testing.T) {
+	r := newRig(t)
+	r.base("base")
+	shared := func() (n, all int) {
+		t.Helper()
+		du, err := r.images.DiskUsage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range du.Records {
+			if rec.Shared {
+				n++
+			}
+		}
+		return n, len(du.Records)
+	}
+	if _, _, err := r.build(plainWithout, asking); err != nil {
+		t.Fatal(err)
+	}
+	if n, all := shared(); n != 0 || all != 2 {
+		t.Errorf("without an image %d of %d records are shared, want 0 of 2", n, all)
+	}
+	if _, _, err := r.build(plainWithout); err != nil {
+		t.Fatal(err)
+	}
+	if n, all := shared(); n != 2 || all != 2 {
+		t.Errorf("with an image %d of %d records are shared, want both", n, all)
+	}
+}

@@ -56,3 +56,18 @@ func Records(c *cachedb.Cache) lease.Source {
 		},
 	}
 }
+
+// Describe returns a function that says what made a record of c: the name of the step. It returns "" for what is not there.
+func Describe(c *cachedb.Cache) func(ctx context.Context, record string) string {
+	return func(ctx context.Context, record string) string {
+		k, err := solver.ParseKey(record)
+		if err != nil {
+			return ""
+		}
+		rec, err := c.Lookup(ctx, k)
+		if err != nil {
+			return "" // it has just gone
+		}
+		return rec.Name
+	}
+}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +17,7 @@ import (
 // A takeover is a connection that is no longer HTTP's: what comes and goes is the streams of a process.
 type takeover struct {
 	net.Conn
-	r      *bufio.Reader // has what HTTP had read already
+	r      io.Reader // what HTTP had read already, and then the connection
 	disown func()
 }
 
@@ -32,7 +31,9 @@ func (s *Server) takeOver(c *call, framed bool) (*takeover, error) {
 	if err != nil {
 		return nil, fmt.Errorf("taking the connection over: %w", err)
 	}
-	t := &takeover{Conn: conn, r: rw.Reader, disown: s.own(conn)}
+	// The reader of HTTP is not read beyond what it has: for it the end of what the client sends is the end of the request.
+	had := io.LimitReader(rw.Reader, int64(rw.Reader.Buffered()))
+	t := &takeover{Conn: conn, r: io.MultiReader(had, conn), disown: s.own(conn)}
 	kind := types.MediaTypeRawStream
 	if framed && upgrade && !c.before(42) {
 		kind = types.MediaTypeMultiplexedStream

@@ -45,13 +45,13 @@ func (a *app) buildArgs(flags []string) (map[string]string, error) {
 	return args, nil
 }
 
-// keyValues reads K=V flags.
-func keyValues(flags []string, name string) (map[string]string, error) {
+// labels reads --label KEY[=VALUE].
+func labels(flags []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, f := range flags {
-		k, v, ok := strings.Cut(f, "=")
-		if k == "" || (name == "build-context" && (!ok || v == "")) {
-			return nil, usagef("invalid --%s %q: expected name=value", name, f)
+		k, v, _ := strings.Cut(f, "=")
+		if k == "" {
+			return nil, usagef("invalid --label %q: expected name=value", f)
 		}
 		out[k] = v
 	}

@@ -73,7 +73,7 @@ func (a *app) plan(opt *buildOptions) (*buildPlan, error) {
 	if front.BuildArgs, err = a.buildArgs(opt.buildArgs); err != nil {
 		return nil, err
 	}
-	if front.Labels, err = keyValues(opt.labels, "label"); err != nil {
+	if front.Labels, err = labels(opt.labels); err != nil {
 		return nil, err
 	}
 	for _, p := range opt.platforms {
@@ -144,11 +144,14 @@ func (a *app) planContexts(plan *buildPlan, opt *buildOptions) error {
 			return err
 		}
 	}
-	named, err := keyValues(opt.contexts, "build-context")
+	contexts, err := namedContexts(opt.contexts)
 	if err != nil {
 		return err
 	}
-	for name, value := range named {
+	named := make(map[string]string, len(contexts))
+	for _, c := range contexts {
+		name, value := c.name, c.value
+		named[name] = value
 		if spec, ok := strings.CutPrefix(value, "oci-layout://"); ok {
 			if named[name], err = a.planLayout(req, name, spec); err != nil {
 				return err

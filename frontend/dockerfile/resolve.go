@@ -76,7 +76,8 @@ func (t *translation) checkNames() error {
 			return nil
 		}
 		if _, err := reference.ParseNormalizedNamed(s.src.BaseName); err != nil {
-			return at(fmt.Errorf("failed to parse stage name %q: %w", s.src.BaseName, err), s.src.Location)
+			err = fmt.Errorf("failed to parse stage name %q: %w", s.src.BaseName, err)
+			return at(didYouMean(err, s.src.BaseName, t.contextNames()), s.src.Location)
 		}
 		return nil
 	}

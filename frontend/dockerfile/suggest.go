@@ -49,9 +49,17 @@ func (t *translation) suggest(word string, options []string) string {
 	return suggest(word, options)
 }
 
-// didYouMean adds a suggestion to err, if there is one.
+// didYouMean adds a suggestion to err, if there is one. An option that differs by case only goes before all others, however
+// long it is.
 func didYouMean(err error, word string, options []string) error {
-	if s := suggest(word, options); s != "" {
+	s := suggest(word, options)
+	for _, o := range options {
+		if o != word && strings.EqualFold(o, word) {
+			s = o
+			break
+		}
+	}
+	if s != "" {
 		return fmt.Errorf("%w (did you mean %s?)", err, s)
 	}
 	return err

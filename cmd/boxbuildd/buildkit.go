@@ -34,8 +34,9 @@ func (w *wiring) buildkit(d *daemon, devices *cdi.Devices, fronts *bridge.Bridge
 	if err != nil {
 		return nil, err
 	}
+	sessions := bksession.New(bksession.Options{Store: w.received})
 	opt := buildkit.Options{
-		Builder: d.Gate, Images: d.Images, Sessions: bksession.New(bksession.Options{Store: w.received}),
+		Builder: d.Gate, Images: d.Images, Sessions: sessions,
 		Watch: w.history.Watch, History: w.records, Platform: d.Platform, Platforms: d.Platforms, Entitlements: w.cfg.Entitlements,
 		Worker: buildkit.Worker{
 			ID: id, Labels: w.workerLabels(), GC: rules,
@@ -51,6 +52,7 @@ func (w *wiring) buildkit(d *daemon, devices *cdi.Devices, fronts *bridge.Bridge
 		opt.Gateway = fronts.Gateway
 	}
 	bk := buildkit.New(opt)
+	w.engine(d, id, bk, sessions)
 	w.workers = func(ctx context.Context) []*apitypes.WorkerRecord {
 		list, err := bk.ListWorkers(ctx, &controlapi.ListWorkersRequest{})
 		if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/api/engine"
 	"github.com/boxbuild/boxbuild/worker/api/native"
 	"github.com/boxbuild/boxbuild/worker/history"
 	"github.com/boxbuild/boxbuild/worker/telemetry"
@@ -48,8 +49,8 @@ type daemon struct {
 	OpenDirectory    func(path string) (filesync.Source, error)
 	ReceiveDirectory func(ctx context.Context, stream filesync.Stream) (filesync.Source, error)
 	Login            func(ctx context.Context, registry string, auth authn.AuthConfig) (string, error)
-	// HTTP serves HTTP/1.1 on the socket; nil if nothing does.
-	HTTP http.Handler
+	// Engine is what the Docker API stands on beside Builder and Images; the server fills in what it knows itself.
+	Engine engine.Options
 	// Busy says that containers run, with which an idle daemon stays; it may be nil.
 	Busy func() bool
 	// Telemetry is told of builds by Builder already; nil if nothing is.
@@ -120,6 +121,7 @@ type server struct {
 	endpoints []*endpoint
 	split     *splitter
 	native    *native.Server
+	engine    *engine.Server
 	grpc      *grpc.Server
 	health    *health.Server
 	http      *http.Server
@@ -131,8 +133,9 @@ type server struct {
 // start serves in the background.
 func (s *server) start() {
 	d := s.daemon
+	info := about(s.cfg, d.About)
 	s.native = native.New(native.Options{
-		Builder: d.Gate, Images: d.Images, Platform: d.Platform, Platforms: d.Platforms, About: about(s.cfg, d.About),
+		Builder: d.Gate, Images: d.Images, Platform: d.Platform, Platforms: d.Platforms, About: info,
 		OpenDirectory: d.OpenDirectory, ReceiveDirectory: d.ReceiveDirectory, Login: d.Login, History: d.History, Log: s.log,
 	})
 	var told []grpc.ServerOption
@@ -145,9 +148,10 @@ func (s *server) start() {
 		d.Register(s.grpc)
 	}
 	reflection.Register(s.grpc)
-	s.http = newHTTP(s, d.HTTP)
-	s.http.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 	s.split = newSplitter(s.endpoints, s.presence, s.log)
+	s.engine = engine.New(s.engineOptions(info))
+	s.http = newHTTP(s.engine)
+	s.http.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 	s.started = 3
 	go func() { s.ended <- s.split.run() }()
 	go func() { s.ended <- s.grpc.Serve(s.split.grpc) }()
@@ -237,9 +241,19 @@ func (s *server) stop() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
 	defer cancel()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.engine.Close()
+	}()
 	err := s.native.Wait(ctx)
 	if err == nil {
 		err = s.daemon.Gate.wait(ctx)
+	}
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		err = errors.New("stopping: calls are still under way")

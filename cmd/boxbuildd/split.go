@@ -178,6 +178,35 @@ func (c *sniffed) Close() error {
 	return err
 }
 
+// CloseWrite says that no more will be written. The other side may go on writing.
+func (c *sniffed) CloseWrite() error {
+	conn := c.Conn // TLS has a word of its own for it
+	if conn == net.Conn(c.guest) {
+		conn = c.guest.Conn
+	}
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
+}
+
+// upgrade hands a connection over that was one of HTTP/1.1 and speaks HTTP/2 from now on. first is what has been read of
+// that.
+func (s *splitter) upgrade(conn net.Conn, first []byte) {
+	c, ok := conn.(*sniffed)
+	if !ok {
+		_ = conn.Close() // it is none of the splitter's
+		return
+	}
+	next := &sniffed{Conn: c.Conn, guest: c.guest, trust: c.trust, head: append(bytes.Clone(first), c.head...)}
+	select {
+	case s.grpc.conns <- next:
+	case <-s.grpc.done:
+		_ = next.Close()
+	}
+}
+
 // SyscallConn implements syscall.Conn, so that the user at the other end can be asked for.
 func (c *sniffed) SyscallConn() (syscall.RawConn, error) {
 	sc, ok := c.guest.Conn.(syscall.Conn)

@@ -53,6 +53,8 @@ type Options struct {
 	Platform op.Platform // the machine's own
 	// MinVersion is the oldest version of the API that clients may speak, "1.24" if empty.
 	MinVersion string
+	// ID is the daemon's own; it survives restarts.
+	ID string
 	// Version and Commit are the daemon's, BuildTime is when it was made, in RFC 3339; Components are named beside it.
 	Version, Commit, BuildTime string
 	Components                 []system.ComponentVersion
@@ -157,7 +159,7 @@ func (s *Server) own(c io.Closer) (disown func()) {
 }
 
 // Close ends all requests and waits until they have.
-func (s *Server) Close() error {
+func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true
 	for cancel := range s.calls {
@@ -171,7 +173,6 @@ func (s *Server) Close() error {
 	}
 	s.mu.Unlock()
 	s.hangups.close()
-	return nil
 }
 
 // Busy returns how many requests are under way.

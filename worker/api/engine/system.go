@@ -55,6 +55,7 @@ func (s *Server) version(ctx context.Context, c *call) error {
 
 func (s *Server) info(ctx context.Context, c *call) error {
 	info := *s.opt.Info(ctx)
+	info.ID = cmp.Or(info.ID, s.opt.ID)
 	info.ServerVersion = cmp.Or(info.ServerVersion, s.opt.Version)
 	info.SystemTime = time.Now().Format(time.RFC3339Nano)
 	info.NGoroutines = runtime.NumGoroutine()

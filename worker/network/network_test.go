@@ -1,8 +1,11 @@
 package network
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,13 +13,17 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/vishvananda/netlink"
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/network/firewall"
 	"github.com/boxbuild/boxbuild/worker/network/nettest"
 )
 
@@ -46,10 +53,10 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	for _, c := range change {
 		c(&w.opts)
 	}
-	var err error
-	if w.opts.DB, err = bbolt.Open(filepath.Join(dir, "meta.db"), 0o600, &bbolt.Options{NoSync: true}); err != nil {
-		t.Fatal(err)
+	if w.opts.Bridge == "" {
+		w.opts.Bridge = "bx0-" + w.opts.ID
 	}
+	w.opts.DB = openDB(t, dir)
 	w.start()
 	t.Cleanup(func() {
 		s := w.Service
@@ -64,6 +71,9 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 				t.Error(err)
 			}
 		}
+		if _, err := s.Prune(context.Background(), nil); err != nil {
+			t.Error(err)
+		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -71,6 +81,28 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		w.checkNothingLeft()
 	})
 	return w
+}
+
+func openDB(t testing.TB, dir string) *bbolt.DB {
+	t.Helper()
+	db, err := bbolt.Open(filepath.Join(dir, "meta.db"), 0o600, &bbolt.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// awaitLine reads until there is a line of that text.
+func awaitLine(t testing.TB, r io.Reader, want string) {
+	t.Helper()
+	in := bufio.NewScanner(r)
+	for in.Scan() {
+		if in.Text() == want {
+			return
+		}
+		t.Log(in.Text())
+	}
+	t.Fatalf("there is no line %q", want)
 }
 
 func writeTest(t testing.TB, path, content string) {
@@ -144,22 +176,12 @@ func (w *world) checkNothingLeft() {
 }
 
 func (w *world) tableThere() (bool, error) {
-	s, err := Open(Options{ID: w.opts.ID, Dir: w.opts.Dir, DB: openScratch(w.t)})
+	table, err := firewall.Open(w.opts.ID)
 	if err != nil {
 		return false, err
 	}
-	defer s.Close()
-	return s.table.There()
-}
-
-func openScratch(t testing.TB) *bbolt.DB {
-	t.Helper()
-	db, err := bbolt.Open(filepath.Join(t.TempDir(), "db"), 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	return db
+	defer table.Close()
+	return table.There()
 }
 
 // request is for a container on the default network, changed by change.
@@ -245,7 +267,11 @@ func serve(t testing.TB, path string, tcp, udp string) {
 // expect asks a server and compares what it says of the client's address; "" if it is not to be reached.
 func expect(t testing.TB, proto string, to string, want string) {
 	t.Helper()
-	got, err := nettest.Ask(proto, netip.MustParseAddrPort(to))
+	patience := time.Minute
+	if want == "" {
+		patience = 300 * time.Millisecond
+	}
+	got, err := nettest.Ask(proto, netip.MustParseAddrPort(to), patience)
 	if got != want || (err == nil) != (want != "") {
 		t.Errorf("%s %s says %q, %v: want %q", proto, to, got, err, want)
 	}
@@ -365,12 +391,85 @@ func TestPublishLoopback(t *testing.T) {
 	expect(t, "tcp", peer.Host.String()+":18082", "")
 	if err := peer.Do(func() error {
 		expect(t, "tcp", peer.Host.String()+":18082", "")
-		if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0); err != nil {
-			return err
-		}
+		sendLoopback(t, peer.Host)
+		expect(t, "tcp", "127.0.0.1:18082", "")
 		return nil
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// sendLoopback has the namespace send packets to 127.0.0.1 to a neighbour.
+func sendLoopback(t testing.TB, to netip.Addr) {
+	t.Helper()
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && r.Dst.IP.IsLoopback() {
+			if err := netlink.RouteDel(&r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	loopback := &net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(32, 32)}
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.RouteAdd(&netlink.Route{Dst: loopback, Gw: to.AsSlice(), LinkIndex: eth0.Attrs().Index}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Containers do not reach what listens at 127.0.0.1 of the host, although packets from there may come to the bridge
+// (CVE-2020-8558).
+func TestHostLoopback(t *testing.T) {
+	w := newWorld(t)
+	server := nettest.ServeTCP(t, "127.0.0.1:0")
+	r := request("a")
+	path := w.up(r)
+	gw := w.Settings(r.ID).Networks[nameBridge].Gateway
+	within(t, path, func() {
+		sendLoopback(t, gw)
+		expect(t, "tcp", server.String(), "")
+	})
+}
+
+// There is no IPv6 on a network without it: not on eth0, not on the bridge's ports, and router advertisements are ignored
+// (CVE-2020-13401, CVE-2024-32473).
+func TestNoIPv6(t *testing.T) {
+	w := newWorld(t)
+	r := request("a")
+	path := w.up(r)
+	s := w.sandboxes[r.ID]
+	read := func(key, want string) {
+		data, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + key)
+		if got := strings.TrimSpace(string(data)); err != nil || got != want {
+			t.Errorf("%s is %q, %v: want %s", key, got, err, want)
+		}
+	}
+	within(t, path, func() {
+		read("eth0/disable_ipv6", "1")
+		read("eth0/accept_ra", "0")
+		read("lo/disable_ipv6", "0")
+	})
+	read(w.opts.Bridge+"/disable_ipv6", "1")
+	for _, dev := range []string{s.Endpoints[0].Veth, w.opts.Bridge} {
+		ifi, err := net.InterfaceByName(dev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs, err := ifi.Addrs()
+		for _, a := range addrs {
+			if strings.Contains(a.String(), ":") {
+				t.Errorf("%s has %s, %v", dev, a, err)
+			}
+		}
 	}
 }
 

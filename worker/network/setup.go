@@ -45,12 +45,14 @@ func (s *Service) Setup(ctx context.Context, r *worker.NetworkRequest) (*worker.
 	if closed {
 		return nil, errors.New("the networks are closed")
 	}
-	if sb == nil {
-		if sb, err = s.setup(ctx, r); err != nil {
-			return nil, wrap(err)
-		}
+	if sb != nil {
+		return s.describe(sb, r)
 	}
-	return s.describe(sb, r)
+	out, err := s.setup(ctx, r)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	return out, nil
 }
 
 // wrap has docker's words before an error, and its class.
@@ -59,7 +61,7 @@ func wrap(err error) error {
 }
 
 // setup is Setup for a container without a network. Its turn is held.
-func (s *Service) setup(ctx context.Context, r *worker.NetworkRequest) (_ *sandbox, err error) {
+func (s *Service) setup(ctx context.Context, r *worker.NetworkRequest) (_ *worker.NetworkSetup, err error) {
 	sb := &sandbox{
 		Container: r.ID, Name: r.Name, ID: newID(), restored: true,
 		Hostname: r.Config.Hostname, Domain: r.Config.Domainname, Env: r.Config.Env,
@@ -98,8 +100,12 @@ func (s *Service) setup(ctx context.Context, r *worker.NetworkRequest) (_ *sandb
 	if err := s.save(sb); err != nil {
 		return nil, err
 	}
+	out, err := s.describe(sb, r)
+	if err != nil {
+		return nil, err
+	}
 	s.publishEvents(sb, true)
-	return sb, nil
+	return out, nil
 }
 
 // isNamed says whether a request is for networks that have bridges.

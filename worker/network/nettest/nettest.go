@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -55,7 +56,8 @@ func prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+	// It is there already for a program that a test has started.
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
 		return err
 	}
 	lo, err := netlink.LinkByName("lo")
@@ -194,9 +196,9 @@ func ServeUDP(t testing.TB, addr string) netip.AddrPort {
 	return netip.MustParseAddrPort(pc.LocalAddr().String())
 }
 
-// Ask connects to a server of ServeTCP or ServeUDP and returns what it says. It gives up after some seconds, for what is
+// Ask connects to a server of ServeTCP or ServeUDP and returns what it says. It gives up after patience, for what is
 // dropped; an error is the kernel's for what is refused.
-func Ask(network string, to netip.AddrPort) (string, error) {
+func Ask(network string, to netip.AddrPort, patience time.Duration) (string, error) {
 	domain, typ := unix.AF_INET, unix.SOCK_STREAM
 	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(to.Port())}
 	if to.Addr().Is6() {
@@ -214,9 +216,9 @@ func Ask(network string, to netip.AddrPort) (string, error) {
 		return "", err
 	}
 	defer unix.Close(fd)
-	patience := unix.Timeval{Sec: 3}
-	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience)
-	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience)
+	limit := unix.NsecToTimeval(patience.Nanoseconds())
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
 	if err := unix.Connect(fd, sa); err != nil {
 		return "", err
 	}

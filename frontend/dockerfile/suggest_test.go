@@ -37,7 +37,7 @@ func TestDidYouMean(t *testing.T) {
 		"FROM busybox AS builder\nFROM bulider\n":                           "(did you mean builder?)",
 		"FROM busybox\nCOPY --from=asstes /a /\n":                           "(did you mean assets?)",
 		"FROM Assets\n": "(did you mean assets?)", "FROM busybox\nCOPY --from=ASSETS /a /\n": "(did you mean assets?)",
-		"FROM busybox\nCOPY --from=SomethingElse /a /\n":               "must be lowercase",
+		"FROM busybox\nCOPY --from=SomethingElse /a /\n": "must be lowercase",
 		"FROM alpin\n":              "(did you mean alpine?)",
 		"FROM busybox AS target1\n": `target stage "targte1" could not be found (did you mean target1?)`,
 	} {

@@ -128,6 +128,12 @@ func TestKept(t *testing.T) {
 			if got := git("", "submodule", "status", "--recursive"); strings.HasPrefix(got, "-") || strings.HasPrefix(got, "+") {
 				t.Errorf("submodules: %s", got)
 			}
+			// What git copies from this machine's templates, and what has times of its own.
+			for _, name := range []string{"hooks", "description", "branches", "logs"} {
+				if _, err := os.Lstat(filepath.Join(dir, ".git", name)); !os.IsNotExist(err) {
+					t.Errorf("the repository has %s: %v", name, err)
+				}
+			}
 			_ = filepath.WalkDir(dir, func(p string, e os.DirEntry, err error) error {
 				if err == nil && e.Type().IsRegular() {
 					b, _ := os.ReadFile(p)

@@ -209,7 +209,8 @@ func TestOwnerOfSeveral(t *testing.T) {
 // are a warning; a huge, linked or special file is no way out.
 func TestOwner(t *testing.T) {
 	everyWay(t, func(t *testing.T, e *testEnv) {
-		base := e.base(files(t, "etc/passwd=root:x:0:0::/:\nbad\nu:x:12:34::/:\nhuge:x:4294967296:1::/:\n", "etc/real=g:x:56:\n", "etc/group -> /etc/real"))
+		base := e.base(files(t, "etc/passwd=root:x:0:0::/:\nbad\nu:x:12:34::/:\nhuge:x:4294967296:1::/:\nnouid:x:a:8::/:\nnogid:x:8:a::/:\n",
+			"etc/real=bad:x:a:\ng:x:56:\nsigned:x:-1:\ntwice:x::\ntwice:x:57:\n", "etc/group -> /etc/real"))
 		for _, c := range []struct {
 			o    op.Owner
 			want string
@@ -222,6 +223,12 @@ func TestOwner(t *testing.T) {
 			{op.Owner{UID: 9, GID: 9}, "9:9", false},
 			{op.Owner{User: "nobody", GID: op.PrimaryGroup}, "0:0", true},
 			{op.Owner{User: "huge", GID: op.PrimaryGroup}, "0:0", true},
+			// Lines whose numbers are none do not count, where BuildKit takes what it cannot read for 0.
+			{op.Owner{User: "nouid", GID: op.PrimaryGroup}, "0:0", true},
+			{op.Owner{User: "nogid", GID: op.PrimaryGroup}, "0:0", true},
+			{op.Owner{User: "u", Group: "bad"}, "12:34", true},
+			{op.Owner{UID: 7, Group: "signed"}, "7:7", true},
+			{op.Owner{UID: 7, Group: "twice"}, "7:57", false},
 			{op.Owner{User: "u", Group: "none"}, "12:34", true},
 			{op.Owner{UID: 7, Group: "none"}, "7:7", true},
 			{op.Owner{UID: 7, Group: "g:x"}, "7:7", true},

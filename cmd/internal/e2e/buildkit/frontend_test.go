@@ -3,6 +3,7 @@ package buildkit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,13 @@ import (
 var programDir string
 
 func TestMain(m *testing.M) {
+	if os.Getenv("LONE_PHASE") != "" {
+		if err := lone(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := m.Run()
 	if programDir != "" {
 		_ = os.RemoveAll(programDir)

@@ -429,12 +429,13 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	told = eventlog.Builder(told, w.events)
 	offered, err := w.platforms(foreign.Platforms)
 	if err != nil {
 		return nil, err
 	}
 	d := &daemon{
-		Builder: told, Gate: newGate(told), History: w.history, Images: svc, Platform: host, Platforms: offered, Telemetry: tel,
+		Builder: told, Gate: newGate(told), History: w.history, Images: eventlog.Images(svc, w.events), Platform: host, Platforms: offered, Telemetry: tel,
 		OpenDirectory: func(path string) (filesync.Source, error) {
 			return filesync.Dir(path, filesync.Options{Cache: w.contexts})
 		},

@@ -13,6 +13,7 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/moby/api/types/build"
 
+	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver"
@@ -111,11 +112,19 @@ func (s *Server) build(ctx context.Context, c *call) error {
 	return nil
 }
 
+// A commandError is the failure of a command in docker's words.
+type commandError struct{ *executor.ExitError }
+
+func (e *commandError) Error() string {
+	return fmt.Sprintf("The command '%s' returned a non-zero code: %d", strings.Join(e.Args, " "), e.Exit.Code)
+}
+
+func (e *commandError) Unwrap() error { return e.ExitError }
+
 // buildError is why a build has failed, as clients that show no more than a line have to know it.
 func buildError(err error) error {
-	var source *frontend.SourceError
-	if errors.As(err, &source) {
-		return worker.Invalidf("dockerfile parse error: %v", err)
+	if exit := (*executor.ExitError)(nil); errors.As(err, &exit) && exit.Exit.Signal == 0 {
+		return &commandError{exit}
 	}
 	return err
 }

@@ -77,14 +77,17 @@ func (n *narrator) header(v *solver.Vertex) {
 	n.say(fmt.Sprintf("Step %d/%d : %s\n", n.steps[v], len(n.steps), stepName(v.Name())))
 }
 
-// stepName is what a step does, without its place.
+// stepName is what a step of the user's does, without its place, and without what tags have been pinned to; empty for what
+// is none.
 func stepName(name string) string {
-	if strings.HasPrefix(name, "[") {
-		if _, rest, ok := strings.Cut(name, "] "); ok {
-			return rest
-		}
+	_, rest, ok := strings.Cut(name, "] ")
+	if !ok || !strings.HasPrefix(name, "[") || strings.HasPrefix(name, "[internal]") {
+		return ""
 	}
-	return name
+	if strings.HasPrefix(rest, "FROM ") {
+		rest, _, _ = strings.Cut(rest, "@")
+	}
+	return rest
 }
 
 func (n *narrator) text(ev *solver.Event) {
@@ -95,7 +98,7 @@ func (n *narrator) text(ev *solver.Event) {
 		return
 	}
 	if ev.Kind == solver.Declared {
-		if !ev.Vertex.Meta().Internal && !strings.HasPrefix(ev.Vertex.Name(), "[internal]") && n.steps[ev.Vertex] == 0 {
+		if !ev.Vertex.Meta().Internal && stepName(ev.Vertex.Name()) != "" && n.steps[ev.Vertex] == 0 {
 			n.steps[ev.Vertex] = len(n.steps) + 1
 		}
 		return

@@ -2,7 +2,7 @@ package engine
 
 import (
 	"encoding/json"
-	"net/http"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/solver"
 )
 
@@ -76,11 +77,11 @@ func (p *progress) end(err error) error {
 	if err == nil || !p.w.begun {
 		return err
 	}
-	code := status(err)
-	if code == http.StatusInternalServerError {
-		code = 0
+	e := &jsonstream.Error{Message: err.Error()}
+	if exit := (*executor.ExitError)(nil); errors.As(err, &exit) {
+		e.Code = int(exit.Exit.Code) // with which docker build ends
 	}
-	p.writeLocked(&note{Message: jsonstream.Message{Error: &jsonstream.Error{Code: code, Message: err.Error()}}, ErrorText: err.Error()})
+	p.writeLocked(&note{Message: jsonstream.Message{Error: e}, ErrorText: e.Message})
 	return nil
 }
 
@@ -100,7 +101,13 @@ var phases = map[string]phase{
 
 // part reports how far a part of a transfer is. first is what is said when it is met.
 func (p *progress) part(st solver.Status, first string) {
-	id := shortID(st.ID)
+	what, id, ok := strings.Cut(st.ID, " ")
+	if !ok {
+		id = st.ID
+	} else if what != "layer" {
+		return // docker shows layers only
+	}
+	id = shortID(id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.seen[id] {
@@ -139,5 +146,5 @@ func shortID(id string) string {
 	if d, err := digest.Parse(id); err == nil {
 		return d.Encoded()[:12]
 	}
-	return strings.ReplaceAll(id, "\n", " ")
+	return id
 }

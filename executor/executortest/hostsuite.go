@@ -261,10 +261,12 @@ func testHostMissing(t *testing.T, s *hostSuite) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	a := attach(t, c, "")
 	var se *executor.StartError
 	if err := c.Run(t.Context(), ""); !errors.As(err, &se) || se.Code != 127 || se.Path != "/no/such/command" {
 		t.Errorf("error is %#v, want a StartError with code 127", err)
 	}
+	a.check(t, "", "")
 	if err := c.Delete(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -16,8 +16,9 @@ import (
 
 // A working directory among the descriptors of the process that becomes the sandbox's leads nowhere on the host
 // (CVE-2024-21626): the start fails, or the directory is in the root.
-func TestWorkdirInDescriptors(t *testing.T) {
-	e := newExecutor(t)
+func TestWorkdirInDescriptors(t *testing.T) { both(t, testWorkdirInDescriptors) }
+
+func testWorkdirInDescriptors(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	host, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -48,8 +49,9 @@ func TestWorkdirInDescriptors(t *testing.T) {
 
 // A process in a sandbox can't change the program that started it (CVE-2019-5736), be it the first one, started as
 // /proc/self/exe, or one that watches every Exec; nor does it find one of that program's descriptors (CVE-2016-9962).
-func TestProgramIsSafe(t *testing.T) {
-	e := newExecutor(t)
+func TestProgramIsSafe(t *testing.T) { both(t, testProgramIsSafe) }
+
+func testProgramIsSafe(t *testing.T, e executor.Executor) {
 	root, dir := newRoot(t)
 	before, err := os.ReadFile(binary)
 	if err != nil {
@@ -98,8 +100,9 @@ func TestProgramIsSafe(t *testing.T) {
 // Directories that the sandbox is built on may be links in the root, absolute or relative, to a directory of the host's
 // (CVE-2026-41579, CVE-2015-3627, CVE-2019-19921): then the start fails, or all stays in the root. Nothing outside
 // changes.
-func TestLinksInRoot(t *testing.T) {
-	e := newExecutor(t)
+func TestLinksInRoot(t *testing.T) { both(t, testLinksInRoot) }
+
+func testLinksInRoot(t *testing.T, e executor.Executor) {
 	for _, name := range []string{"dev", "proc", "sys", "etc", "tmp", "a"} {
 		for _, relative := range []bool{false, true} {
 			root, dir := newRoot(t)
@@ -132,8 +135,9 @@ func TestLinksInRoot(t *testing.T) {
 
 // /dev/null of the root plays no part in masking, nor /dev/console and /dev/pts in a terminal's set-up
 // (CVE-2025-31133, CVE-2025-52565).
-func TestLinksInDev(t *testing.T) {
-	e := newExecutor(t)
+func TestLinksInDev(t *testing.T) { both(t, testLinksInDev) }
+
+func testLinksInDev(t *testing.T, e executor.Executor) {
 	root, dir := newRoot(t)
 	c := newCanary(t)
 	for _, name := range []string{"null", "console", "pts", "ptmx", "shm", "mqueue"} {
@@ -154,8 +158,9 @@ func TestLinksInDev(t *testing.T) {
 // While another sandbox exchanges a directory and a link to the host in a shared mount, mounts below it stay inside
 // (CVE-2021-30465), mount points are made inside (CVE-2024-45310), and settings in /proc go where they should
 // (CVE-2025-52881): nothing outside changes, and a process that runs finds its mount.
-func TestRaces(t *testing.T) {
-	e := newExecutor(t)
+func TestRaces(t *testing.T) { both(t, testRaces) }
+
+func testRaces(t *testing.T, e executor.Executor) {
 	c := newCanary(t)
 	shared := t.TempDir()
 	for _, d := range []string{"d/b", "e"} {
@@ -201,8 +206,9 @@ func TestRaces(t *testing.T) {
 // Mount points that were made for a sandbox are taken away again, and the directories they were in have their old
 // times; but what the process made stays, and nothing is followed to where the process has put a link
 // (CVE-2024-23652).
-func TestStubs(t *testing.T) {
-	e := newExecutor(t)
+func TestStubs(t *testing.T) { both(t, testStubs) }
+
+func testStubs(t *testing.T, e executor.Executor) {
 	root, dir := newRoot(t)
 	c := newCanary(t)
 	if err := os.RemoveAll(filepath.Join(dir, "sys")); err != nil {
@@ -241,8 +247,9 @@ func TestStubs(t *testing.T) {
 
 // Nothing is left of mount points that were made behind dangling links, wherever in the root those lead, and nothing is
 // made where they would lead on the host.
-func TestStubsBehindLinks(t *testing.T) {
-	e := newExecutor(t)
+func TestStubsBehindLinks(t *testing.T) { both(t, testStubsBehindLinks) }
+
+func testStubsBehindLinks(t *testing.T, e executor.Executor) {
 	c := newCanary(t)
 	outside := filepath.Join(t.TempDir(), "none")
 	for name, tc := range map[string]struct {
@@ -295,8 +302,9 @@ func TestStubsBehindLinks(t *testing.T) {
 
 // What does not fit into a message to the process that sets up the namespaces is an error, and never a process without
 // them (CVE-2021-43784); large values that need no such message arrive.
-func TestLarge(t *testing.T) {
-	e := newExecutor(t)
+func TestLarge(t *testing.T) { both(t, testLarge) }
+
+func testLarge(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	host, _ := os.Readlink("/proc/self/ns/mnt")
 	script := "readlink /proc/self/ns/mnt; echo ${#BIG}; grep -c tmpfs.*/many/ /proc/mounts"

@@ -62,6 +62,7 @@ func (h *Host) Create(ctx context.Context, dir string, spec *executor.Spec, opt 
 	}
 	if err != nil {
 		keeper.conn.close()
+		p.close() // the keeper's socket is open for as long as anybody has it
 		h.abandon(ctx, dir)
 		<-keeper.done
 		if errors.Is(err, io.EOF) {
@@ -150,11 +151,13 @@ func (p *parcel) add(f *os.File) int {
 	return len(p.files)
 }
 
+// close may be called again.
 func (p *parcel) close() {
 	wire.CloseAll(p.files)
 	for _, f := range p.release {
 		f()
 	}
+	p.files, p.release = nil, nil
 }
 
 // pack opens and copies all of the host's that the container gets.

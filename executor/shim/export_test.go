@@ -2,6 +2,7 @@ package shim
 
 import (
 	"os"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,5 +39,18 @@ func AwaitStock(h *Host) {
 	h.mu.Unlock()
 	if making != nil {
 		<-making
+	}
+}
+
+// AwaitReaped returns when no keeper of h is left but the one in stock.
+func AwaitReaped(h *Host) {
+	for {
+		h.mu.Lock()
+		n := len(h.watched)
+		h.mu.Unlock()
+		if n <= 1 {
+			return
+		}
+		runtime.Gosched()
 	}
 }

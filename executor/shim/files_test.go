@@ -15,8 +15,9 @@ import (
 
 // The identities that USER gives, as id(1) shows them; what is not valid is an error, never root (CVE-2024-40635,
 // CVE-2016-3697, CVE-2022-36109). The daemon's own groups are in none of them.
-func TestUsers(t *testing.T) {
-	e := newExecutor(t)
+func TestUsers(t *testing.T) { both(t, testUsers) }
+
+func testUsers(t *testing.T, e executor.Executor) {
 	root, dir := newRoot(t)
 	write(t, filepath.Join(dir, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1001::/home/user:\n4294967296:x:0:0::/:\n", 0o644)
 	write(t, filepath.Join(dir, "etc/group"), "root:x:0:\nuser:x:1001:\nextra:x:2000:other,user\nmore:x:2001:user\n", 0o644)
@@ -85,8 +86,9 @@ func hostileFile(t *testing.T, e executor.Executor, root *os.File, path string) 
 }
 
 // Mounts appear with their contents and flags, and a read-only one also at what is mounted below its source.
-func TestMounts(t *testing.T) {
-	e := newExecutor(t)
+func TestMounts(t *testing.T) { both(t, testMounts) }
+
+func testMounts(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	src := t.TempDir()
 	write(t, filepath.Join(src, "file"), "from the host\n", 0o644)
@@ -124,8 +126,9 @@ func TestMounts(t *testing.T) {
 
 // A read-only root can't be written to, and a working directory that lacks is made; PATH and HOME are added if they
 // lack, and nothing else is (CVE-2026-57231).
-func TestRootAndEnvironment(t *testing.T) {
-	e := newExecutor(t)
+func TestRootAndEnvironment(t *testing.T) { both(t, testRootAndEnvironment) }
+
+func testRootAndEnvironment(t *testing.T, e executor.Executor) {
 	root, dir := newRoot(t)
 	t.Setenv("SECRET_CANARY", "leaked")
 	spec := sh(root, "")
@@ -153,8 +156,9 @@ func TestRootAndEnvironment(t *testing.T) {
 }
 
 // The root may be a detached mount, which can be used again, and is then not attached anywhere.
-func TestDetachedRoot(t *testing.T) {
-	e := newExecutor(t)
+func TestDetachedRoot(t *testing.T) { both(t, testDetachedRoot) }
+
+func testDetachedRoot(t *testing.T, e executor.Executor) {
 	_, dir := newRoot(t)
 	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {

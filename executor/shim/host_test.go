@@ -76,25 +76,34 @@ func keeperOf(t testing.TB, c executor.Container) int {
 	return 0
 }
 
-// kill9 kills a process that is no child of the test, and returns when it has ended.
+// kill9 kills a process that need not be a child of the test, and returns when it has ended.
 func kill9(t testing.TB, pid int) {
+	t.Helper()
+	wait := awaitEnd(t, pid)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wait()
+}
+
+// awaitEnd returns a function that waits for the end of a process, which runs now.
+func awaitEnd(t testing.TB, pid int) func() {
 	t.Helper()
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-		t.Fatal(err)
-	}
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		n, err := unix.Poll(poll, -1)
-		if n == 1 {
-			return
-		}
-		if err != nil && err != unix.EINTR {
-			t.Fatal(err)
+	return func() {
+		defer unix.Close(fd)
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for {
+			n, err := unix.Poll(poll, -1)
+			if n == 1 {
+				return
+			}
+			if err != nil && err != unix.EINTR {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -24,8 +24,9 @@ func field(status, name string) string {
 // The first process has a filter, Docker's default capabilities as its bounding set, and none that would be inherited
 // (CVE-2022-24769), and of descriptors nothing but the standard streams (CVE-2024-21626). As another user it has no
 // capability at all, ambient ones least of all (CVE-2016-8867); the same goes for Exec.
-func TestStatus(t *testing.T) {
-	e := newExecutor(t)
+func TestStatus(t *testing.T) { both(t, testStatus) }
+
+func testStatus(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	const script = "cat /proc/self/status; ls /proc/1/fd; chown 1 /etc/passwd && echo changed"
 	check := func(t *testing.T, out, user string) {
@@ -61,8 +62,9 @@ func TestStatus(t *testing.T) {
 }
 
 // NoNewPrivileges holds for the first process and for every Exec.
-func TestNoNewPrivileges(t *testing.T) {
-	e := newExecutor(t)
+func TestNoNewPrivileges(t *testing.T) { both(t, testNoNewPrivileges) }
+
+func testNoNewPrivileges(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	spec := sh(root, "cat /proc/self/status; sleep 100000")
 	spec.NoNewPrivileges = true
@@ -74,8 +76,9 @@ func TestNoNewPrivileges(t *testing.T) {
 }
 
 // Every namespace is the sandbox's own, but the network's with NetworkHost.
-func TestNamespaces(t *testing.T) {
-	e := newExecutor(t)
+func TestNamespaces(t *testing.T) { both(t, testNamespaces) }
+
+func testNamespaces(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	const script = "for n in mnt pid ipc uts cgroup net; do echo $n $(readlink /proc/self/ns/$n); done; hostname; ifconfig -a"
 	links := func(out string) map[string]string {
@@ -119,8 +122,9 @@ func TestNamespaces(t *testing.T) {
 
 // What is masked shows nothing, and what is read-only can't be written (CVE-2017-16539, CVE-2018-10892, the RAPL
 // counters of GHSA-7ww5-4wqc-m92c); /sys and its cgroups neither, also without a cgroup namespace (CVE-2023-25809).
-func TestMaskedPaths(t *testing.T) {
-	e := newExecutor(t)
+func TestMaskedPaths(t *testing.T) { both(t, testMaskedPaths) }
+
+func testMaskedPaths(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	var script strings.Builder
 	for _, p := range sandbox.MaskedPaths() {
@@ -151,8 +155,9 @@ func TestMaskedPaths(t *testing.T) {
 }
 
 // Device nodes other than the default ones can be made but not opened.
-func TestDevices(t *testing.T) {
-	e := newExecutor(t)
+func TestDevices(t *testing.T) { both(t, testDevices) }
+
+func testDevices(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	const script = "head -c 1 /dev/zero | wc -c; echo x > /dev/null && echo null; mknod /tmp/d c 1 1; head -c 1 /tmp/d; " +
 		"mknod /tmp/e b 7 0; head -c 1 /tmp/e; [ -e /dev/kmsg ] && echo kmsg; [ -e /dev/mine ] && head -c 3 /dev/mine | wc -c"
@@ -172,8 +177,9 @@ func TestDevices(t *testing.T) {
 }
 
 // A privileged sandbox has all capabilities and devices, and no filter.
-func TestPrivileged(t *testing.T) {
-	e := newExecutor(t)
+func TestPrivileged(t *testing.T) { both(t, testPrivileged) }
+
+func testPrivileged(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	spec := sh(root, "cat /proc/self/status; ls /dev; mount -t tmpfs x /tmp && echo mounted")
 	spec.Privileged = true
@@ -197,8 +203,9 @@ func TestPrivileged(t *testing.T) {
 
 // The filter that is compiled ahead of time is the one that libcontainer makes of the same profile in the sandbox:
 // given as the caller's own profile often enough not to be remembered, it answers the same to every system call here.
-func TestCustomProfile(t *testing.T) {
-	e := newExecutor(t)
+func TestCustomProfile(t *testing.T) { both(t, testCustomProfile) }
+
+func testCustomProfile(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	spec := sh(root, "mkdir /tmp/x || echo refused; cat /proc/self/status")
 	spec.Seccomp.Profile = []byte(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}`)

@@ -39,8 +39,9 @@ func awaitGone(t *testing.T, marker string) {
 }
 
 // Close ends the whole process tree: children in sessions of their own, and processes of Exec.
-func TestCloseEndsTree(t *testing.T) {
-	e := newExecutor(t)
+func TestCloseEndsTree(t *testing.T) { both(t, testCloseEndsTree) }
+
+func testCloseEndsTree(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	m := marker()
 	spec := sh(root, fmt.Sprintf("for i in 1 2 3; do setsid sh -c 'sleep %s' & done; echo up > /tmp/up; wait", m))
@@ -66,8 +67,9 @@ func TestCloseEndsTree(t *testing.T) {
 
 // The sandbox ends with its first process, although others would go on and hold its output; all that was written
 // arrives.
-func TestEndsWithFirstProcess(t *testing.T) {
-	e := newExecutor(t)
+func TestEndsWithFirstProcess(t *testing.T) { both(t, testEndsWithFirstProcess) }
+
+func testEndsWithFirstProcess(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	m := marker()
 	r := run(t, e, sh(root, fmt.Sprintf("setsid sleep %s & seq 1 20000", m)))
@@ -77,8 +79,9 @@ func TestEndsWithFirstProcess(t *testing.T) {
 }
 
 // An Exec whose child keeps the output open returns when its own process ends.
-func TestExecDoesNotWaitForChildren(t *testing.T) {
-	e := newExecutor(t)
+func TestExecDoesNotWaitForChildren(t *testing.T) { both(t, testExecDoesNotWaitForChildren) }
+
+func testExecDoesNotWaitForChildren(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	b := start(t, e, sh(root, "sleep 100000"))
 	x := execIn(t, b, &executor.Process{Args: []string{"/bin/sh", "-c", "sleep 100000 & seq 1 20000"}})
@@ -88,8 +91,9 @@ func TestExecDoesNotWaitForChildren(t *testing.T) {
 }
 
 // Start that is cancelled at any point leaves nothing: no process, and the ID is free.
-func TestCancelStart(t *testing.T) {
-	e := newExecutor(t)
+func TestCancelStart(t *testing.T) { both(t, testCancelStart) }
+
+func testCancelStart(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	m := marker()
 	cause := errors.New("the cause")
@@ -113,8 +117,9 @@ func TestCancelStart(t *testing.T) {
 }
 
 // The kernel's killing for want of memory is named as such, and not that by anybody else; the use is reported.
-func TestOutOfMemory(t *testing.T) {
-	e := newExecutor(t)
+func TestOutOfMemory(t *testing.T) { both(t, testOutOfMemory) }
+
+func testOutOfMemory(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	spec := sh(root, "dd if=/dev/zero of=/dev/shm/x bs=1M count=200; echo $?")
 	spec.ShmSize = 400 << 20
@@ -174,8 +179,9 @@ func TestLimits(t *testing.T) {
 
 // A sandbox with all capabilities can make cgroups in its own, with version 2 also to move its processes there. They end
 // with it, and are removed.
-func TestCgroupsOfSandbox(t *testing.T) {
-	e := newExecutor(t)
+func TestCgroupsOfSandbox(t *testing.T) { both(t, testCgroupsOfSandbox) }
+
+func testCgroupsOfSandbox(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	m := marker()
 	dir := "/sys/fs/cgroup/own"
@@ -205,8 +211,9 @@ func TestCgroupsOfSandbox(t *testing.T) {
 }
 
 // A terminal has the size that was asked for, echoes input, and its output arrives in full.
-func TestTerminal(t *testing.T) {
-	e := newExecutor(t)
+func TestTerminal(t *testing.T) { both(t, testTerminal) }
+
+func testTerminal(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	spec := sh(root, "tty; stty size; read line; echo got $line; seq 1 5000; [ -t 2 ] && echo tty2")
 	spec.Process.Terminal, spec.Process.Rows, spec.Process.Cols = true, 33, 77
@@ -240,8 +247,9 @@ func TestTerminal(t *testing.T) {
 }
 
 // The minimal init is the first process, hands signals on, reaps orphans, and ends as the command does.
-func TestInit(t *testing.T) {
-	e := newExecutor(t)
+func TestInit(t *testing.T) { both(t, testInit) }
+
+func testInit(t *testing.T, e executor.Executor) {
 	root, dir := newRoot(t)
 	spec := sh(root, "cat /proc/1/cmdline; (sh -c 'sleep 0.01 &' &); sleep 0.1; while ps | grep '\\[sleep\\]'; do sleep 0.01; done; echo reaped; exit 7")
 	spec.Init = true
@@ -389,8 +397,9 @@ func TestHelperDaemon(t *testing.T) {
 }
 
 // A sandbox that takes its time to start does not keep others from starting.
-func TestSlowStartBlocksNobody(t *testing.T) {
-	e := newExecutor(t)
+func TestSlowStartBlocksNobody(t *testing.T) { both(t, testSlowStartBlocksNobody) }
+
+func testSlowStartBlocksNobody(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	// The filter of a profile that is new takes a process of its own to compile.
 	var wg sync.WaitGroup

@@ -14,8 +14,9 @@ import (
 
 // A terminal gets the size that it is set to while it is in use, of the first process and of others, and the process is
 // told by a signal. After the end it cannot be set.
-func TestResize(t *testing.T) {
-	e := newExecutor(t)
+func TestResize(t *testing.T) { both(t, testResize) }
+
+func testResize(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
 	spec := sh(root, `trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.02; done`)
 	spec.Process.Terminal = true

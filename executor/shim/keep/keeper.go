@@ -9,6 +9,7 @@
 // the first process, whose ID is "", ends all others.
 //
 //	waiting ──Prepare──> prepared ──Run──> running ──> ended
+//	            └── its command can't be executed ──> refused ──Run──> ended
 //
 // Locks: Keeper.mu guards the table of processes, process.mu the fields of one process, attachment.mu the backlog of one
 // attachment. They are taken in that order, and nothing blocks while one is held.

@@ -16,6 +16,7 @@ type state int
 const (
 	waiting  state = iota // it has not been made
 	starting              // somebody makes it
+	refused               // its command can't be executed, which run will tell
 	prepared              // it waits at its command
 	running
 	ended // also one that has never run
@@ -96,11 +97,18 @@ func (p *process) prepareInTurn() error {
 	}
 	r, err := p.desc.Start()
 	if err != nil {
+		p.err = err
+		var se *executor.StartError
 		p.mu.Lock()
 		p.startErr = err
+		waits := errors.As(err, &se) && !p.killed
+		if waits {
+			p.state = refused
+		}
 		p.mu.Unlock()
-		p.err = err
-		p.end()
+		if !waits {
+			p.end()
+		}
 		return err
 	}
 	p.mu.Lock()
@@ -124,6 +132,7 @@ func (p *process) run() error {
 	p.turn <- struct{}{}
 	defer func() { <-p.turn }()
 	if err := p.prepareInTurn(); err != nil {
+		p.endIf(refused)
 		return err
 	}
 	p.mu.Lock()
@@ -220,15 +229,23 @@ func (p *process) end() {
 
 // abandon ends a process that waits, as the first has ended. One that runs ends by itself.
 func (p *process) abandon() {
+	p.endIf(waiting)
+	p.endIf(refused)
+}
+
+// endIf ends the process if it is in the state from, in which it is nobody's but ours.
+func (p *process) endIf(from state) {
 	p.mu.Lock()
-	waits := p.state == waiting
-	if waits {
-		p.state = starting // nobody else makes it
-		p.startErr = executor.ErrNotRunning
+	is := p.state == from
+	if is {
+		p.state = starting // nobody else makes it, or ends it
+		if p.startErr == nil {
+			p.startErr = executor.ErrNotRunning
+		}
+		p.err = p.startErr
 	}
 	p.mu.Unlock()
-	if waits {
-		p.err = executor.ErrNotRunning
+	if is {
 		p.end()
 	}
 }

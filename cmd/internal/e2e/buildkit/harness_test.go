@@ -26,7 +26,9 @@ type daemon struct {
 	t     *testing.T
 	root  string
 	bases string
+	flags []string
 	cmd   *exec.Cmd
+	log   bytes.Buffer // what it says; read once it has ended
 	c     *client.Client
 	debug *http.Client // asks for profiles; nil unless observed
 }
@@ -46,31 +48,19 @@ func start(t *testing.T, flags ...string) *daemon {
 		t.Fatal(err)
 	}
 	d := &daemon{t: t, root: filepath.Join(dir, "r"), bases: bases}
-	addr := "unix://" + filepath.Join(dir, "s")
-	d.cmd = exec.Command(filepath.Join(bin, "boxbuildd"), append([]string{"--root", d.root, "--addr", addr}, flags...)...)
-	var log bytes.Buffer
-	d.cmd.Stdout, d.cmd.Stderr = &log, &log
-	if err := d.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	d.flags = flags
+	d.launch()
 	t.Cleanup(func() {
 		d.stop()
 		if t.Failed() {
-			t.Logf("the daemon said:\n%s", log.String())
+			t.Logf("the daemon said:\n%s", d.log.String())
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	for { // the client itself tries once a second
-		conn, err := net.Dial("unix", filepath.Join(dir, "s"))
-		if err == nil {
-			_ = conn.Close()
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	if d.c, err = client.New(context.Background(), addr); err != nil {
+	d.answers()
+	if d.c, err = client.New(context.Background(), d.addr()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.c.Close() })
@@ -78,6 +68,29 @@ func start(t *testing.T, flags ...string) *daemon {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// launch starts the program.
+func (d *daemon) launch() {
+	d.t.Helper()
+	args := append([]string{"--root", d.root, "--addr", d.addr()}, d.flags...)
+	d.cmd = exec.Command(filepath.Join(os.Getenv("BOXBUILD_BIN"), "boxbuildd"), args...)
+	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
+	if err := d.cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// answers waits until the daemon does.
+func (d *daemon) answers() {
+	for { // the client itself tries once a second
+		conn, err := net.Dial("unix", strings.TrimPrefix(d.addr(), "unix://"))
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // stop ends the daemon, and checks that nothing of it is left.

@@ -85,16 +85,23 @@ func (d *daemon) state() state {
 		d.t.Fatal(err)
 	}
 	s.mounts = strings.Count(string(mounts), d.root)
+	s.drafts = drafts(d.root)
+	return s
+}
+
+// drafts are the files in a root that somebody writes, or has left.
+func drafts(root string) []string {
+	var out []string
 	for _, pattern := range []string{
 		"snapshots/new-*", "blobs/ingest/*", "blobs/partial/*", "received/new/*", "git/tmp/*", "tmp/*",
 	} {
-		found, err := filepath.Glob(filepath.Join(d.root, pattern))
+		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
-			d.t.Fatal(err)
+			panic(err) // the pattern is wrong
 		}
-		s.drafts = append(s.drafts, found...)
+		out = append(out, found...)
 	}
-	return s
+	return out
 }
 
 // slack is how many of one kind may be more than before, since pools fill up as they like; networks is how many of these

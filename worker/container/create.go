@@ -124,16 +124,19 @@ func (cr *creation) findImage(ctx context.Context, p *ocispec.Platform) error {
 	if ref == "" {
 		return nil // docker allows it: an empty root
 	}
+	if p != nil && p.OS == "" {
+		p = nil
+	}
 	img, err := cr.m.deps.Images.Get(ref, p)
+	if _, other := cr.m.deps.Images.Get(ref, nil); p != nil && other == nil && (errors.Is(err, image.ErrNotFound) || !platforms.Only(*p).Match(img.Platform)) {
+		return worker.NotFoundf("image with reference %s was found but does not provide the specified platform (%s)",
+			ref, platforms.FormatAll(*p))
+	}
 	switch {
 	case errors.Is(err, image.ErrNotFound):
 		return noImage(ref)
 	case err != nil:
 		return err
-	}
-	if p != nil && p.OS != "" && !platforms.Only(*p).Match(img.Platform) {
-		return worker.NotFoundf("image with reference %s was found but its platform (%s) does not match the specified platform (%s)",
-			ref, platforms.FormatAll(img.Platform), platforms.FormatAll(*p))
 	}
 	if own := cr.m.deps.Platform; p == nil && !platforms.Only(own).Match(img.Platform) {
 		cr.warnings = append(cr.warnings, fmt.Sprintf("The requested image's platform (%s) does not match the detected host platform (%s) "+

@@ -111,7 +111,7 @@ func (s *Service) others(img *image.Image, named reference.Named) (*image.Update
 // removeFrom takes img away from a name that others have too, and deletes it if it has no other one.
 func (s *Service) removeFrom(img *image.Image, left *image.Update, opt worker.RemoveOptions) ([]worker.Removed, error) {
 	if len(img.Names) == 1 && !opt.Force {
-		if err := s.lastName(img, left.Names[0]); err != nil {
+		if err := s.lastName(img, image.Familiar(left.Names[0])); err != nil {
 			return nil, err
 		}
 	}
@@ -160,10 +160,10 @@ func (s *Service) users(id digest.Digest) []worker.ImageUser {
 func short(id string) string { return id[:min(12, len(id))] }
 
 // lastName returns an error if the image would lose its last name while containers use it.
-func (s *Service) lastName(img *image.Image, name string) error {
+func (s *Service) lastName(img *image.Image, ref string) error {
 	if u := s.users(img.ID); len(u) > 0 {
 		return conflictf("remove repository reference %q (must force) - container %s is using its referenced image %s",
-			image.Familiar(name), short(u[0].Container), short(img.ID.Encoded()))
+			ref, short(u[0].Container), short(img.ID.Encoded()))
 	}
 	return nil
 }
@@ -196,7 +196,7 @@ func (s *Service) removeName(img *image.Image, named reference.Named, opt worker
 	}
 	name := reference.TagNameOnly(named).String()
 	if len(img.Names) == 1 && !opt.Force {
-		if err := s.lastName(img, name); err != nil {
+		if err := s.lastName(img, reference.FamiliarString(named)); err != nil {
 			return nil, err
 		}
 	}

@@ -1,0 +1,177 @@
+package container
+
+import (
+	"bytes"
+	"io"
+	"testing"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/boxbuild/boxbuild/executor"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+var all = executor.Streams{Stdin: true, Stdout: true, Stderr: true}
+
+// readAll returns what comes out of an attachment, without frames.
+func readAll(t *testing.T, r io.Reader) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := demultiplex(r, &b); err != io.EOF { //nolint:errorlint // exactly that
+		t.Errorf("reading: %v", err)
+	}
+	return b.String()
+}
+
+// Who attaches before the start gets everything, and what he writes before arrives.
+func TestAttachBefore(t *testing.T) {
+	f := newFixture(t)
+	req := request("cat")
+	req.OpenStdin, req.StdinOnce = true, true
+	id := f.create(req)
+	conn, err := f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: all})
+	f.must(err)
+	defer conn.Close()
+	written := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(conn, "in")
+		if err == nil {
+			err = conn.CloseWrite()
+		}
+		written <- err
+	}()
+	f.must(f.Start(t.Context(), id))
+	f.must(<-written)
+	if got := readAll(t, conn); got != "in" {
+		t.Errorf("got %q", got)
+	}
+	f.await(id)
+}
+
+// An attachment to what never starts, or is removed, ends; and one that is closed before is forgotten.
+func TestAttachNever(t *testing.T) {
+	f := newFixture(t)
+	for _, end := range []func(id string){
+		func(id string) { f.want(f.Start(t.Context(), id), "no such file or directory") },
+		func(id string) { f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{})) },
+	} {
+		id := f.create(request("/no/such/file"))
+		conn, err := f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: all})
+		f.must(err)
+		closed, err := f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: all})
+		f.must(err)
+		f.must(closed.Close())
+		if _, err := closed.Write([]byte("x")); err == nil {
+			t.Error("wrote to a closed attachment")
+		}
+		if id != "" {
+			end(id)
+		}
+		if got := readAll(t, conn); got != "" {
+			t.Errorf("got %q", got)
+		}
+		f.must(conn.Close())
+	}
+}
+
+// What was said before comes first, if asked for; without a stream that is all.
+func TestAttachLogs(t *testing.T) {
+	f := newFixture(t)
+	id := f.run(request("both"))
+	f.await(id)
+	conn, err := f.Attach(t.Context(), id, worker.AttachOptions{Logs: true, Streams: executor.Streams{Stdout: true}})
+	f.must(err)
+	if got := readAll(t, conn); got != "out\n" {
+		t.Errorf("got %q", got)
+	}
+	f.must(conn.Close())
+
+	id = f.run(request("sleep"))
+	waitSaid(f, id, "ready\n")
+	conn, err = f.Attach(t.Context(), id, worker.AttachOptions{Logs: true, Stream: true, Streams: all})
+	f.must(err)
+	f.must(f.Kill(t.Context(), id, ""))
+	if got := readAll(t, conn); got != "ready\n" {
+		t.Errorf("got %q", got)
+	}
+	f.must(conn.Close())
+}
+
+// waitSaid follows the log until it has a text.
+func waitSaid(f *fixture, id, text string) {
+	f.Helper()
+	var b bytes.Buffer
+	done := io.EOF
+	err := f.Logs(f.Context(), id, worker.LogsOptions{Stdout: true, Stderr: true, Tail: -1, Follow: true}, writerFunc(func(p []byte) (int, error) {
+		b.Write(p[8:])
+		if b.String() == text {
+			return 0, done
+		}
+		return len(p), nil
+	}))
+	if err != done { //nolint:errorlint // exactly that
+		f.Fatalf("following: %v, after %q", err, &b)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// An exec has streams, an end and an exit code of its own, can be started once, and is refused where nothing runs.
+func TestExec(t *testing.T) {
+	f := newFixture(t)
+	ctx := t.Context()
+	id := f.run(request("sleep"))
+	exec, err := f.ExecCreate(ctx, id, &container.ExecCreateRequest{
+		Cmd: []string{"env"}, Env: []string{"A=b"}, User: "1:2", WorkingDir: "/etc", AttachStdout: true,
+	})
+	f.must(err)
+	conn, err := f.ExecStart(ctx, exec, &container.ExecStartRequest{}, executor.Streams{Stdout: true})
+	f.must(err)
+	if got := readAll(t, conn); !bytes.Contains([]byte(got), []byte("A=b\n")) || !bytes.Contains([]byte(got), []byte("PATH=")) {
+		t.Errorf("got %q", got)
+	}
+	conn.Close()
+	f.want(second(f.ExecStart(ctx, exec, &container.ExecStartRequest{}, executor.Streams{})), "exec command")
+	for {
+		in, err := f.ExecInspect(ctx, exec)
+		f.must(err)
+		if !in.Running {
+			if *in.ExitCode != 0 || in.ContainerID != id || in.ProcessConfig.Entrypoint != "env" || in.ProcessConfig.User != "1:2" {
+				t.Errorf("exec is %+v", in)
+			}
+			break
+		}
+	}
+	missing, err := f.ExecCreate(ctx, id, &container.ExecCreateRequest{Cmd: []string{"/no/such"}})
+	f.must(err)
+	f.want(second(f.ExecStart(ctx, missing, &container.ExecStartRequest{}, executor.Streams{})), "no such file or directory")
+	if in, err := f.ExecInspect(ctx, missing); err != nil || in.ExitCode == nil || *in.ExitCode != 127 {
+		t.Errorf("exec is %+v, %v", in, err)
+	}
+	f.want(second(f.ExecInspect(ctx, "nothing")), "No such exec instance: nothing")
+	f.must(f.Pause(ctx, id))
+	f.want(second(f.ExecCreate(ctx, id, &container.ExecCreateRequest{Cmd: []string{"x"}})), "is paused, unpause the container before exec")
+	f.must(f.Unpause(ctx, id))
+
+	// It ends with its container, and is known until that is removed.
+	long, err := f.ExecCreate(ctx, id, &container.ExecCreateRequest{Cmd: []string{"sleep"}})
+	f.must(err)
+	_, err = f.ExecStart(ctx, long, &container.ExecStartRequest{Detach: true}, executor.Streams{})
+	f.must(err)
+	in, err := f.Inspect(ctx, id, false)
+	f.must(err)
+	if len(in.ExecIDs) != 1 || in.ExecIDs[0] != long {
+		t.Errorf("execs are %v, want %s", in.ExecIDs, long)
+	}
+	f.must(f.Kill(ctx, id, ""))
+	if in, err := f.ExecInspect(ctx, long); err != nil || in.Running || *in.ExitCode != 137 {
+		t.Errorf("exec is %+v, %v", in, err)
+	}
+	f.want(second(f.ExecCreate(ctx, id, &container.ExecCreateRequest{Cmd: []string{"x"}})), "is not running")
+	f.must(f.Remove(ctx, id, worker.RemoveContainerOptions{}))
+	f.want(second(f.ExecInspect(ctx, long)), "No such exec instance")
+}
+
+func second[T any](_ T, err error) error { return err }

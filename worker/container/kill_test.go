@@ -1,0 +1,205 @@
+package container
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// A daemon that is killed in any state, and the next one: containers run on, states are right, exit codes are known.
+func TestKilled(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(f *fixture, id string) // from created on
+		then func(f *fixture, id string) // while there is no daemon
+		want string
+	}{
+		{"created", nil, nil, "created 0"},
+		{"running", func(f *fixture, id string) { f.must(f.Start(f.Context(), id)) }, nil, "running 0"},
+		{"paused", func(f *fixture, id string) {
+			f.must(f.Start(f.Context(), id))
+			f.must(f.Pause(f.Context(), id))
+		}, nil, "paused 0"},
+		{"unpaused", func(f *fixture, id string) {
+			f.must(f.Start(f.Context(), id))
+			f.must(f.Pause(f.Context(), id))
+			f.must(f.Unpause(f.Context(), id))
+		}, nil, "running 0"},
+		{"stopped", func(f *fixture, id string) {
+			f.must(f.Start(f.Context(), id))
+			f.must(f.Stop(f.Context(), id, worker.StopOptions{}))
+		}, nil, "exited 143"},
+		{"run again", func(f *fixture, id string) {
+			f.must(f.Start(f.Context(), id))
+			f.must(f.Stop(f.Context(), id, worker.StopOptions{}))
+			f.must(f.Start(f.Context(), id))
+		}, nil, "running 0"},
+		{"broken", func(f *fixture, id string) {
+			f.must(f.Start(f.Context(), id))
+			f.written(id)
+		}, func(f *fixture, id string) {
+			f.host.Break(f.Manager.dir(id))
+		}, "exited 255"},
+		{"removed", func(f *fixture, id string) {
+			f.must(f.Remove(f.Context(), id, worker.RemoveContainerOptions{}))
+		}, nil, "No such container"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFixture(t)
+			id := f.create(request("sleep"))
+			if tt.do != nil {
+				tt.do(f, id)
+			}
+			if tt.then != nil {
+				f.Manager.end(errClosing) // nobody looks on any more
+				tt.then(f, id)
+			}
+			f.kill()
+			if got := f.state(id); !strings.HasPrefix(got, tt.want) {
+				t.Fatalf("state is %s, want %s", got, tt.want)
+			}
+			if strings.HasPrefix(tt.want, "No such") {
+				f.empty()
+				return
+			}
+			// It obeys, and can be removed.
+			if strings.HasPrefix(tt.want, "exited") || strings.HasPrefix(tt.want, "created") {
+				f.must(f.Start(t.Context(), id))
+			}
+			f.must(f.Stop(t.Context(), id, worker.StopOptions{}))
+			f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{}))
+			f.empty()
+		})
+	}
+}
+
+// written waits until what has become of a container is on the disk.
+func (f *fixture) written(id string) {
+	f.Helper()
+	c, err := f.find(id)
+	f.must(err)
+	f.must(c.save(func(*record) {}))
+}
+
+// What ends while there is no daemon is known to the next one, and goes if it is to remove itself.
+func TestEndedMeanwhile(t *testing.T) {
+	for _, auto := range []bool{false, true} {
+		f := newFixture(t)
+		req := request("cat")
+		req.OpenStdin, req.HostConfig.AutoRemove = true, auto
+		id := f.run(req)
+		conn, err := f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: all})
+		f.must(err)
+		f.Manager.end(errClosing)
+		f.must(conn.CloseWrite()) // it ends
+		buf := make([]byte, 1)
+		if _, err := conn.Read(buf); err == nil {
+			t.Error("it has said something")
+		}
+		c, err := f.find(id)
+		f.must(err)
+		if _, err := c.box.Wait(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		f.kill()
+		want := "exited 0"
+		if auto {
+			want = "No such container: " + id
+		}
+		if got := f.state(id); got != want {
+			t.Errorf("auto-remove %v: state is %s, want %s", auto, got, want)
+		}
+		if !auto {
+			f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{}))
+		}
+		f.empty()
+	}
+}
+
+// Random requests with kills between: what a user was told stays true, and in the end nothing is left.
+func TestRandomKills(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	f := newFixture(t)
+	ctx := t.Context()
+	states := make(map[string]string) // what is known of each container
+	n := 0
+	for range 150 {
+		names := make([]string, 0, len(states))
+		for name := range states {
+			names = append(names, name)
+		}
+		if len(names) == 0 || rnd.IntN(6) == 0 {
+			n++
+			req := request("sleep")
+			req.Name = fmt.Sprintf("c%d", n)
+			if rnd.IntN(3) == 0 {
+				req.HostConfig.RestartPolicy.Name = container.RestartPolicyUnlessStopped
+			}
+			f.create(req)
+			states[req.Name] = "created"
+			continue
+		}
+		name := names[rnd.IntN(len(names))]
+		switch rnd.IntN(7) {
+		case 0, 1:
+			if err := f.Start(ctx, name); err == nil {
+				states[name] = "running"
+			}
+		case 2:
+			if err := f.Stop(ctx, name, worker.StopOptions{}); err == nil {
+				states[name] = "exited"
+			}
+		case 3:
+			if err := f.Pause(ctx, name); err == nil {
+				states[name] = "paused"
+			}
+		case 4:
+			if err := f.Unpause(ctx, name); err == nil {
+				states[name] = "running"
+			}
+		case 5:
+			f.must(f.Remove(ctx, name, worker.RemoveContainerOptions{Force: true}))
+			delete(states, name)
+		case 6:
+			f.kill()
+		}
+		list, err := f.List(ctx, worker.ListContainersOptions{All: true})
+		f.must(err)
+		if len(list) != len(states) {
+			t.Fatalf("%d containers, want %d", len(list), len(states))
+		}
+		for _, s := range list {
+			if want := states[s.Names[0][1:]]; string(s.State) != want {
+				t.Fatalf("%s is %s, want %s", s.Names[0], s.State, want)
+			}
+		}
+	}
+	for name := range states {
+		f.must(f.Remove(ctx, name, worker.RemoveContainerOptions{Force: true}))
+	}
+	f.empty()
+}
+
+// A directory without a container is swept, and a container whose directory is lost gets another.
+func TestSweep(t *testing.T) {
+	f := newFixture(t)
+	id := f.create(request("sleep"))
+	f.must(os.RemoveAll(f.Manager.dir(id)))
+	f.must(os.MkdirAll(f.deps.Dir+"/nobody/x", 0o755))
+	f.kill()
+	if _, err := os.Stat(f.deps.Dir + "/nobody"); err == nil {
+		t.Error("a directory of nobody's is left")
+	}
+	f.must(f.Start(t.Context(), id))
+	f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
+	f.empty()
+}

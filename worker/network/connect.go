@@ -166,10 +166,13 @@ func (sb *sandbox) nextInterface() string {
 func (s *Service) reroute(sb *sandbox, ns *link.Namespace) error {
 	s.mu.Lock()
 	gateway := s.gatewayLocked(sb)
-	publications := s.publicationsLocked(sb)
+	publications, to, lease := s.publicationsLocked(sb), s.serveAddrLocked(sb), sb.lease
 	s.mu.Unlock()
 	if gateway == nil {
 		return nil
+	}
+	if lease != nil {
+		lease.Serve(to)
 	}
 	s.mu.Lock()
 	n := s.networks[gateway.Network]

@@ -124,6 +124,9 @@ func (s *Service) Create(ctx context.Context, req *network.CreateRequest) (*netw
 		return nil, err
 	}
 	defer leave()
+	if err := s.checkCreate(req); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	taken := s.byName(req.Name) != nil
 	s.mu.Unlock()
@@ -188,9 +191,6 @@ func (s *Service) withConfigFrom(req *network.CreateRequest) (*network.CreateReq
 
 // newRecord checks a request, and completes it.
 func (s *Service) newRecord(req *network.CreateRequest) (*record, error) {
-	if err := s.checkCreate(req); err != nil {
-		return nil, err
-	}
 	rec := &record{Network: network.Network{
 		ID: newID(), Name: req.Name, Created: s.now().UTC(), Scope: "local", Driver: driverBridge,
 		EnableIPv4: req.EnableIPv4 == nil || *req.EnableIPv4, EnableIPv6: req.EnableIPv6 != nil && *req.EnableIPv6,

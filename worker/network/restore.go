@@ -64,13 +64,16 @@ func (s *Service) mend(sb *sandbox, ns *link.Namespace) error {
 			continue
 		}
 		s.mu.Lock()
-		n := s.networks[ep.Network]
+		n, bridge := s.networks[ep.Network], 0
+		if n != nil {
+			bridge = n.bridge
+		}
 		s.mu.Unlock()
 		if n == nil {
 			continue
 		}
 		if ep.Veth != "" && s.host.Has(ep.Veth) {
-			if err := s.host.Plug(ep.Veth, n.bridge, !n.option(optICC)); err != nil {
+			if err := s.host.Plug(ep.Veth, bridge, !n.option(optICC)); err != nil {
 				return err
 			}
 			continue

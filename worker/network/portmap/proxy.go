@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,30 +24,41 @@ const (
 
 // proxies carry connections.
 type proxies struct {
-	stop context.CancelFunc
+	stop context.CancelFunc // nil until Serve is called
+	to   atomic.Value       // a netip.Addr
 	work sync.WaitGroup
 
 	mu    sync.Mutex
 	conns map[io.Closer]bool // guarded by mu; nil once closed
 }
 
-// Serve carries what comes to the sockets to the container at ip. It is called once at most.
+// Serve carries what comes to the sockets to the container at ip. Called again, it leads new connections elsewhere.
 func (l *Lease) Serve(ip netip.Addr) {
-	ctx, stop := context.WithCancel(context.Background())
 	p := &l.proxies
-	p.stop, p.conns = stop, make(map[io.Closer]bool)
+	p.to.Store(ip)
+	if p.stop != nil {
+		return
+	}
+	var ctx context.Context
+	ctx, p.stop = context.WithCancel(context.Background())
+	p.conns = make(map[io.Closer]bool)
 	for i, s := range l.sockets {
 		if i == maxProxied {
 			return
 		}
-		to := netip.AddrPortFrom(ip, s.binding.Container.Num()).String()
+		port := s.binding.Container.Num()
 		switch c := s.Closer.(type) {
 		case net.Listener:
-			p.work.Go(func() { p.serveTCP(ctx, c, to) })
+			p.work.Go(func() { p.serveTCP(ctx, c, port) })
 		case net.PacketConn:
-			p.work.Go(func() { p.serveUDP(ctx, c, to) })
+			p.work.Go(func() { p.serveUDP(ctx, c, port) })
 		}
 	}
+}
+
+// target is where connections lead now.
+func (p *proxies) target(port uint16) string {
+	return netip.AddrPortFrom(p.to.Load().(netip.Addr), port).String()
 }
 
 func (p *proxies) close() {
@@ -83,12 +95,12 @@ func (p *proxies) drop(c io.Closer) {
 	c.Close()
 }
 
-func (p *proxies) serveTCP(ctx context.Context, ln net.Listener, to string) {
+func (p *proxies) serveTCP(ctx context.Context, ln net.Listener, port uint16) {
 	for wait := time.Millisecond; ; {
 		c, err := ln.Accept()
 		if err == nil {
 			wait = time.Millisecond
-			p.work.Go(func() { p.carryTCP(ctx, c.(*net.TCPConn), to) })
+			p.work.Go(func() { p.carryTCP(ctx, c.(*net.TCPConn), p.target(port)) })
 			continue
 		}
 		// Closed, or out of descriptors for a while.
@@ -136,7 +148,7 @@ func (p *proxies) carryTCP(ctx context.Context, client *net.TCPConn, to string) 
 }
 
 // serveUDP gives every client a socket of its own towards the container, by which answers find their way.
-func (p *proxies) serveUDP(ctx context.Context, pc net.PacketConn, to string) {
+func (p *proxies) serveUDP(ctx context.Context, pc net.PacketConn, port uint16) {
 	var mu sync.Mutex
 	clients := make(map[string]net.Conn) // guarded by mu
 	buf := make([]byte, 65536)
@@ -156,7 +168,7 @@ func (p *proxies) serveUDP(ctx context.Context, pc net.PacketConn, to string) {
 				continue
 			}
 			var d net.Dialer
-			if c, err = d.DialContext(ctx, "udp", to); err != nil {
+			if c, err = d.DialContext(ctx, "udp", p.target(port)); err != nil {
 				continue
 			}
 			if !p.add(c) {

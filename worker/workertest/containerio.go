@@ -41,14 +41,14 @@ func fakeEndpoints(c *ctr) map[string]*network.EndpointSettings {
 
 // Top implements worker.Containers.
 func (cs *Containers) Top(_ context.Context, ref string, args []string) (*container.TopResponse, error) {
-	c, err := cs.find(ref)
+	_, p, err := cs.find(ref)
 	if err != nil {
 		return nil, err
 	}
-	if !c.main.is(running) {
+	if !p.is(running) {
 		return nil, worker.Conflictf("container %s is not running", ref)
 	}
-	return &container.TopResponse{Titles: []string{"PID", "CMD"}, Processes: [][]string{{"4711", strings.Join(c.main.args, " ") + " # " + strings.Join(args, " ")}}}, nil
+	return &container.TopResponse{Titles: []string{"PID", "CMD"}, Processes: [][]string{{"4711", strings.Join(p.args, " ") + " # " + strings.Join(args, " ")}}}, nil
 }
 
 // Stats implements worker.Containers: each sample has used more than the last.
@@ -85,23 +85,22 @@ func (cs *Containers) Changes(_ context.Context, ref string) ([]container.Filesy
 
 // Attach implements worker.Containers.
 func (cs *Containers) Attach(_ context.Context, ref string, opt worker.AttachOptions) (executor.Attachment, error) {
-	c, err := cs.find(ref)
+	_, p, err := cs.find(ref)
 	if err != nil {
 		return nil, err
 	}
-	return c.main.attach(opt.Streams, opt.Logs, opt.Stream), nil
+	return p.attach(opt.Streams, opt.Logs, opt.Stream), nil
 }
 
 // Logs implements worker.Containers.
 func (cs *Containers) Logs(ctx context.Context, ref string, opt worker.LogsOptions, w io.Writer) error {
-	c, err := cs.find(ref)
+	c, p, err := cs.find(ref)
 	if err != nil {
 		return err
 	}
 	if h := c.req.HostConfig; h != nil && h.LogConfig.Type == "none" {
 		return worker.Errorf(errdefs.ErrNotImplemented, "configured logging driver does not support reading")
 	}
-	p := c.main
 	var follow *attachment
 	if opt.Follow {
 		follow = p.attach(executor.Streams{Stdout: opt.Stdout, Stderr: opt.Stderr}, false, true)
@@ -139,11 +138,11 @@ func (cs *Containers) Logs(ctx context.Context, ref string, opt worker.LogsOptio
 
 // Resize implements worker.Containers.
 func (cs *Containers) Resize(_ context.Context, ref string, rows, cols uint16) error {
-	c, err := cs.find(ref)
+	_, p, err := cs.find(ref)
 	if err != nil {
 		return err
 	}
-	return c.main.resize(rows, cols)
+	return p.resize(rows, cols)
 }
 
 func (p *process) resize(rows, cols uint16) error {
@@ -283,7 +282,7 @@ func writeTar(w io.Writer, files map[string]string) error {
 
 // CopyTo implements worker.Containers.
 func (cs *Containers) CopyTo(_ context.Context, ref, dir string, r io.Reader, _ worker.CopyToOptions) error {
-	c, err := cs.find(ref)
+	c, _, err := cs.find(ref)
 	if err != nil {
 		return err
 	}
@@ -307,7 +306,7 @@ func (cs *Containers) CopyTo(_ context.Context, ref, dir string, r io.Reader, _ 
 
 // Export implements worker.Containers.
 func (cs *Containers) Export(_ context.Context, ref string, w io.Writer) error {
-	c, err := cs.find(ref)
+	c, _, err := cs.find(ref)
 	if err != nil {
 		return err
 	}
@@ -322,7 +321,7 @@ func (cs *Containers) Export(_ context.Context, ref string, w io.Writer) error {
 
 // Commit implements worker.Containers.
 func (cs *Containers) Commit(ctx context.Context, ref string, opt worker.CommitOptions) (string, error) {
-	c, err := cs.find(ref)
+	c, _, err := cs.find(ref)
 	if err != nil {
 		return "", err
 	}

@@ -61,7 +61,9 @@ func (cs *Containers) publish(c *ctr, action events.Action, more ...string) {
 	if cs.Events == nil {
 		return
 	}
+	cs.mu.Lock()
 	attrs := map[string]string{"name": c.name, "image": c.req.Image}
+	cs.mu.Unlock()
 	for k, v := range c.req.Labels {
 		attrs[k] = v
 	}
@@ -93,10 +95,15 @@ func (cs *Containers) findLocked(ref string) (*ctr, error) {
 	return nil, worker.Invalidf("multiple IDs found with provided prefix: %s", ref)
 }
 
-func (cs *Containers) find(ref string) (*ctr, error) {
+// find finds a container with the process that it has now.
+func (cs *Containers) find(ref string) (*ctr, *process, error) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return cs.findLocked(ref)
+	c, err := cs.findLocked(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, c.main, nil
 }
 
 // Create implements worker.Containers.
@@ -178,11 +185,11 @@ func (cs *Containers) ended(c *ctr, p *process) {
 
 // Stop implements worker.Containers.
 func (cs *Containers) Stop(ctx context.Context, ref string, opt worker.StopOptions) error {
-	c, err := cs.find(ref)
+	c, p, err := cs.find(ref)
 	if err != nil {
 		return err
 	}
-	if !c.main.is(running) {
+	if !p.is(running) {
 		return errNotModified
 	}
 	signal := opt.Signal
@@ -193,7 +200,7 @@ func (cs *Containers) Stop(ctx context.Context, ref string, opt worker.StopOptio
 		return err
 	}
 	select {
-	case <-c.main.ended:
+	case <-p.ended:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -203,11 +210,11 @@ func (cs *Containers) Stop(ctx context.Context, ref string, opt worker.StopOptio
 
 // Restart implements worker.Containers.
 func (cs *Containers) Restart(ctx context.Context, ref string, opt worker.StopOptions) error {
-	c, err := cs.find(ref)
+	c, p, err := cs.find(ref)
 	if err != nil {
 		return err
 	}
-	if c.main.is(running) {
+	if p.is(running) {
 		if err := cs.Stop(ctx, ref, opt); err != nil {
 			return err
 		}
@@ -221,11 +228,11 @@ func (cs *Containers) Restart(ctx context.Context, ref string, opt worker.StopOp
 
 // Kill implements worker.Containers: every signal ends the process but SIGWINCH.
 func (cs *Containers) Kill(_ context.Context, ref, signal string) error {
-	c, err := cs.find(ref)
+	c, p, err := cs.find(ref)
 	if err != nil {
 		return err
 	}
-	if !c.main.is(running) {
+	if !p.is(running) {
 		return worker.Conflictf("cannot kill container: %s: container %s is not running", ref, c.id)
 	}
 	code, ok := map[string]int{"": 137, "KILL": 137, "9": 137, "TERM": 143, "15": 143, "INT": 130, "WINCH": 0, "HUP": 129}[strings.TrimPrefix(signal, "SIG")]
@@ -234,7 +241,7 @@ func (cs *Containers) Kill(_ context.Context, ref, signal string) error {
 	}
 	cs.publish(c, events.ActionKill, "signal", signal)
 	if code != 0 {
-		c.main.kill(code)
+		p.kill(code)
 	}
 	return nil
 }
@@ -315,18 +322,18 @@ func (cs *Containers) Wait(_ context.Context, ref string, cond container.WaitCon
 
 // Remove implements worker.Containers.
 func (cs *Containers) Remove(ctx context.Context, ref string, opt worker.RemoveContainerOptions) error {
-	c, err := cs.find(ref)
+	c, p, err := cs.find(ref)
 	if err != nil {
 		return err
 	}
-	if c.main.is(running) {
+	if p.is(running) {
 		if !opt.Force {
 			return worker.Conflictf("cannot remove container %q: container is running: stop the container before removing or force remove", "/"+c.name)
 		}
 		if err := cs.Kill(ctx, c.id, "KILL"); err != nil {
 			return err
 		}
-		<-c.main.ended
+		<-p.ended
 	}
 	cs.mu.Lock()
 	was := len(cs.list)
@@ -334,7 +341,7 @@ func (cs *Containers) Remove(ctx context.Context, ref string, opt worker.RemoveC
 	removed := len(cs.list) < was
 	waiters := c.waiters
 	c.waiters = nil
-	code := c.main.code
+	code := p.code
 	cs.mu.Unlock()
 	if !removed {
 		return worker.NotFoundf("No such container: %s", ref)

@@ -78,7 +78,6 @@ func (s *Server) execStart(ctx context.Context, c *call) error {
 			text = frame(stdoutFrame, text)
 		}
 		_, _ = conn.Write(text) // the client may be gone
-		return conn.Close()
 	}
 	var keys []byte
 	if tty {
@@ -86,7 +85,7 @@ func (s *Server) execStart(ctx context.Context, c *call) error {
 			keys = defaultKeys
 		}
 	}
-	if att == nil {
+	if startErr != nil || att == nil {
 		att = ended{}
 	}
 	s.join(ctx, conn, att, keys)

@@ -94,42 +94,53 @@ func (f *follower) run(ctx context.Context) error {
 
 // catchUp reads what has been written, in the file at hand and in those that have come after it.
 func (f *follower) catchUp(ctx context.Context) error {
-	for {
-		// Whether it has been rotated is looked at first: what is in it then is all.
-		next, err := f.next()
-		if err != nil {
-			return err
-		}
-		if f.file != nil {
-			if err := f.readOn(ctx); err != nil {
-				if next != nil {
-					next.Close()
-				}
-				return err
-			}
-		}
-		if next == nil {
-			return nil
-		}
-		f.close()
-		f.file, f.at = next, 0
+	// Whether it has been rotated is looked at first: what is in it then is all.
+	newer, err := f.newer()
+	defer func() { closeAll(newer) }()
+	if err == nil && f.file != nil {
+		err = f.readOn(ctx)
 	}
+	for len(newer) > 0 && err == nil {
+		f.close()
+		s := newer[0]
+		newer = newer[1:]
+		f.file = s.f
+		f.at, err = f.reader.file(ctx, s)
+	}
+	return err
 }
 
-// next returns the file that is written to, if that is another one than before.
-func (f *follower) next() (*os.File, error) {
-	next, err := os.Open(f.opt.Path)
+// newer opens the files that have come after the one at hand, the oldest first.
+func (f *follower) newer() ([]*source, error) {
+	if now, err := os.Stat(f.opt.Path); err == nil && f.file != nil {
+		if fi, err := f.file.Stat(); err == nil && os.SameFile(now, fi) {
+			return nil, nil
+		}
+	}
+	all, err := f.open()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("following a log: %w", err)
+		return all, fmt.Errorf("following a log: %w", err)
 	}
-	if f.file != nil && same(f.file, next) {
-		next.Close()
-		return nil, nil
+	for i := len(all) - 1; i >= 0 && f.file != nil; i-- {
+		if same(f.file, all[i].f) || all[i].gzip && !f.begins(all[i]) {
+			closeAll(all[:i+1])
+			return all[i+1:], nil
+		}
 	}
-	return next, nil
+	return all, nil
+}
+
+// begins says whether a compressed file begins after what was read last: the file at hand, compressed, does not.
+func (f *follower) begins(s *source) bool {
+	in, err := s.reader()
+	if err != nil {
+		return false
+	}
+	m, _, err := f.format.next(in)
+	return err == nil && m.At.After(f.last)
 }
 
 func (f *follower) readOn(ctx context.Context) error {

@@ -91,6 +91,7 @@ type reader struct {
 	opt    Options
 	fn     func(*Message) error
 	format format
+	last   time.Time // of the last entry that was read
 }
 
 // A source is a file of the log.
@@ -103,11 +104,7 @@ type source struct {
 
 func (r *reader) read(ctx context.Context, watch *watcher) error {
 	sources, err := r.open()
-	defer func() {
-		for _, s := range sources {
-			s.f.Close()
-		}
-	}()
+	defer func() { closeAll(sources) }()
 	if err != nil {
 		return err
 	}
@@ -138,9 +135,36 @@ func (r *reader) read(ctx context.Context, watch *watcher) error {
 	return f.run(ctx)
 }
 
-// open opens the files, the oldest first. One that is rotated meanwhile is met again under its next name; to begin with the
-// newest makes sure that none is missed, and inodes tell which are the same.
+// openTries bounds how often the files are opened anew because they were rotated meanwhile.
+const openTries = 100
+
+// open opens the files, the oldest first.
 func (r *reader) open() (sources []*source, err error) {
+	for try := 1; ; try++ {
+		if sources, err = r.openOnce(); err != nil || len(sources) == 0 {
+			return sources, err
+		}
+		now, err := os.Open(r.opt.Path)
+		if err != nil {
+			return sources, nil //nolint:nilerr // there is a new one every moment
+		}
+		still := same(now, sources[len(sources)-1].f)
+		now.Close()
+		if still || try == openTries {
+			return sources, nil
+		}
+		closeAll(sources)
+	}
+}
+
+func closeAll(sources []*source) {
+	for _, s := range sources {
+		s.f.Close()
+	}
+}
+
+// openOnce opens what is there. The newest comes first, so that one which is rotated meanwhile is met twice and not missed.
+func (r *reader) openOnce() (sources []*source, err error) {
 	for i := 0; ; i++ {
 		name := r.opt.Path
 		if i > 0 {
@@ -255,6 +279,7 @@ func (r *reader) file(ctx context.Context, s *source) (at int64, err error) {
 			return at, fmt.Errorf("reading a log: %w", err)
 		}
 		at += int64(n)
+		r.last = m.At
 		if s.drop > 0 {
 			s.drop--
 			continue

@@ -16,7 +16,6 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	out := &output{to: a.stdout}
 	a.stdout = out.asFile()
-	root.SetOut(a.stdout)
 	err := root.ExecuteContext(ctx)
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("writing the output: %w", out.err)
@@ -51,11 +50,11 @@ func (a *app) root() *cobra.Command {
 		CompletionOptions:     cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetIn(a.stdin)
-	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetVersionTemplate("boxbuild version {{.Version}}\n")
 	root.SetUsageTemplate(usageTemplate)
-	root.SetHelpTemplate("{{.UsageString}}")
+	// Help is output. All else that cobra prints, such as that a flag is deprecated, is for people: it goes where errors do.
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { fmt.Fprint(a.stdout, cmd.UsageString()) })
 	root.SetHelpCommand(&cobra.Command{Use: "help", Hidden: true, RunE: func(cmd *cobra.Command, args []string) error {
 		found, rest, err := root.Find(args)
 		if err != nil || len(rest) > 0 {

@@ -165,7 +165,8 @@ func (a *app) startAttached(ctx context.Context, t *task, sigProxy bool) error {
 		stopStreaming()
 		<-streamed
 		if t.removed {
-			_, _ = exitCode(ended) // it is gone before its name is used again
+			// The daemon does so too; this way it is gone when its name is used again.
+			_, _ = a.api.ContainerRemove(context.WithoutCancel(ctx), t.id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 		}
 		return err
 	}

@@ -109,7 +109,7 @@ func setUp(env *testscript.Env) error {
 		go func() { served <- web.Serve(httpConns) }()
 		env.Defer(func() {
 			server.Stop()
-			_ = api.Close()
+			api.Close()
 			_ = web.Close()
 			for range 2 {
 				if err := <-served; err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {

@@ -69,12 +69,13 @@ func newID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// loadNetworks reads the records, and makes those of the networks that are always there.
+// loadNetworks reads the records, and makes those of the networks that are always there. Nothing is written, which takes
+// time when a daemon starts, unless something is new.
 func (s *Service) loadNetworks() error {
-	err := s.opts.DB.Update(func(tx *bbolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(bucket)
-		if err != nil {
-			return err
+	err := s.opts.DB.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucket)
+		if b == nil {
+			return nil
 		}
 		return b.ForEach(func(id, raw []byte) error {
 			var rec record
@@ -92,16 +93,25 @@ func (s *Service) loadNetworks() error {
 	if err != nil {
 		return err
 	}
+	var changed []*record
 	for _, driver := range [][2]string{{nameBridge, driverBridge}, {nameHost, driverHost}, {nameNone, driverNone}} {
-		if err := s.predefine(driver[0], driver[1]); err != nil {
+		rec, err := s.predefine(driver[0], driver[1])
+		if err != nil {
 			return err
 		}
+		if rec != nil {
+			changed = append(changed, rec)
+		}
 	}
-	return nil
+	if len(changed) == 0 {
+		return nil
+	}
+	return s.store(changed...)
 }
 
-// predefine sees to it that there is a network that is always there, as the options have it.
-func (s *Service) predefine(name, driver string) error {
+// predefine sees to it that there is a network that is always there, as the options have it, and returns its record if that
+// is not the one that is stored.
+func (s *Service) predefine(name, driver string) (*record, error) {
 	rec := record{Network: network.Network{
 		Name: name, Driver: driver, Scope: "local", Created: s.now().UTC(), EnableIPv4: true,
 		IPAM: network.IPAM{Driver: "default"}, Options: map[string]string{}, Labels: map[string]string{},
@@ -114,18 +124,18 @@ func (s *Service) predefine(name, driver string) error {
 	}
 	if driver == driverBridge {
 		if err := s.defaultBridge(&rec, old); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	n, err := newNetw(rec)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.networks[rec.ID] = n
 	if old != nil && sameJSON(old.record, rec) {
-		return nil
+		return nil, nil
 	}
-	return s.store(&rec)
+	return &rec, nil
 }
 
 func sameJSON(a, b any) bool {
@@ -187,13 +197,23 @@ func (s *Service) usedPrefixes() ([]netip.Prefix, error) {
 	return used, nil
 }
 
-func (s *Service) store(rec *record) error {
-	raw, err := json.Marshal(rec)
-	if err == nil {
-		err = s.opts.DB.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(rec.ID), raw) })
-	}
+// store writes records, all or none of them.
+func (s *Service) store(list ...*record) error {
+	err := s.opts.DB.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucket)
+		for _, rec := range list {
+			var raw []byte
+			if err == nil {
+				raw, err = json.Marshal(rec)
+			}
+			if err == nil {
+				err = b.Put([]byte(rec.ID), raw)
+			}
+		}
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("storing network %s: %w", rec.Name, err)
+		return fmt.Errorf("storing network %s: %w", list[0].Name, err)
 	}
 	return nil
 }

@@ -91,10 +91,11 @@ func Open(db *bbolt.DB, dir string, ev worker.Events) (*Service, error) {
 	if err := os.MkdirAll(dir, 0o701); err != nil {
 		return nil, fmt.Errorf("opening the volumes: %w", err)
 	}
-	err := db.Update(func(tx *bbolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(bucket)
-		if err != nil {
-			return err
+	// Nothing is written: that is synced, for which a daemon that starts would wait.
+	err := db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucket)
+		if b == nil {
+			return nil
 		}
 		return b.ForEach(func(name, raw []byte) error {
 			v := newVol()
@@ -235,7 +236,13 @@ func (s *Service) make(name string, v *vol, rec record) error {
 	if err == nil {
 		var raw []byte
 		if raw, err = json.Marshal(rec); err == nil {
-			err = s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(name), raw) })
+			err = s.db.Update(func(tx *bbolt.Tx) error {
+				b, err := tx.CreateBucketIfNotExists(bucket)
+				if err != nil {
+					return err
+				}
+				return b.Put([]byte(name), raw)
+			})
 		}
 	}
 	if err != nil {

@@ -59,6 +59,8 @@ type BuildRequest struct {
 	Begun func()
 	// Warnings are about the request itself: each is reported as one of the build's.
 	Warnings []solver.Warning
+	// Missing are warnings about what the result will not have. They are reported if there is one.
+	Missing []solver.Warning
 	// Policy is applied to every source before it is pinned; nil allows all.
 	Policy SourcePolicy
 	// AskRegistries says that tags mean what their registries say now, whatever was pulled before, and that images which are

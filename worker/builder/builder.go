@@ -109,10 +109,13 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 		}
 		return &worker.BuildResult{Report: doc}, nil
 	}
-	em.remark(req.Warnings)
+	em.remark(stepReading, req.Warnings)
 	out, err := use.Translate(ctx, &fr, env)
 	if err != nil {
 		return nil, err
+	}
+	if hasResult(out) {
+		em.remark(stepMissing, req.Missing)
 	}
 	env.settle(out)
 	if err := b.admit(out.Targets(), grants); err != nil {

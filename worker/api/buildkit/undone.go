@@ -41,33 +41,23 @@ func (b *build) undone(req *worker.BuildRequest) error {
 	if b.in.GetProxyNetwork() {
 		return &frontend.UsageError{Message: "the request asks for a network with a proxy only, which this daemon does not have"}
 	}
-	for _, w := range Undone(b.in.GetFrontendAttrs()) {
-		warn("%s", w)
-	}
-	return nil
-}
-
-// Undone says which of what frontend attributes ask for this daemon does not do.
-func Undone(in map[string]string) []string {
-	var out []string
-	parsed, err := attrs.Parse(in)
-	if err != nil {
-		return nil // which the frontend tells
-	}
-	if parsed.Call != frontend.Build || parsed.Describe {
-		return nil // nothing is made that anything could be attested of
+	parsed, err := attrs.Parse(b.in.GetFrontendAttrs())
+	if err != nil || parsed.Call != frontend.Build || parsed.Describe {
+		return nil //nolint:nilerr // which the frontend tells
 	}
 	for _, kind := range slices.Sorted(maps.Keys(parsed.Attestations)) {
 		if kind == "provenance" && parsed.Attestations[kind]["disabled"] == "true" {
 			continue
 		}
-		out = append(out, fmt.Sprintf("no %s attestation was made: this daemon does not make attestations", kind))
+		req.Missing = append(req.Missing, solver.Warning{
+			Short: fmt.Sprintf("no %s attestation was made: this daemon does not make attestations", kind),
+		})
 	}
 	for _, e := range parsed.CacheImports {
-		out = append(out, fmt.Sprintf("no cache was imported from %s: this daemon uses its own cache only",
-			named(&controlapi.CacheOptionsEntry{Type: e.Type, Attrs: e.Attrs})))
+		warn("no cache was imported from %s: this daemon uses its own cache only",
+			named(&controlapi.CacheOptionsEntry{Type: e.Type, Attrs: e.Attrs}))
 	}
-	return out
+	return nil
 }
 
 // named is a cache as a user knows it. Attributes that may be secret are not shown.

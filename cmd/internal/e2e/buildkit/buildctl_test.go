@@ -1,6 +1,8 @@
 package buildkit
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
 
 // buildctl returns the directory of buildctl. It is built once a machine, and kept with the user's caches.
@@ -42,23 +46,56 @@ func buildctl(t *testing.T) string {
 	return dir
 }
 
-// TestBuildctl runs the scripts, each with a daemon of its own at BUILDKIT_HOST whose store has busybox.
+// TestBuildctl runs the scripts of buildctl.
 func TestBuildctl(t *testing.T) {
+	needed(t)
+	scripts(t, "testdata/script", buildctl(t), nil)
+}
+
+// needed skips a test that has not got what its daemons need.
+func needed(t *testing.T) {
+	t.Helper()
 	if os.Getuid() != 0 || os.Getenv("BOXBUILD_BIN") == "" || os.Getenv("BOXBUILD_BASES") == "" {
 		t.Skip("needs root, BOXBUILD_BIN and BOXBUILD_BASES; `make test` sets them")
 	}
-	dir := buildctl(t)
+}
+
+// scripts runs the scripts in dir, each with a daemon of its own at BUILDKIT_HOST whose store has busybox, and with
+// registries of its own: at REGISTRY, and at PRIVATE for those who log in with the file in LOGIN. The client is in the
+// directory bin; more, if it is not nil, prepares it.
+func scripts(t *testing.T, dir, bin string, more func(*testscript.Env) error) {
+	t.Helper()
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			// Scripts run at once, so their daemons end with the test that has them all.
 			d := start(t)
 			d.load()
 			env.Setenv("BUILDKIT_HOST", d.addr())
+			env.Setenv("BOXBUILD_ADDR", d.addr())
+			env.Setenv("BASES", d.bases)
 			env.Setenv("HOME", env.WorkDir)
-			env.Setenv("PATH", dir+":"+env.Getenv("PATH"))
-			return nil
+			env.Setenv("PATH", strings.Join([]string{bin, os.Getenv("BOXBUILD_BIN"), env.Getenv("PATH")}, ":"))
+			private := registrytest.New(registrytest.Behaviour{})
+			private.Auth = &registrytest.Auth{Basic: map[string]string{"ann": "secret"}}
+			host := registrytest.Start(t, private)
+			env.Setenv("REGISTRY", registrytest.Start(t, registrytest.New(registrytest.Behaviour{})))
+			env.Setenv("PRIVATE", host)
+			env.Setenv("LOGIN", filepath.Join(env.WorkDir, ".login"))
+			config, err := json.Marshal(map[string]any{"auths": map[string]any{
+				host: map[string]any{"auth": base64.StdEncoding.EncodeToString([]byte("ann:secret"))},
+			}})
+			if err == nil {
+				err = os.Mkdir(env.Getenv("LOGIN"), 0o700)
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(env.Getenv("LOGIN"), "config.json"), config, 0o600)
+			}
+			if err == nil && more != nil {
+				err = more(env)
+			}
+			return err
 		},
 	})
 }

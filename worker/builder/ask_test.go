@@ -48,7 +48,7 @@ func TestAskRegistries(t *testing.T) {
 		t.Errorf("the base image is shown as %s, want its index: %s", got, want)
 	}
 	r.registry.Forget()
-	if _, rec, err = r.build(text, asking); err != nil || len(r.exec.Started()) != 1 {
+	if _, _, err = r.build(text, asking); err != nil || len(r.exec.Started()) != 1 {
 		t.Errorf("the same again ran %d processes in all, want 1: %v", len(r.exec.Started()), err)
 	}
 	if n, heads := len(r.registry.Requests()), r.registry.Count(http.MethodHead, registrytest.Manifest); n != 1 || heads != 1 {

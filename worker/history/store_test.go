@@ -207,6 +207,24 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// A request that is larger than what is kept in memory of a log is recorded like any other, and its build runs.
+func TestLargeRequest(t *testing.T) {
+	s := open(t, Options{})
+	large := strings.Repeat("x", 2*flushSize)
+	ran := false
+	b := s.Wrap(script(func(context.Context, *worker.BuildRequest, func(solver.Event)) (*worker.BuildResult, error) {
+		ran = true
+		return &worker.BuildResult{}, nil
+	}))
+	req := &worker.BuildRequest{ID: "large", Origin: worker.Origin{Attrs: map[string]string{"filename": large}}}
+	if _, err := b.Build(t.Context(), req, func(solver.Event) {}); err != nil || !ran {
+		t.Errorf("the build ran: %v, %v", ran, err)
+	}
+	if rec, err := s.Get("large"); err != nil || rec.Origin.Attrs["filename"] != large {
+		t.Errorf("the record is not whole: %v", err)
+	}
+}
+
 // A build is known when it says that it has begun.
 func TestBegun(t *testing.T) {
 	s := open(t, Options{})

@@ -81,7 +81,6 @@ func (s *Store) begin(ctx context.Context, req *worker.BuildRequest) (*entry, *r
 	}
 	e := s.newEntry(rec)
 	r := newRecorder(s, newJournal())
-	r.document(head{kind: kindRecord, time: rec.Created}, rec)
 	e.live = r
 	s.mu.Lock()
 	old := s.entries[req.ID]
@@ -98,6 +97,8 @@ func (s *Store) begin(ctx context.Context, req *worker.BuildRequest) (*entry, *r
 			s.opt.Log.Warn("a build cannot be recorded", "build", req.ID, "error", err)
 		}
 	}()
+	// A large record is written at once, for which the file has to be on its way.
+	r.document(head{kind: kindRecord, time: rec.Created}, rec)
 	return e, r, nil
 }
 

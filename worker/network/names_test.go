@@ -205,6 +205,10 @@ func TestIsolation(t *testing.T) {
 // A network with IPv6 gives addresses of both families, and published ports lead to the one of the packet's.
 func TestIPv6(t *testing.T) {
 	w := newWorld(t)
+	peer := nettest.NewPeer(t, "peer-six", netip.MustParsePrefix("2001:db8:7::/64"))
+	if err := peer.Do(func() error { nettest.ServeTCP(t, "[::]:80"); return nil }); err != nil {
+		t.Fatal(err)
+	}
 	yes := true
 	w.create(&network.CreateRequest{Name: "dual", EnableIPv6: &yes})
 	r, o := request("web", on("dual"), publish("18140:80")), request("other", on("dual"))
@@ -216,10 +220,18 @@ func TestIPv6(t *testing.T) {
 	}
 	six := w.Settings(o.ID).Networks["dual"].GlobalIPv6Address.String()
 	within(t, otherPath, func() {
+		expect(t, "tcp", "["+peer.Addr.String()+"]:80", peer.Host.String())
 		expect(t, "tcp", "["+e.GlobalIPv6Address.String()+"]:80", six)
 		expect(t, "tcp", "["+e.IPv6Gateway.String()+"]:18140", e.IPv6Gateway.String())
 	})
 	expect(t, "tcp", "["+e.IPv6Gateway.String()+"]:18140", e.IPv6Gateway.String())
+	if err := peer.Do(func() error {
+		expect(t, "tcp", "["+peer.Host.String()+"]:18140", peer.Addr.String())
+		expect(t, "tcp", "["+e.GlobalIPv6Address.String()+"]:80", "")
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	expect(t, "tcp", "[::1]:18140", e.Gateway.String())
 	expect(t, "tcp", "127.0.0.1:18140", e.Gateway.String())
 	if got, _ := lookup(t, otherPath, "udp", "web", dns.TypeAAAA); !slices.Equal(got, []string{e.GlobalIPv6Address.String()}) {

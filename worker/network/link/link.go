@@ -263,3 +263,34 @@ func (h *Host) Taken(bridge string, subnets []netip.Prefix) (bool, error) {
 	}
 	return false, nil
 }
+
+// EnableForwarding6 makes the host hand on IPv6 packets between interfaces. A host that does so takes no routes from its
+// own routers any more unless it is told to, which it is where it did. It is left so: others may rely on it by now.
+func EnableForwarding6() error {
+	const conf = "/proc/sys/net/ipv6/conf/"
+	if on(conf + "all/forwarding") {
+		return nil
+	}
+	entries, err := os.ReadDir(conf)
+	if err != nil {
+		return fmt.Errorf("enabling IPv6 forwarding: %w", err)
+	}
+	for _, e := range entries {
+		if file := conf + e.Name() + "/accept_ra"; on(file) {
+			// An interface that has gone has no file.
+			if err := os.WriteFile(file, []byte("2"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("enabling IPv6 forwarding: %w", err)
+			}
+		}
+	}
+	if err := os.WriteFile(conf+"all/forwarding", []byte("1"), 0); err != nil {
+		return fmt.Errorf("enabling IPv6 forwarding: %w", err)
+	}
+	return nil
+}
+
+// on says whether a setting is 1.
+func on(file string) bool {
+	data, err := os.ReadFile(file)
+	return err == nil && strings.TrimSpace(string(data)) == "1"
+}

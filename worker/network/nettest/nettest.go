@@ -102,7 +102,9 @@ func NewPeer(t testing.TB, name string, subnet netip.Prefix) *Peer {
 	v.PeerName, v.PeerNamespace = "eth0", netlink.NsFd(int(p.file.Fd()))
 	must(netlink.LinkAdd(v))
 	t.Cleanup(func() { _ = netlink.LinkDel(v) })
-	must(netlink.AddrAdd(v, &netlink.Addr{IPNet: &net.IPNet{IP: p.Host.AsSlice(), Mask: net.CIDRMask(subnet.Bits(), p.Host.BitLen())}}))
+	must(netlink.AddrAdd(v, &netlink.Addr{
+		IPNet: &net.IPNet{IP: p.Host.AsSlice(), Mask: net.CIDRMask(subnet.Bits(), p.Host.BitLen())}, Flags: unix.IFA_F_NODAD,
+	}))
 	must(p.Do(func() error {
 		for _, dev := range []string{"lo", "eth0"} {
 			l, err := netlink.LinkByName(dev)
@@ -111,7 +113,7 @@ func NewPeer(t testing.TB, name string, subnet netip.Prefix) *Peer {
 			}
 			if dev == "eth0" {
 				ip := &net.IPNet{IP: p.Addr.AsSlice(), Mask: net.CIDRMask(subnet.Bits(), p.Addr.BitLen())}
-				if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ip}); err != nil {
+				if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ip, Flags: unix.IFA_F_NODAD}); err != nil {
 					return err
 				}
 			}

@@ -35,8 +35,16 @@ type world struct {
 	events     *eventlog.Log
 }
 
-// serve serves the fakes; change may change the options.
-func serve(t *testing.T, change ...func(*Options)) *world {
+// serveFuzz returns a Server on the fakes without a socket.
+func serveFuzz(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	t.Cleanup(w.Close)
+	return w
+}
+
+// newWorld puts a Server on the fakes; change may change the options.
+func newWorld(t *testing.T, change ...func(*Options)) *world {
 	t.Helper()
 	w := &world{t: t, images: &workertest.Images{}, events: &eventlog.Log{}, addr: filepath.Join(t.TempDir(), "s")}
 	w.containers = &workertest.Containers{Images: w.images, Events: w.events}
@@ -51,6 +59,13 @@ func serve(t *testing.T, change ...func(*Options)) *world {
 		f(&opt)
 	}
 	w.Server = New(opt)
+	return w
+}
+
+// serve serves the fakes at a socket.
+func serve(t *testing.T, change ...func(*Options)) *world {
+	t.Helper()
+	w := newWorld(t, change...)
 	l, err := net.Listen("unix", w.addr)
 	if err != nil {
 		t.Fatal(err)

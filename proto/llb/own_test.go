@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -396,4 +397,49 @@ func TestPins(t *testing.T) {
 			t.Errorf("%s: %d sources are pinned, want %d", tt.name, n, tt.roots)
 		}
 	}
+}
+
+// TestSession checks that sources which name no session are said to be of the one that is given, that those which name one
+// keep it, and that what was decoded is left as it came.
+func TestSession(t *testing.T) {
+	for name, tt := range map[string]struct {
+		op   solver.Op
+		attr string
+	}{
+		"directory": {&op.Local{Name: "context"}, pb.AttrLocalSessionID},
+		"layout":    {&op.OCILayout{Ref: "docker.io/library/a:1", Store: "s", Digest: digest.FromString("x")}, pb.AttrOCILayoutSessionID},
+	} {
+		own := &solver.Input{Vertex: solver.NewVertex(tt.op, nil, solver.Meta{})}
+		if got := attrOf(t, own, Options{Session: "mine"}, tt.attr); got != "mine" {
+			t.Errorf("%s of nobody: session %q", name, got)
+		}
+		if got := attrOf(t, own, Options{}, tt.attr); got != "" {
+			t.Errorf("%s, and no session given: session %q", name, got)
+		}
+	}
+	named := &solver.Input{Vertex: solver.NewVertex(&op.Local{Name: "context", Session: "theirs"}, nil, solver.Meta{})}
+	if got := attrOf(t, named, Options{Session: "mine"}, pb.AttrLocalSessionID); got != "theirs" {
+		t.Errorf("a directory of another: session %q", got)
+	}
+	g, err := Decode(definition(t, source("local://context", "local.unique", "x")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := attrOf(t, g.Root, Options{Session: "mine"}, pb.AttrLocalSessionID); got != "" {
+		t.Errorf("a directory that was decoded: session %q", got)
+	}
+}
+
+// attrOf is an attribute of the one source that in is.
+func attrOf(t *testing.T, in *solver.Input, opt Options, name string) string {
+	t.Helper()
+	def, err := Encode(in, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var written pb.Op
+	if err := proto.Unmarshal(def.Def[0], &written); err != nil {
+		t.Fatal(err)
+	}
+	return written.GetSource().GetAttrs()[name]
 }

@@ -70,8 +70,6 @@ func run(args []string) (int, error) {
 			return 1, err
 		}
 		return 0, nil
-	case len(args) > 1 && args[0] == "--":
-		return reap(args[1:])
 	}
 	return 2, fmt.Errorf("bad arguments\n%s", usage)
 }

@@ -166,6 +166,23 @@ func (t Tree) LimitsSwap(parent string) bool {
 	return err == nil
 }
 
+// Weighs says whether the use of block devices can be weighed below the cgroup parent: it depends on their scheduler.
+func (t Tree) Weighs(parent string) bool {
+	files := []string{"blkio/blkio.weight", "blkio/blkio.bfq.weight"}
+	if t.unified {
+		files = []string{parent + "/io.weight", parent + "/io.bfq.weight"}
+	} else {
+		// The root of the hierarchy may lack what its cgroups have.
+		files = append(files, "blkio"+parent+"/blkio.weight", "blkio"+parent+"/blkio.bfq.weight")
+	}
+	for _, f := range files {
+		if _, err := os.Stat(filepath.Join(t.root, f)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // writeFile writes to a file of a cgroup, which must exist, in one write.
 func writeFile(name, content string) error {
 	f, err := os.OpenFile(name, os.O_WRONLY, 0)

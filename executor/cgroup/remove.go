@@ -37,7 +37,7 @@ func (t Tree) Remove(cgroup string) error {
 	return nil
 }
 
-// Sweep removes those cgroups right below parent that have no processes and no cgroups.
+// Sweep removes those cgroups right below parent that have no processes and no cgroups, and then parent if it has none.
 func (t Tree) Sweep(parent string) {
 	roots := []string{filepath.Join(t.root, parent)}
 	if !t.unified {
@@ -57,6 +57,7 @@ func (t Tree) Sweep(parent string) {
 				_ = unix.Rmdir(filepath.Join(root, e.Name())) // fails with EBUSY where something is
 			}
 		}
+		_ = unix.Rmdir(root)
 	}
 }
 

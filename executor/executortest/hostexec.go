@@ -40,7 +40,7 @@ func testHostExec(t *testing.T, s *hostSuite) {
 	if _, err := io.WriteString(a, "in"); err != nil {
 		t.Fatal(err)
 	}
-	a.CloseWrite()
+	closeWrite(t, a)
 	waitFor(t, c, "cat")
 	a.check(t, "in", "")
 	if err := c.Signal(t.Context(), "", 0); err != nil {

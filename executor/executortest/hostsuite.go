@@ -113,6 +113,13 @@ func attach(t *testing.T, c executor.Container, id string) *attached {
 	return a
 }
 
+func closeWrite(t *testing.T, a executor.Attachment) {
+	t.Helper()
+	if err := a.CloseWrite(); err != nil {
+		t.Error(err)
+	}
+}
+
 // demultiplex reads Docker's frames.
 func (a *attached) demultiplex() error {
 	head := make([]byte, 8)
@@ -238,7 +245,7 @@ func testHostDetach(t *testing.T, s *hostSuite) {
 	if _, err := io.WriteString(second, "more\n"); err != nil {
 		t.Fatal(err)
 	}
-	second.CloseWrite()
+	closeWrite(t, second)
 	waitFor(t, c, "")
 	second.check(t, "more\n", "")
 }
@@ -379,7 +386,7 @@ func testHostOpen(t *testing.T, s *hostSuite) {
 	}
 	b := attach(t, other, "cat")
 	run(t, other, "cat")
-	b.CloseWrite()
+	closeWrite(t, b)
 	waitFor(t, other, "cat")
 	if err := other.Signal(t.Context(), "", syscall.SIGTERM); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ func (h *Host) Create(ctx context.Context, dir string, spec *executor.Spec, opt 
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	spec, err = prepareSpec(spec)
+	spec, err = h.prepareSpec(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func isGone(err error) bool {
 
 // prepareSpec returns spec as a container has it: mounts are private unless it says otherwise, and block devices are known
 // by their numbers.
-func prepareSpec(spec *executor.Spec) (*executor.Spec, error) {
+func (h *Host) prepareSpec(spec *executor.Spec) (*executor.Spec, error) {
 	out := *spec
 	out.Mounts = append([]executor.Mount(nil), spec.Mounts...)
 	for i := range out.Mounts {
@@ -109,7 +109,7 @@ func prepareSpec(spec *executor.Spec) (*executor.Spec, error) {
 			m.Propagation = "rprivate"
 		}
 	}
-	l, err := numberedLimits(&spec.Limits)
+	l, err := h.numberedLimits(&spec.Limits)
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +117,17 @@ func prepareSpec(spec *executor.Spec) (*executor.Spec, error) {
 	return &out, nil
 }
 
-// numberedLimits looks up the numbers of block devices.
-func numberedLimits(l *executor.Limits) (*executor.Limits, error) {
+// numberedLimits looks up the numbers of block devices, and whether they can be weighed.
+func (h *Host) numberedLimits(l *executor.Limits) (*executor.Limits, error) {
 	out := *l
+	weighed := l.BlkioWeight > 0
+	for i := range l.Blkio {
+		weighed = weighed || l.Blkio[i].Weight > 0
+	}
+	// A weight out of range is refused as such, where all limits are checked.
+	if weighed && !h.cgroups.Weighs(h.opts.CgroupParent) {
+		return nil, errors.New("weight of block devices: this machine's kernel, or the scheduler of its devices, has none")
+	}
 	out.Blkio = append([]executor.BlkioLimit(nil), l.Blkio...)
 	for i := range out.Blkio {
 		d := &out.Blkio[i]

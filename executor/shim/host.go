@@ -65,6 +65,7 @@ func NewHost(ctx context.Context, opts Options) (*Host, error) {
 		return nil, context.Cause(ctx)
 	}
 	cgroups := cgroup.At(cgroup.Root)
+	cgroups.Sweep(opts.CgroupParent)
 	if err := cgroups.Delegate(opts.CgroupParent, "io"); err != nil {
 		return nil, err
 	}
@@ -76,7 +77,6 @@ func NewHost(ctx context.Context, opts Options) (*Host, error) {
 		opts: opts, binary: binary, cgroups: cgroups, filters: make(map[string]*filterCode), watched: make(map[*os.File]bool),
 		network: executor.NetworkPath,
 	}
-	cgroups.Sweep(opts.CgroupParent)
 	h.stock()
 	return h, nil
 }
@@ -339,6 +339,7 @@ func (h *Host) Close() error {
 	h.mu.Unlock()
 	wire.CloseAll(files)
 	h.work.Wait()
+	h.cgroups.Sweep(h.opts.CgroupParent)
 	return h.binary.Close()
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,17 @@ type hosted struct {
 	conn   *keeperConn
 	cgroup string // empty if there is none, as the command can't be executed
 	trace  map[string]int64
+	work   sync.WaitGroup
+
+	mu    sync.Mutex
+	waits map[string]*awaited // guarded by mu; for each process that somebody waits for
+}
+
+// An awaited is a Wait that the keeper has been asked for, for however many want to know.
+type awaited struct {
+	done chan struct{} // closed when exit and err are set
+	exit executor.Exit
+	err  error
 }
 
 // do makes a call that has no answer but an error. The end of the connection is a GoneError.
@@ -88,7 +100,7 @@ func (c *hosted) Run(ctx context.Context, id string) error {
 
 // Signal implements executor.Container.
 func (c *hosted) Signal(ctx context.Context, id string, sig syscall.Signal) error {
-	return c.do(ctx, &wire.Call{Op: wire.Signal, Proc: id, Signal: sig})
+	return c.do(ctx, &wire.Call{Op: wire.Send, Proc: id, Signal: sig})
 }
 
 // Resize implements executor.Container.
@@ -96,16 +108,45 @@ func (c *hosted) Resize(ctx context.Context, id string, rows, cols uint16) error
 	return c.do(ctx, &wire.Call{Op: wire.Resize, Proc: id, Rows: rows, Cols: cols})
 }
 
-// Wait implements executor.Container.
+// Wait implements executor.Container. The keeper is asked once: who gives up waiting leaves nothing behind there.
 func (c *hosted) Wait(ctx context.Context, id string) (executor.Exit, error) {
-	a, err := c.ask(ctx, &wire.Call{Op: wire.Wait, Proc: id})
-	if err != nil {
-		return executor.Exit{}, err
+	if err := ctx.Err(); err != nil {
+		return executor.Exit{}, context.Cause(ctx)
 	}
-	if a.Exit == nil {
-		return executor.Exit{}, errors.New("waiting for a process: the keeper does not say how it ended")
+	c.mu.Lock()
+	w := c.waits[id]
+	if w == nil {
+		w = &awaited{done: make(chan struct{})}
+		if c.waits == nil {
+			c.waits = make(map[string]*awaited)
+		}
+		c.waits[id] = w
+		c.work.Go(func() { c.await(id, w) })
 	}
-	return *a.Exit, nil
+	c.mu.Unlock()
+	select {
+	case <-w.done:
+		return w.exit, w.err
+	case <-ctx.Done():
+		return executor.Exit{}, context.Cause(ctx)
+	}
+}
+
+// await asks the keeper. It ends with the connection at the latest.
+func (c *hosted) await(id string, w *awaited) {
+	a, err := c.ask(context.Background(), &wire.Call{Op: wire.Wait, Proc: id})
+	switch {
+	case err != nil:
+		w.err = err
+	case a.Exit == nil:
+		w.err = errors.New("waiting for a process: the keeper does not say how it ended")
+	default:
+		w.exit = *a.Exit
+	}
+	c.mu.Lock()
+	delete(c.waits, id) // the ID may be used again
+	c.mu.Unlock()
+	close(w.done)
 }
 
 // Pid implements executor.Container.
@@ -145,7 +186,7 @@ func (c *hosted) Resume(ctx context.Context) error { return c.do(ctx, &wire.Call
 
 // Update implements executor.Container.
 func (c *hosted) Update(ctx context.Context, l executor.Limits) error {
-	out, err := numberedLimits(&l)
+	out, err := c.h.numberedLimits(&l)
 	if err != nil {
 		return err
 	}
@@ -169,6 +210,7 @@ func (c *hosted) Delete(ctx context.Context) error {
 		return err
 	}
 	c.conn.close()
+	c.work.Wait()
 	c.h.clearAway(c.dir)
 	return nil
 }
@@ -176,5 +218,6 @@ func (c *hosted) Delete(ctx context.Context) error {
 // Close implements executor.Container.
 func (c *hosted) Close() error {
 	c.conn.close()
+	c.work.Wait()
 	return nil
 }

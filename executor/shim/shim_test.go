@@ -114,7 +114,7 @@ func (l testLog) Write(p []byte) (int, error) {
 
 // applets are the commands of busybox that tests use.
 const applets = "sh cat ls echo id grep sleep true false head dd stat readlink mount umount mkdir ln rm mv ps kill tty " +
-	"stty nslookup ifconfig wget env pwd touch chown chmod sort tr wc seq hostname mknod test find nc ulimit setsid"
+	"stty nslookup ifconfig wget env pwd touch chown chmod sort tr wc seq hostname mknod test find nc ulimit setsid df"
 
 // newRoot makes a root file system with busybox, and opens it.
 func newRoot(t testing.TB) (*os.File, string) {

@@ -20,7 +20,7 @@ type Conn interface {
 	Open() bool
 }
 
-// An attachment gets what a process says. What it has not read yet is kept, up to maxBacklog; then it holds up the process
+// An attachment gets what a process says. What it has not read yet is kept, up to twice maxBacklog; then it holds up the process
 // until it has read some, or has read nothing for Options.Stall: from then on it loses what does not fit.
 type attachment struct {
 	p       *process
@@ -28,7 +28,7 @@ type attachment struct {
 	conn    Conn
 	stall   time.Duration
 	more    chan struct{} // a token when there is something to do for the writer
-	less    chan struct{} // a token when something has been read
+	less    chan struct{} // a token when something has been read, or has left the backlog to be read
 	closed  chan struct{} // closed when nothing is written any more
 
 	mu       sync.Mutex
@@ -152,6 +152,9 @@ func (a *attachment) write() {
 		if finished && last == nil {
 			last = time.AfterFunc(a.stall, func() { a.conn.Close() })
 			defer last.Stop()
+		}
+		if len(b) > 0 {
+			token(a.less) // there is room
 		}
 		for len(b) > 0 {
 			n, err := a.conn.Write(b[:min(len(b), chunkSize)])

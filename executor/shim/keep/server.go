@@ -132,7 +132,7 @@ func (s *Server) Answer(ctx context.Context, c *wire.Call, files []*os.File) (a 
 		err = s.attach(c, files)
 	case wire.Run:
 		err = s.k.Run(c.Proc)
-	case wire.Signal:
+	case wire.Send:
 		err = s.k.Signal(c.Proc, c.Signal)
 	case wire.Resize:
 		err = s.k.Resize(c.Proc, c.Rows, c.Cols)

@@ -3,7 +3,6 @@ package logfile
 import (
 	"encoding/json"
 	"fmt"
-	"time"
 	"unicode/utf8"
 )
 
@@ -35,7 +34,7 @@ func appendJSON(b []byte, e *entry, attrs []byte) []byte {
 	b = append(b, '"')
 	b = append(b, attrs...)
 	b = append(b, `,"time":"`...)
-	b = e.at.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = append(b, e.stamp...)
 	return append(b, "\"}\n"...)
 }
 

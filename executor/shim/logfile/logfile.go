@@ -40,7 +40,9 @@ type Writer struct {
 	parts   [3]part
 	pressed chan struct{} // closed when the compression under way has ended; nil without one
 	now     func() time.Time
-	err     error // the first that could not be told otherwise
+	stamp   []byte    // stamped, as text
+	stamped time.Time // all lines of one write have the same time
+	err     error     // the first that could not be told otherwise
 }
 
 // A part is the beginning of a line, of a stream.
@@ -56,8 +58,9 @@ type entry struct {
 	stream  string
 	text    []byte
 	at      time.Time
-	partial bool // no newline came behind the text
-	number  int  // of the part, from 0
+	stamp   []byte // at, in RFC 3339
+	partial bool   // no newline came behind the text
+	number  int    // of the part, from 0
 	id      string
 }
 
@@ -139,7 +142,10 @@ func (w *Writer) line(stream int, text []byte, partial bool) {
 	if partial && s.number == 0 {
 		s.id = strconv.FormatInt(s.at.UnixNano(), 36)
 	}
-	e := entry{stream: streams[stream], text: text, at: s.at, partial: partial, number: s.number, id: s.id}
+	if s.at != w.stamped {
+		w.stamped, w.stamp = s.at, s.at.UTC().AppendFormat(w.stamp[:0], time.RFC3339Nano)
+	}
+	e := entry{stream: streams[stream], text: text, at: s.at, stamp: w.stamp, partial: partial, number: s.number, id: s.id}
 	before := len(w.out)
 	w.out = w.encode(w.out, &e)
 	if w.opts.MaxSize > 0 && w.size+int64(before) >= w.opts.MaxSize {

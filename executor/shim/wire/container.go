@@ -11,27 +11,31 @@ import (
 	"github.com/boxbuild/boxbuild/executor"
 )
 
-// The operations of a keeper, besides Signal. Each Call has one Answer. A daemon may talk to a keeper that an older one has
+// A Verb is what a Call asks for.
+type Verb string
+
+// The operations of a keeper. Each Call has one Answer. A daemon may talk to a keeper that an older one has
 // started: fields and operations are only added, and an unknown operation is an error of that call.
 const (
-	Warm   Op = "warm"   // to a keeper that has no container yet: get ready for one like most
-	Create Op = "create" // the first call but Warm: make the container
-	Add    Op = "add"    // add a process
-	Attach Op = "attach" // connect the descriptor that comes along
-	Run    Op = "run"
-	Resize Op = "resize"
-	Wait   Op = "wait"
-	List   Op = "list" // of processes
-	Pause  Op = "pause"
-	Resume Op = "resume"
-	Update Op = "update"
-	Stats  Op = "stats"
-	Delete Op = "delete"
+	Warm   Verb = "warm"   // to a keeper that has no container yet: get ready for one like most
+	Create Verb = "create" // the first call but Warm: make the container
+	Add    Verb = "add"    // add a process
+	Attach Verb = "attach" // connect the descriptor that comes along
+	Run    Verb = "run"
+	Resize Verb = "resize"
+	Send   Verb = "signal"
+	Wait   Verb = "wait"
+	List   Verb = "list" // of processes
+	Pause  Verb = "pause"
+	Resume Verb = "resume"
+	Update Verb = "update"
+	Stats  Verb = "stats"
+	Delete Verb = "delete"
 )
 
 // A Call goes from a daemon to a keeper.
 type Call struct {
-	Op        Op
+	Op        Verb
 	ID        uint64            // of the call; chosen by the daemon, and not used before on the connection
 	Proc      string            `json:",omitempty"` // which process it is about
 	Create    *NewContainer     `json:",omitempty"`

@@ -14,6 +14,7 @@ import (
 	"github.com/boxbuild/boxbuild/worker/eventlog"
 	"github.com/boxbuild/boxbuild/worker/images"
 	containernet "github.com/boxbuild/boxbuild/worker/network"
+	"github.com/boxbuild/boxbuild/worker/network/ipam"
 	"github.com/boxbuild/boxbuild/worker/volume"
 )
 
@@ -23,9 +24,11 @@ func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
 	if w.volumes, err = volume.Open(w.meta, w.path("volumes"), w.events); err != nil {
 		return err
 	}
-	if w.networks, err = containernet.Open(containernet.Options{
-		ID: w.id, Dir: w.path("netns"), DB: w.meta, Events: w.events, Log: w.log,
-	}); err != nil {
+	nopts, err := w.networkOptions()
+	if err != nil {
+		return err
+	}
+	if w.networks, err = containernet.Open(nopts); err != nil {
 		return err
 	}
 	w.onClose(w.networks.Close)
@@ -52,6 +55,30 @@ func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
 	w.onClose(w.containers.Close)
 	w.networks.SetContainers(w.containers)
 	return w.containers.Restore(ctx)
+}
+
+// networkOptions are what the configuration says of containers' networks.
+func (w *wiring) networkOptions() (_ containernet.Options, err error) {
+	b := &w.cfg.Bridge
+	opts := containernet.Options{
+		ID: w.id, Dir: w.path("netns"), DB: w.meta, Events: w.events, Log: w.log,
+		Bridge: b.Name, MTU: b.MTU, NoICC: b.ICC != nil && !*b.ICC,
+	}
+	if opts.Subnet, err = b.Prefix(); err != nil {
+		return opts, err
+	}
+	if opts.HostGateway, err = b.Gateways(); err != nil {
+		return opts, err
+	}
+	for i := range b.Pools {
+		base, err := b.Pools[i].Range()
+		if err != nil {
+			return opts, err
+		}
+		opts.Pools = append(opts.Pools, ipam.Pool{Base: base, Size: b.Pools[i].Size})
+	}
+	opts.ResolvConf, err = w.resolvConf()
+	return opts, err
 }
 
 // cgroupParent is the cgroup that builds have theirs in.

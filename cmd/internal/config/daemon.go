@@ -58,6 +58,8 @@ type Daemon struct {
 	DNS DNS `toml:"dns"`
 	// Network is the network of sandboxes.
 	Network Network `toml:"network"`
+	// Bridge is the network of containers.
+	Bridge Bridge `toml:"bridge"`
 	// GC bounds the store.
 	GC GC `toml:"gc"`
 	// History bounds what is kept of past builds.
@@ -248,7 +250,8 @@ func (d *Daemon) Validate() error {
 	errs = append(errs,
 		oneOf("snapshotter", d.Snapshotter, "auto", "overlay", "native"),
 		oneOf("log.format", d.Log.Format, "text", "json"),
-		d.validateNetwork())
+		d.validateNetwork(),
+		d.Bridge.validate())
 	for _, e := range d.Entitlements {
 		errs = append(errs, oneOf("insecure-entitlements", e, "network.host", "security.insecure", "device"))
 	}

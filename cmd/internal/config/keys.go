@@ -58,6 +58,13 @@ var ownKeys = []Key{
 	{Name: "log.file", Use: Honoured},
 	{Name: "network.subnet", Use: Honoured},
 	{Name: "network.pool", Use: Honoured},
+	{Name: "bridge.name", Use: Honoured},
+	{Name: "bridge.address", Use: Honoured},
+	{Name: "bridge.pool.base", Use: Honoured},
+	{Name: "bridge.pool.size", Use: Honoured},
+	{Name: "bridge.mtu", Use: Honoured},
+	{Name: "bridge.icc", Use: Honoured},
+	{Name: "bridge.host-gateway", Use: Honoured},
 	{Name: "gc.max-used", Use: Honoured},
 	{Name: "gc.keep-for", Use: Honoured},
 }

@@ -140,9 +140,10 @@ func (g *maker) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 		return protoreflect.ValueOfFloat64(math.Inf(int(n)))
 	case protoreflect.BytesKind:
 		return protoreflect.ValueOfBytes(g.blobs[g.rnd.IntN(len(g.blobs))])
+	default: // a string: messages are not scalar
+		w := g.words[g.rnd.IntN(len(g.words))]
+		return protoreflect.ValueOfString(strings.ToValidUTF8(w, "\uFFFD"))
 	}
-	w := g.words[g.rnd.IntN(len(g.words))]
-	return protoreflect.ValueOfString(strings.ToValidUTF8(w, "\uFFFD"))
 }
 
 // TestRandomCalls calls every method of every service with messages that have any field, with paths that lead out, sizes

@@ -109,9 +109,10 @@ func (s *Server) join(ctx context.Context, client io.ReadWriteCloser, att execut
 		switch {
 		case errors.Is(err, errDetached):
 			finish()
-		case err == nil:
+		case err == nil && keys == nil:
 			_ = att.CloseWrite() // the process may have ended
 		}
+		// At a terminal nobody's leaving ends the input of the process: the next one types on.
 		// The client has closed its side, and still reads, or has gone. Or the process takes no more: what the client sends
 		// is dropped, so that it is not held up.
 		_, _ = io.Copy(io.Discard, client)

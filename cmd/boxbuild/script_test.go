@@ -46,7 +46,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code":  code,
-			"await": await,
+			"await": await, "onTerminal": onTerminal,
 		},
 	})
 }

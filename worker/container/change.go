@@ -167,11 +167,8 @@ func (m *Manager) Prune(ctx context.Context, filters worker.Filters) (*container
 		if rec.Status.Up() || !until.IsZero() && rec.Created.After(until) || !filters.Labels(rec.Config.Labels) {
 			continue
 		}
-		size, _, err := m.sizes(ctx, c)
-		if err == nil {
-			err = m.Remove(ctx, c.id, worker.RemoveContainerOptions{})
-		}
-		if err != nil {
+		size, _ := m.sizes(ctx, c)
+		if err := m.Remove(ctx, c.id, worker.RemoveContainerOptions{}); err != nil {
 			m.warn("pruning a container", err)
 			continue
 		}

@@ -106,17 +106,29 @@ func (ch *changes) add(kind container.ChangeType, name string) {
 }
 
 // there says whether the image has a path.
-func (ch *changes) there(name string) bool {
+func (ch *changes) there(name string) bool { return ch.lowerStat(name) != nil }
+
+// lowerStat describes what the image has at a path; nil for nothing.
+func (ch *changes) lowerStat(name string) *unix.Stat_t {
 	if ch.lower == nil {
-		return false
+		return nil
 	}
 	dir, err := snapmount.ResolveNoSymlinks(ch.lower, path.Dir(name), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
-		return false
+		return nil
 	}
 	defer dir.Close()
 	var st unix.Stat_t
-	return unix.Fstatat(int(dir.Fd()), path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+	if unix.Fstatat(int(dir.Fd()), path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return nil
+	}
+	return &st
+}
+
+// sameDir says whether a directory is as in the image but for what is in it, or is not in the image.
+func (ch *changes) sameDir(name string, mode uint32, uid, gid int) bool {
+	st := ch.lowerStat(name)
+	return st == nil || st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&0o7777 == mode&0o7777 && int(st.Uid) == uid && int(st.Gid) == gid
 }
 
 // upper walks the upper directory of an overlay.
@@ -170,7 +182,7 @@ func (ch *changes) file(ctx context.Context, root *os.Root, full string, fi fs.F
 			return false, err
 		}
 	}
-	if ch.stubs[full] && !some && (fi.IsDir() || fi.Size() == 0) {
+	if ch.stubs[full] && !some && ch.isStub(full, fi) {
 		return false, nil
 	}
 	kind := changeAdded
@@ -179,6 +191,18 @@ func (ch *changes) file(ctx context.Context, root *os.Root, full string, fi fs.F
 	}
 	ch.list = slices.Insert(ch.list, before, container.FilesystemChange{Kind: kind, Path: full})
 	return true, nil
+}
+
+// isStub says whether a file, in which nothing has changed, is nothing but a place to mount on.
+func (ch *changes) isStub(name string, fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok:
+		return false
+	case fi.IsDir():
+		return ch.sameDir(name, st.Mode, int(st.Uid), int(st.Gid))
+	}
+	return fi.Size() == 0 && !ch.there(name)
 }
 
 func isWhiteout(fi fs.FileInfo) bool {

@@ -82,7 +82,7 @@ func (c *ctr) commit(ctx context.Context, opt *worker.CommitOptions) (id digest.
 func (m *Manager) edit(to *frontend.ImageConfig, rec *record, opt *worker.CommitOptions, now time.Time) error {
 	config := *rec.Config
 	if own := opt.Config; own != nil {
-		overlay(&config, own)
+		override(&config, own)
 	}
 	i := &to.Config
 	i.User, i.WorkingDir, i.StopSignal, i.Healthcheck = config.User, config.WorkingDir, config.StopSignal, config.Healthcheck
@@ -108,8 +108,8 @@ func (m *Manager) edit(to *frontend.ImageConfig, rec *record, opt *worker.Commit
 	return nil
 }
 
-// overlay puts what own sets over c.
-func overlay(c, own *container.Config) {
+// override puts what own sets over c.
+func override(c, own *container.Config) {
 	set(&c.User, own.User)
 	set(&c.WorkingDir, own.WorkingDir)
 	set(&c.StopSignal, own.StopSignal)
@@ -147,14 +147,13 @@ func (c *ctr) writeLayer(ctx context.Context, w io.Writer) error {
 		for len(held) > 0 && !contains(path.Clean("/"+held[len(held)-1].Name), name) {
 			held = held[:len(held)-1]
 		}
-		if stubs[name] && !ch.there(name) {
-			switch {
-			case h.Typeflag == tar.TypeDir:
-				held = append(held, h)
-				return nil
-			case h.Typeflag == tar.TypeReg && h.Size == 0:
-				return nil
-			}
+		switch {
+		case !stubs[name]:
+		case h.Typeflag == tar.TypeDir && ch.sameDir(name, uint32(h.Mode), h.Uid, h.Gid):
+			held = append(held, h)
+			return nil
+		case h.Typeflag == tar.TypeReg && h.Size == 0 && !ch.there(name):
+			return nil
 		}
 		for _, dir := range held {
 			if err := out.WriteHeader(dir); err != nil {

@@ -71,6 +71,7 @@ func (m *Manager) ExecCreate(_ context.Context, ref string, req *container.ExecC
 		req.ConsoleSize = nil
 	}
 	p := &process{id: newID(), c: c, req: req}
+	m.tidyExecs(c)
 	m.mu.Lock()
 	m.execs[p.id] = p
 	m.mu.Unlock()
@@ -280,6 +281,30 @@ func (c *ctr) endExecs() {
 		}
 		p.mu.Unlock()
 	}
+}
+
+// keptExecs is how many of a container's execs are remembered beyond their end.
+const keptExecs = 64
+
+// tidyExecs forgets the oldest execs that have ended, if there are many.
+func (m *Manager) tidyExecs(c *ctr) {
+	all := m.execsOf(c)
+	var gone []string
+	for _, p := range all[:max(0, len(all)-keptExecs)] {
+		p.mu.Lock()
+		if p.exit != nil {
+			gone = append(gone, p.id)
+		}
+		p.mu.Unlock()
+	}
+	m.mu.Lock()
+	for _, id := range gone {
+		delete(m.execs, id)
+	}
+	m.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.execs = slices.DeleteFunc(c.execs, func(id string) bool { return slices.Contains(gone, id) })
 }
 
 // forgetExecs forgets the execs of a container that is gone.

@@ -26,15 +26,25 @@ import (
 
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/executor/executortest"
+	"github.com/boxbuild/boxbuild/executor/shim"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/image"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/snapshot/native"
+	"github.com/boxbuild/boxbuild/snapshot/overlay"
 	"github.com/boxbuild/boxbuild/snapshot/store"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/volume"
 )
+
+// snaps is a snapshotter.
+type snaps interface {
+	snapshot.Snapshotter
+	Close() error
+	Crash()
+	Dir() string
+}
 
 // platform is the machine's of all tests.
 var platform = ocispec.Platform{OS: "linux", Architecture: "amd64"}
@@ -48,9 +58,15 @@ type fixture struct {
 	net    *fakeNetwork
 	seen   *seen
 	images *image.Store
-	snaps  *native.Snapshotter
-	vols   *volume.Service
-	db     *bbolt.DB
+	snaps  snaps
+	// real is the boxshim of containers that are real, on overlayfs; empty for fakes.
+	real   string
+	cgroup string
+	shim   *shim.Host
+	// prepare puts into an image what all have.
+	prepare func(dir string)
+	vols    *volume.Service
+	db      *bbolt.DB
 }
 
 // proc is the process of a container: a shell of few words.
@@ -136,7 +152,19 @@ func (f *fixture) open() {
 	keep, err := Drafts(f.db)
 	f.must(err)
 	log := slog.New(slog.NewTextHandler(testWriter{f.T}, nil))
-	f.snaps, err = native.Open(context.Background(), filepath.Join(f.dir, "snapshots"), store.Options{Keep: keep, Log: log, BootID: "boot"})
+	opts := store.Options{Keep: keep, Log: log, BootID: "boot"}
+	dir := filepath.Join(f.dir, "snapshots")
+	host := executor.Host(f.host)
+	if f.real != "" {
+		f.snaps, err = overlay.Open(context.Background(), dir, opts)
+		f.must(err)
+		f.shim, err = shim.NewHost(context.Background(), shim.Options{
+			Binary: f.real, Dir: f.dir, CgroupParent: f.cgroup, Log: testWriter{f.T},
+		})
+		host = f.shim
+	} else {
+		f.snaps, err = native.Open(context.Background(), dir, opts)
+	}
 	f.must(err)
 	f.images, err = image.Open(f.db)
 	f.must(err)
@@ -148,12 +176,18 @@ func (f *fixture) open() {
 		List: func(ctx context.Context) iter.Seq2[lease.Info, error] { return m.Source().List(ctx) },
 	}}
 	m, err = New(Deps{
-		Dir: filepath.Join(f.dir, "containers"), DB: f.db, Host: f.host, Snapshots: f.snaps, Driver: "native", Images: f.images,
+		Dir: filepath.Join(f.dir, "containers"), DB: f.db, Host: host, Snapshots: f.snaps, Driver: "native", Images: f.images,
 		Leases: lease.New(sources...), Volumes: f.vols, Network: f.net, Events: f.seen, Platform: platform, Log: log,
 	})
 	f.must(err)
-	m.open = func(_ context.Context, mounts []snapshot.Mount) (*os.File, error) { return os.Open(mounts[0].Source) }
+	if f.real == "" {
+		m.open = openDir
+	}
 	f.Manager = m
+}
+
+func openDir(_ context.Context, mounts []snapshot.Mount) (*os.File, error) {
+	return os.Open(mounts[0].Source)
 }
 
 type testWriter struct{ t *testing.T }
@@ -165,8 +199,16 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 func (f *fixture) close() {
 	f.must(f.Manager.Close())
+	f.closeShim()
 	f.must(f.snaps.Close())
 	f.must(f.db.Close())
+}
+
+func (f *fixture) closeShim() {
+	f.Helper()
+	if f.shim != nil {
+		f.must(f.shim.Close())
+	}
 }
 
 // restart ends the daemon and starts another.
@@ -190,6 +232,7 @@ func (f *fixture) kill() {
 	r.mu.Unlock()
 	f.snaps.Crash()
 	f.must(f.Manager.Close())
+	f.closeShim()
 	f.must(f.db.Close())
 	f.open()
 	f.must(f.Restore(context.Background()))
@@ -203,6 +246,9 @@ func (f *fixture) addImage(name string, c *frontend.ImageConfig, files map[strin
 	d, id := snapshot.Draft("d"+sum[:20]), snapshot.ID(sum)
 	mounts, err := f.snaps.Prepare(ctx, d, "")
 	f.must(err)
+	if f.prepare != nil {
+		f.prepare(mounts[0].Source)
+	}
 	for file, content := range files {
 		path := filepath.Join(mounts[0].Source, file)
 		f.must(os.MkdirAll(filepath.Dir(path), 0o755))

@@ -40,10 +40,7 @@ func (m *Manager) Inspect(ctx context.Context, ref string, size bool) (*containe
 	}
 	m.storage(c, out)
 	if size {
-		rw, root, err := m.sizes(ctx, c)
-		if err != nil {
-			return nil, err
-		}
+		rw, root := m.sizes(ctx, c)
 		out.SizeRw, out.SizeRootFs = &rw, &root
 	}
 	return out, nil
@@ -143,7 +140,7 @@ func (m *Manager) storage(c *ctr, out *container.InspectResponse) {
 }
 
 // sizes counts what the container has written, and that together with the image's files.
-func (m *Manager) sizes(ctx context.Context, c *ctr) (rw, root int64, err error) {
+func (m *Manager) sizes(ctx context.Context, c *ctr) (rw, root int64) {
 	if w, ok := m.deps.Snapshots.(snapshot.DraftWriter); ok {
 		if dir, ok, err := w.DraftUpper(ctx, c.draft()); ok && err == nil {
 			rw = usage(dir)
@@ -158,7 +155,7 @@ func (m *Manager) sizes(ctx context.Context, c *ctr) (rw, root int64, err error)
 		root += max(0, info.Size)
 		id = info.Parent
 	}
-	return rw, root, nil
+	return rw, root
 }
 
 // usage sums up the sizes of the files below dir, each once.

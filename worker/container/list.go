@@ -41,9 +41,7 @@ func (m *Manager) List(ctx context.Context, opt worker.ListContainersOptions) ([
 		}
 		s := m.summarise(rec)
 		if opt.Size {
-			if s.SizeRw, s.SizeRootFs, err = m.sizes(ctx, c); err != nil {
-				return nil, err
-			}
+			s.SizeRw, s.SizeRootFs = m.sizes(ctx, c)
 		}
 		out = append(out, s)
 		if opt.Limit > 0 && len(out) == opt.Limit {

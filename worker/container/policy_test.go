@@ -34,12 +34,14 @@ func TestOnFailure(t *testing.T) {
 		if in.RestartCount != 2 || in.State.ExitCode != 5 {
 			t.Errorf("restarts %d, code %d", in.RestartCount, in.State.ExitCode)
 		}
+		synctest.Wait()
 		if got, want := f.seen.of(id, "exitCode"), "create start die=5 start die=5 start die=5"; got != want {
 			t.Errorf("events are %q, want %q", got, want)
 		}
 		// Started again by a user it has as many tries as before.
 		f.must(f.Start(t.Context(), id))
 		f.inPhase(id, Exited)
+		synctest.Wait()
 		if n := strings.Count(f.seen.of(id), "start"); n != 6 {
 			t.Errorf("%d starts, want 6", n)
 		}
@@ -98,6 +100,7 @@ func TestStopRestarting(t *testing.T) {
 					t.Error("executed in what waits")
 				}
 				f.want(f.Remove(t.Context(), id, worker.RemoveContainerOptions{}), "container is restarting: stop the container")
+				synctest.Wait()
 				before := strings.Count(f.seen.of(id), "start")
 				f.must(end(f, id))
 				time.Sleep(time.Hour)

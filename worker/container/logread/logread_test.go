@@ -56,9 +56,12 @@ func read(t *testing.T, opt Options) string {
 // What a keeper has written is read, whole lines and parts of long ones, across files that were rotated and compressed.
 func TestRead(t *testing.T) {
 	for _, l := range []executor.Log{
-		{Driver: "json-file"}, {Driver: "local"},
-		{Driver: "json-file", MaxSize: 300, MaxFiles: 100}, {Driver: "local", MaxSize: 300, MaxFiles: 100},
-		{Driver: "json-file", MaxSize: 300, MaxFiles: 100, Compress: true}, {Driver: "local", MaxSize: 300, MaxFiles: 100, Compress: true},
+		{Driver: "json-file"},
+		{Driver: "local"},
+		{Driver: "json-file", MaxSize: 300, MaxFiles: 100},
+		{Driver: "local", MaxSize: 300, MaxFiles: 100},
+		{Driver: "json-file", MaxSize: 300, MaxFiles: 100, Compress: true},
+		{Driver: "local", MaxSize: 300, MaxFiles: 100, Compress: true},
 	} {
 		w := newLog(t, l)
 		var lines []string
@@ -123,7 +126,10 @@ func TestDamage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	good := `{"log":"a\n","stream":"stdout","time":"2026-01-01T00:00:00Z"}` + "\n"
 	for _, tt := range []struct{ content, want string }{
-		{"", ""}, {"\x00\x00\x00\n" + good, "o a\n"}, {good + good[:20], "o a\n"}, {good + "{\n" + good, "o a\no a\n"},
+		{"", ""},
+		{"\x00\x00\x00\n" + good, "o a\n"},
+		{good + good[:20], "o a\n"},
+		{good + "{\n" + good, "o a\no a\n"},
 		{strings.Repeat("y", 3<<20) + "\n" + good, "o a\n"},
 	} {
 		if err := os.WriteFile(path, []byte(tt.content), 0o600); err != nil {

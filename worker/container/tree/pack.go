@@ -135,7 +135,8 @@ func (p *packer) header(fd int, st *unix.Stat_t, name string) (*tar.Header, erro
 		}
 		p.links[id] = name
 	}
-	return h, xattrs(fd, h)
+	xattrs(fd, h)
+	return h, nil
 }
 
 // kept are the attributes that a tar has.
@@ -147,9 +148,9 @@ func kept(name string) bool {
 const paxXattr = "SCHILY.xattr."
 
 // xattrs adds the extended attributes of a file or directory.
-func xattrs(fd int, h *tar.Header) error {
+func xattrs(fd int, h *tar.Header) {
 	if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir {
-		return nil
+		return
 	}
 	buf := make([]byte, 4096)
 	n, err := unix.Listxattr(procPath(fd), buf)
@@ -158,7 +159,7 @@ func xattrs(fd int, h *tar.Header) error {
 		n, err = unix.Listxattr(procPath(fd), buf)
 	}
 	if err != nil || n == 0 {
-		return nil //nolint:nilerr // there are none where they cannot be listed
+		return // there are none where they cannot be listed
 	}
 	for attr := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		if !kept(attr) {
@@ -174,7 +175,6 @@ func xattrs(fd int, h *tar.Header) error {
 		}
 		h.PAXRecords[paxXattr+attr] = string(value[:n])
 	}
-	return nil
 }
 
 // file writes a file. What a process does to its size meanwhile does not break the tar.

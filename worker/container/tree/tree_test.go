@@ -251,9 +251,22 @@ func TestStat(t *testing.T) {
 	w := newWorld(t)
 	w.make("d/", "d/f=123", "l>d", "abs>/d/f", "up>../../d", "loop>loop", "gone>/x/y", "out>OUT/secret")
 	for _, tt := range []struct{ path, want string }{
-		{"/", "/ d"}, {"d", "d d"}, {"/d/f", "f - 3"}, {"/l", "l l /d"}, {"/l/", "l d"}, {"/l/.", "l d"}, {"/l/f", "f - 3"},
-		{"/abs", "abs l /d/f"}, {"/up", "up l /d"}, {"/gone", "gone l /x/y"}, {"/../../d", "d d"}, {"/none", "error"}, {"/d/f/x", "error"},
-		{"/loop/", "error"}, {"/out/", "error"}, {"/l/../d/f", "f - 3"},
+		{"/", "/ d"},
+		{"d", "d d"},
+		{"/d/f", "f - 3"},
+		{"/l", "l l /d"},
+		{"/l/", "l d"},
+		{"/l/.", "l d"},
+		{"/l/f", "f - 3"},
+		{"/abs", "abs l /d/f"},
+		{"/up", "up l /d"},
+		{"/gone", "gone l /x/y"},
+		{"/../../d", "d d"},
+		{"/none", "error"},
+		{"/d/f/x", "error"},
+		{"/loop/", "error"},
+		{"/out/", "error"},
+		{"/l/../d/f", "f - 3"},
 	} {
 		in, err := Stat(w.root, tt.path)
 		got := "error"

@@ -1,12 +1,18 @@
 package network
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/network/link"
@@ -58,7 +64,7 @@ func (s *Service) Connect(ctx context.Context, ref string, req *network.ConnectR
 	sb := s.sandboxes[r.ID]
 	s.mu.Unlock()
 	if sb != nil {
-		if err := s.connect(ctx, sb, n, r, e); err != nil {
+		if err := s.rewriting(sb, r, func() error { return s.connect(ctx, sb, n, r, e) }); err != nil {
 			return err
 		}
 	}
@@ -212,7 +218,7 @@ func (s *Service) Disconnect(ctx context.Context, ref string, req *network.Disco
 		return worker.Errorf(errForbidden, "container %s is not connected to network %s", r.ID, n.Name)
 	}
 	if on && sb != nil {
-		if err := s.disconnect(sb, n); err != nil {
+		if err := s.rewriting(sb, r, func() error { return s.disconnect(sb, n) }); err != nil {
 			return err
 		}
 		s.publish(n, events.ActionDisconnect, map[string]string{"container": r.ID})
@@ -252,4 +258,44 @@ func (s *Service) disconnect(sb *sandbox, n *netw) error {
 		return err
 	}
 	return s.save(sb)
+}
+
+// rewriting runs f, which changes the networks of a container that runs, and then writes its /etc/hosts and
+// /etc/resolv.conf anew, unless the container has changed them.
+func (s *Service) rewriting(sb *sandbox, r *worker.NetworkRequest, f func() error) error {
+	before, err := s.describe(sb, r)
+	if err != nil {
+		return err
+	}
+	if err := f(); err != nil || r.Dir == "" {
+		return err
+	}
+	after, err := s.describe(sb, r)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		rewrite(filepath.Join(r.Dir, "hosts"), before.Hosts, after.Hosts),
+		rewrite(filepath.Join(r.Dir, "resolv.conf"), before.ResolvConf, after.ResolvConf),
+	)
+}
+
+// rewrite writes a file in place, as it is mounted, if it holds what it did before.
+func rewrite(path string, before, after []byte) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	now, err := io.ReadAll(io.LimitReader(f, int64(len(before))+1))
+	if err != nil || !bytes.Equal(now, before) {
+		return err
+	}
+	if _, err := f.WriteAt(after, 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(after)))
 }

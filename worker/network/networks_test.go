@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -228,7 +229,14 @@ func TestConnect(t *testing.T) {
 	}
 	other := request("other", on("app"))
 	otherPath := w.up(other)
-	path := w.up(r)
+	r.Dir = t.TempDir()
+	setup, err := w.Setup(ctx, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := setup.Network.Path
+	writeTest(t, r.Dir+"/hosts", string(setup.Hosts))
+	writeTest(t, r.Dir+"/resolv.conf", string(setup.ResolvConf))
 	serve(t, path, "0.0.0.0:80", "")
 	connect := func(net, who string) error {
 		return w.Connect(ctx, net, &network.ConnectRequest{Container: who, EndpointConfig: &EndpointSettings{Aliases: []string{"alias"}}})
@@ -249,6 +257,14 @@ func TestConnect(t *testing.T) {
 	}
 	if got, _ := lookup(t, otherPath, "udp", "alias", 1); len(got) != 1 || got[0] != w.addr(r, "app").String() {
 		t.Errorf("alias is %v", got)
+	}
+	for file, want := range map[string]string{"hosts": w.addr(r, "app").String() + "\t", "resolv.conf": "nameserver 127.0.0.11\n"} {
+		if data, err := os.ReadFile(r.Dir + "/" + file); err != nil || !strings.Contains(string(data), want) {
+			t.Errorf("%s is %q, %v: %q is missing", file, data, err, want)
+		}
+	}
+	if got, _ := lookup(t, path, "udp", "other", 1); len(got) != 1 || got[0] != w.addr(other, "app").String() {
+		t.Errorf("other is %v", got)
 	}
 	within(t, otherPath, func() { expect(t, "tcp", w.addr(r, "app").String()+":80", w.addr(other, "app").String()) })
 	if _, ok := idle.Endpoints["app"]; !ok || r.Endpoints["app"] == nil {

@@ -32,11 +32,12 @@ type attachment struct {
 	closed  chan struct{} // closed when nothing is written any more
 
 	mu       sync.Mutex
-	backlog  []byte // guarded by mu, as all below
-	spare    []byte // what backlog was, written by now
-	stuck    bool   // it has not read for so long that it loses what comes
-	finished bool   // nothing will come
-	broken   bool   // nothing can be written
+	backlog  []byte      // guarded by mu, as all below
+	spare    []byte      // what backlog was, written by now
+	stuck    bool        // it has not read for so long that it loses what comes
+	finished bool        // nothing will come
+	broken   bool        // nothing can be written
+	last     *time.Timer // once it is finished: gives up a peer that reads nothing
 }
 
 const maxBacklog = 256 << 10
@@ -132,27 +133,42 @@ func appendHead(b []byte, stream, n int) []byte {
 	return binary.BigEndian.AppendUint32(append(b, byte(stream), 0, 0, 0), uint32(n))
 }
 
-// finish says that nothing more will come.
+// finish says that nothing more will come. A peer that does not read what there is is waited for as long as give does.
 func (a *attachment) finish() {
 	a.mu.Lock()
 	a.finished = true
+	a.last = time.AfterFunc(a.stall, func() { a.conn.Close() })
 	a.mu.Unlock()
 	token(a.more)
 }
 
-// write writes to the connection what there is, and closes it at the end of the process or of the connection. After the end
-// of the process, a peer that does not read is waited for as long as give does.
+// progress notes that the peer has read something.
+func (a *attachment) progress() {
+	a.mu.Lock()
+	if a.last != nil {
+		a.last.Reset(a.stall)
+	}
+	a.mu.Unlock()
+	token(a.less)
+}
+
+// leave is the end of write.
+func (a *attachment) leave() {
+	a.p.detach(a)
+	a.mu.Lock()
+	if a.last != nil {
+		a.last.Stop()
+	}
+	a.mu.Unlock()
+	close(a.closed)
+	a.conn.Close()
+}
+
+// write writes to the connection what there is, and closes it at the end of the process or of the connection.
 func (a *attachment) write() {
-	defer a.p.detach(a)
-	defer a.conn.Close()
-	defer close(a.closed)
-	var last *time.Timer
+	defer a.leave()
 	for {
 		b, finished := a.take()
-		if finished && last == nil {
-			last = time.AfterFunc(a.stall, func() { a.conn.Close() })
-			defer last.Stop()
-		}
 		if len(b) > 0 {
 			token(a.less) // there is room
 		}
@@ -163,10 +179,7 @@ func (a *attachment) write() {
 				return
 			}
 			b = b[n:]
-			token(a.less)
-			if last != nil {
-				last.Reset(a.stall)
-			}
+			a.progress()
 		}
 		if finished && a.empty() {
 			return

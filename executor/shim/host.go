@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,7 @@ type Host struct {
 	opts    Options
 	binary  *os.File // a sealed copy of boxshim, which all keepers share
 	cgroups cgroup.Tree
+	later   *time.Timer // starts the first keeper
 	work    sync.WaitGroup
 
 	mu      sync.Mutex
@@ -77,9 +79,13 @@ func NewHost(ctx context.Context, opts Options) (*Host, error) {
 		opts: opts, binary: binary, cgroups: cgroups, filters: make(map[string]*filterCode), watched: make(map[*os.File]bool),
 		network: executor.NetworkPath,
 	}
-	h.stock()
+	h.later = time.AfterFunc(settle, h.stock)
 	return h, nil
 }
+
+// settle is for how long a new Host starts no keeper ahead: a daemon is often started for a build, which has better use for
+// the processors.
+const settle = time.Second
 
 // sealedCopy copies a program into memory, where nobody can write to it.
 func sealedCopy(name string) (*os.File, error) {
@@ -314,6 +320,7 @@ func (h *Host) note(err error) {
 
 // Close ends the keeper that has no container. The others go on.
 func (h *Host) Close() error {
+	h.later.Stop()
 	h.mu.Lock()
 	h.closed = true
 	idle := h.idle

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/executor/cgroup"
 	"github.com/boxbuild/boxbuild/executor/shim"
@@ -116,7 +118,10 @@ func TestHostEndsWithoutDaemon(t *testing.T) {
 	_, root := newRoot(t)
 	dir := t.TempDir()
 	fifo := filepath.Join(root, "fifo")
-	kill := startDaemon(t, opts, root, dir, "mknod fifo p; echo ready; read x < fifo; exit 6")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kill := startDaemon(t, opts, root, dir, "read x < fifo; exit 6")
 	kill()
 	h := startHost(t, opts)
 	c, err := h.Open(t.Context(), dir)

@@ -88,7 +88,7 @@ func (a *app) inspectAny(ctx context.Context, object, ref string, size bool) (*i
 	kinds := ownTypes
 	switch {
 	case object != "" && !slices.Contains(ownTypes, object):
-		return nil, fmt.Errorf("Error: No such %s: %s", object, ref) //nolint:staticcheck // docker's words
+		return nil, fmt.Errorf("Error: No such %s: %s", object, ref)
 	case object != "":
 		kinds = []string{object}
 	}
@@ -104,7 +104,7 @@ func (a *app) inspectAny(ctx context.Context, object, ref string, size bool) (*i
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("Error: No such object: %s", ref) //nolint:staticcheck // docker's words
+	return nil, fmt.Errorf("Error: No such object: %s", ref)
 }
 
 // absent says whether err means that nothing has that name: there is none, or nothing of that kind could have it.

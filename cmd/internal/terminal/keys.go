@@ -51,10 +51,10 @@ func (e *escape) Read(p []byte) (int, error) {
 	for len(e.out) == 0 && e.err == nil {
 		buf := make([]byte, max(len(p), 1))
 		n, err := e.r.Read(buf)
-		e.err = err
-		e.scan(buf[:n])
-		if err != nil && e.err == err {
-			e.out = append(e.out, e.keys[:e.held]...) // nothing comes after them
+		if e.scan(buf[:n]) {
+			e.err = ErrDetached
+		} else if err != nil {
+			e.out, e.err = append(e.out, e.keys[:e.held]...), err // nothing comes after them
 		}
 	}
 	n := copy(p, e.out)
@@ -65,8 +65,8 @@ func (e *escape) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// scan sorts new input.
-func (e *escape) scan(in []byte) {
+// scan sorts new input, and says whether the keys are in it.
+func (e *escape) scan(in []byte) bool {
 	for _, b := range in {
 		seen := append(bytes.Clone(e.keys[:e.held]), b)
 		// The longest end of what was seen that the keys begin with is held, what is before it is let through.
@@ -76,8 +76,8 @@ func (e *escape) scan(in []byte) {
 		}
 		e.out = append(e.out, seen[:len(seen)-e.held]...)
 		if e.held == len(e.keys) {
-			e.held, e.err = 0, ErrDetached
-			return
+			return true
 		}
 	}
+	return false
 }

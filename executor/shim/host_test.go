@@ -2,6 +2,7 @@ package shim_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,14 +28,36 @@ func hostOptions(t testing.TB) shim.Options {
 	}
 	t.Cleanup(func() {
 		tree := cgroup.At(cgroup.Root)
+		awaitSpares(tree, opts.CgroupParent)
 		if left := tree.Processes(opts.CgroupParent); len(left) > 0 {
-			t.Errorf("processes are left: %v", left)
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", left[0]))
+			groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", left[0]))
+			t.Errorf("processes are left: %v, the first is\n%s%s", left, status, groups)
 		}
 		if err := tree.Remove(opts.CgroupParent); err != nil {
 			t.Error(err)
 		}
 	})
 	return opts
+}
+
+// awaitSpares waits for the end of what a killed daemon had in stock, which comes when the kernel gets round to it.
+func awaitSpares(tree cgroup.Tree, parent string) {
+	for {
+		var wait func()
+		for _, pid := range tree.Processes(parent) {
+			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+			if err == nil && strings.Contains(string(data), "/spare-") {
+				if wait, err = tryAwait(pid); err == nil {
+					break
+				}
+			}
+		}
+		if wait == nil {
+			return
+		}
+		wait()
+	}
 }
 
 func startHost(t testing.TB, opts shim.Options) *shim.Host {
@@ -89,23 +112,27 @@ func kill9(t testing.TB, pid int) {
 // awaitEnd returns a function that waits for the end of a process, which runs now.
 func awaitEnd(t testing.TB, pid int) func() {
 	t.Helper()
-	fd, err := unix.PidfdOpen(pid, 0)
+	wait, err := tryAwait(pid)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return wait
+}
+
+func tryAwait(pid int) (func(), error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, err
 	}
 	return func() {
 		defer unix.Close(fd)
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		for {
-			n, err := unix.Poll(poll, -1)
-			if n == 1 {
+			if n, err := unix.Poll(poll, -1); n == 1 || err != nil && !errors.Is(err, unix.EINTR) {
 				return
 			}
-			if err != nil && err != unix.EINTR {
-				t.Fatal(err)
-			}
 		}
-	}
+	}, nil
 }
 
 // The keepers keep the contract.

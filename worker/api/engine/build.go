@@ -91,10 +91,10 @@ func (s *Server) build(ctx context.Context, c *call) error {
 	// The client may still send while it hears of the first steps.
 	_ = http.NewResponseController(c.w).EnableFullDuplex() // HTTP/1.1 has it
 	p := newProgress(c)
-	box := newOutbox(newNarrator(p, q))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	box.lost = cancel
+	box := newOutbox(newNarrator(p, q), cancel)
+	defer box.close()
 	var id string
 	if q.session != "" {
 		id, err = s.sessionBuild(ctx, q, box.event)

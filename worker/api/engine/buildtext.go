@@ -166,12 +166,13 @@ type outbox struct {
 	mu      sync.Mutex // guards what follows
 	waiting []solver.Event
 	wake    chan struct{} // has a token while there is something to tell
-	last    chan struct{}
+	once    sync.Once
+	last    chan struct{} // closed by close
 	ended   chan struct{}
 }
 
-func newOutbox(n *narrator) *outbox {
-	b := &outbox{narrator: n, lost: func(error) {}, wake: make(chan struct{}, 1), last: make(chan struct{}), ended: make(chan struct{})}
+func newOutbox(n *narrator, lost func(error)) *outbox {
+	b := &outbox{narrator: n, lost: lost, wake: make(chan struct{}, 1), last: make(chan struct{}), ended: make(chan struct{})}
 	go b.pump()
 	return b
 }
@@ -217,9 +218,9 @@ func (b *outbox) pump() {
 	}
 }
 
-// close tells what is left.
+// close tells what is left. It is idempotent.
 func (b *outbox) close() {
-	close(b.last)
+	b.once.Do(func() { close(b.last) })
 	<-b.ended
 }
 

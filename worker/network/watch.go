@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"os"
 	"strings"
 	"syscall"
@@ -45,10 +46,12 @@ func (s *Service) watchOnce(ctx context.Context) error {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := sock.Read(buf)
-		if err != nil {
+		foreign, lost := true, true
+		if err == nil {
+			foreign, lost = readReports(buf[:n], own)
+		} else if !errors.Is(err, unix.ENOBUFS) { // which says that there were more than there was room for
 			return err
 		}
-		foreign, lost := readReports(buf[:n], own)
 		if !foreign && !lost {
 			continue
 		}

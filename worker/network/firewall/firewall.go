@@ -124,17 +124,61 @@ func (t *Table) Make(s *State) error {
 		}
 	}
 	t.rules()
+	var all []element
 	for i := range s.Networks {
-		if err := t.change(c.SetAddElements, networkElements(&s.Networks[i])); err != nil {
-			return err
-		}
+		all = append(all, networkElements(&s.Networks[i])...)
 	}
 	for _, p := range s.Publications {
-		if err := t.change(c.SetAddElements, publicationElements(p)); err != nil {
+		all = append(all, publicationElements(p)...)
+	}
+	all = grouped(all)
+	first := min(len(all), maxMessages)
+	if err := t.change(c.SetAddElements, all[:first]); err != nil {
+		return err
+	}
+	if err := t.flush("making"); err != nil {
+		return err
+	}
+	return t.commit(c.SetAddElements, all[first:], "making")
+}
+
+const (
+	// maxElements is how many elements a message has at most: the length of its parts is a number of 16 bits.
+	maxElements = 256
+	// maxMessages is how many messages with elements are sent at a time: the kernel answers each, and answers for which the
+	// socket has no room are lost. Transactions of more than maxElements times as many elements are several.
+	maxMessages = 64
+)
+
+// grouped puts elements of the same set together.
+func grouped(list []element) []element {
+	var out []element
+	last := make(map[string]int) // where elements of a set are added
+	for _, e := range list {
+		i, ok := last[e.set]
+		if !ok || len(out[i].list)+len(e.list) > maxElements {
+			i = len(out)
+			last[e.set] = i
+			out = append(out, element{set: e.set})
+		}
+		out[i].list = append(out[i].list, e.list...)
+	}
+	return out
+}
+
+// commit changes sets by what is grouped.
+func (t *Table) commit(f func(*nftables.Set, []nftables.SetElement) error, list []element, doing string) error {
+	for len(list) > 0 {
+		n := min(len(list), maxMessages)
+		if err := t.change(f, list[:n]); err != nil {
 			return err
 		}
+		if err := t.flush(doing); err != nil {
+			return err
+		}
+		list = list[n:]
 	}
-	return t.flush("making")
+	return nil
 }
 
 func (t *Table) flush(doing string) error {
@@ -172,23 +216,19 @@ func (t *Table) There() (bool, error) {
 
 // AddNetwork adds a network.
 func (t *Table) AddNetwork(n *Network) error {
-	if err := t.change(t.conn.SetAddElements, networkElements(n)); err != nil {
-		return err
-	}
-	return t.flush("adding a network to")
+	return t.commit(t.conn.SetAddElements, networkElements(n), "adding a network to")
 }
 
 // RemoveNetwork removes a network.
 func (t *Table) RemoveNetwork(n *Network) error { return t.remove(networkElements(n)) }
 
-// Publish adds ports, all or none of them.
+// Publish adds ports, all or none of them; of more than some thousand, some may stay when there is an error.
 func (t *Table) Publish(list []Publication) error {
+	var all []element
 	for _, p := range list {
-		if err := t.change(t.conn.SetAddElements, publicationElements(p)); err != nil {
-			return err
-		}
+		all = append(all, publicationElements(p)...)
 	}
-	return t.flush("publishing ports in")
+	return t.commit(t.conn.SetAddElements, grouped(all), "publishing ports in")
 }
 
 // Replace makes ports that may be published already lead elsewhere.
@@ -216,10 +256,7 @@ func (t *Table) Withdraw(list []Publication) error {
 
 // remove removes elements, of which some may not be there any more.
 func (t *Table) remove(list []element) error {
-	if err := t.change(t.conn.SetDeleteElements, list); err != nil {
-		return err
-	}
-	err := t.flush("changing")
+	err := t.commit(t.conn.SetDeleteElements, grouped(list), "changing")
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -32,8 +33,8 @@ func open(t *testing.T, id string) *Table {
 	return table
 }
 
-// list returns the table as nft(8) shows it.
-func list(t *testing.T, table *Table) string {
+// show returns the table as nft(8) shows it.
+func show(t *testing.T, table *Table) string {
 	t.Helper()
 	nft, err := exec.LookPath("nft")
 	if err != nil {
@@ -69,7 +70,7 @@ func TestMake(t *testing.T) {
 	if err := table.Make(state); err != nil {
 		t.Fatal(err)
 	}
-	got := list(t, table)
+	got := show(t, table)
 	for _, want := range []string{
 		`"br-one"`, "172.17.0.0/16", "fd00:1::/64", `"br-six" . "br-six"`, "tcp . 8080 : 172.17.0.2 . 80",
 		"udp . 127.0.0.1 . 53 : 172.17.0.3 . 5353", "tcp . 8080 : fd00:1::2 . 80", "sctp . 2001:db8::1 . 9 : fd00:1::2 . 9",
@@ -81,7 +82,42 @@ func TestMake(t *testing.T) {
 	if err := table.Make(&State{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := list(t, table); strings.Contains(got, "172.17") || strings.Contains(got, "br-") || !strings.Contains(got, "masquerade") {
+	if got := show(t, table); strings.Contains(got, "172.17") || strings.Contains(got, "br-") || !strings.Contains(got, "masquerade") {
 		t.Errorf("an empty table is\n%s", got)
+	}
+}
+
+// Thousands of ports are published and withdrawn, and a table is made with them and with hundreds of networks: the kernel's
+// answers have room.
+func TestMany(t *testing.T) {
+	table := open(t, "00000002")
+	var list []Publication
+	for i := range 3000 {
+		list = append(list, publication(unix.IPPROTO_TCP, fmt.Sprintf("0.0.0.0:%d", 10000+i), fmt.Sprintf("10.0.0.2:%d", 1+i)))
+	}
+	state := new(State)
+	for i := range 300 {
+		state.Networks = append(state.Networks, *network(fmt.Sprintf("br-%d", i), fmt.Sprintf("10.%d.%d.0/24", 1+i/256, i%256)))
+	}
+	if err := table.Make(state); err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Publish(list); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(show(t, table), " : 10.0.0.2 . "); got != len(list) {
+		t.Errorf("%d ports are published, want %d", got, len(list))
+	}
+	for range 2 { // what is not there any more is no error
+		if err := table.Withdraw(list[:200]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state.Publications = list
+	if err := table.Make(state); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(show(t, table), " : 10.0.0.2 . "); got != len(list) {
+		t.Errorf("%d ports are in a table made with %d", got, len(list))
 	}
 }

@@ -148,10 +148,15 @@ func question(v *solver.Vertex) string { return string(llb.Digest(v)) }
 
 // pin pins a source, as a step of its own. A directory's has the name of its vertex, which is not shown itself.
 func pin(ctx context.Context, name string, src op.Source, env frontend.Env) (pinned op.Source, err error) {
-	switch src.(type) {
+	switch s := src.(type) {
 	case *op.Blob:
 		return env.Pin(ctx, src)
-	case *op.Image, *op.Git, *op.OCILayout:
+	case *op.Image:
+		if s.Digest != "" { // there is nothing to find out
+			return env.Pin(ctx, src)
+		}
+		name = "[internal] load metadata for " + s.Ref
+	case *op.Git, *op.OCILayout:
 		name = "[internal] load metadata for " + src.String()
 	case *op.HTTP:
 		name = "[internal] load " + src.String()

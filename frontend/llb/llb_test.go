@@ -146,7 +146,7 @@ func TestTranslate(t *testing.T) {
 	slices.Sort(w.steps)
 	want := []string{
 		"[internal] load https://h/f",
-		"[internal] load metadata for docker-image://docker.io/library/busybox:latest", "[internal] load metadata for git://h/p#main", "local://context",
+		"[internal] load metadata for docker.io/library/busybox:latest", "[internal] load metadata for git://h/p#main", "local://context",
 	}
 	if !slices.Equal(w.steps, want) {
 		t.Errorf("the steps are %q", w.steps)

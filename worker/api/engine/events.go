@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types"
 	"github.com/moby/moby/api/types/events"
@@ -34,16 +35,15 @@ func (s *Server) events(ctx context.Context, c *call) error {
 	kind, prefix := eventFormat(c)
 	enc := json.NewEncoder(c.w)
 	enc.SetEscapeHTML(false)
-	begin := func() {
-		if !c.w.begun {
-			c.w.Header().Set("Content-Type", kind)
-			c.w.Flush()
-		}
-	}
 	if err := filters.Check(eventKeys...); err != nil {
 		return err
 	}
-	begin() // a client waits for this before it does what it wants to see
+	if since.IsZero() && until.IsZero() {
+		since = time.Now()
+	}
+	// A client waits for this before it does what it wants to see, and that is remembered until it is watched for.
+	c.w.Header().Set("Content-Type", kind)
+	c.w.Flush()
 	return s.opt.Events.Watch(ctx, since, until, filters, func(m events.Message) error {
 		if c.before(46) && m.Type == events.ImageEventType && m.Action == events.ActionCreate {
 			return nil

@@ -85,10 +85,7 @@ func TestEvents(t *testing.T) {
 	cli, ctx := w.client(), t.Context()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	got := cli.Events(ctx, client.EventsListOptions{Filters: client.Filters{}.Add("type", "container").Add("event", "start", "die")})
-	for w.Busy() == 0 {
-		time.Sleep(time.Millisecond) // until it watches
-	}
+	got := cli.Events(ctx, client.EventsListOptions{Since: "1", Filters: client.Filters{}.Add("type", "container").Add("event", "start", "die")})
 	id := w.create(worker.ContainerCreate{Name: "ev"}, "true")
 	w.begin(id)
 	for _, want := range []events.Action{events.ActionStart, events.ActionDie} {

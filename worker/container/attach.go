@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 
@@ -67,6 +68,10 @@ func (c *ctr) attach(ctx context.Context, s executor.Streams) (executor.Attachme
 	}
 	c.mu.Lock()
 	box := c.box
+	if p := c.rec.Status.Phase; p == Removing || p == Gone {
+		c.mu.Unlock()
+		return nil, noSuch(c.id)
+	}
 	if box == nil {
 		p := &pending{c: c, streams: s, ready: make(chan struct{}), closed: make(chan struct{})}
 		c.pending = append(c.pending, p)
@@ -86,16 +91,15 @@ func (c *ctr) takePending() []*pending {
 	return all
 }
 
-// connectPending connects all who wait, before the first process of box runs.
+// connectPending connects all who wait to the first process of box. Whoever cannot be connected meets the end.
 func (c *ctr) connectPending(ctx context.Context, box executor.Container) error {
+	var errs []error
 	for _, p := range c.takePending() {
 		conn, err := box.Attach(context.WithoutCancel(ctx), "", p.streams)
 		p.connect(conn)
-		if err != nil {
-			return err
-		}
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // failPending ends all who wait.

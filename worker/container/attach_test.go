@@ -2,7 +2,10 @@ package container
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/moby/moby/api/types/container"
@@ -71,6 +74,32 @@ func TestAttachNever(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 		f.must(conn.Close())
+	}
+}
+
+// Whenever somebody attaches while a container is started, he meets its end.
+func TestAttachMeanwhile(t *testing.T) {
+	f := newFixture(t)
+	for range 40 {
+		id := f.create(request("sleep"))
+		ended := make(chan error, 4)
+		for range cap(ended) {
+			go func() {
+				conn, err := f.Attach(context.Background(), id, worker.AttachOptions{Stream: true, Streams: all})
+				if err == nil {
+					_, err = io.Copy(io.Discard, conn)
+					err = errors.Join(err, conn.Close())
+				}
+				ended <- err
+			}()
+		}
+		f.must(f.Start(t.Context(), id))
+		f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
+		for range cap(ended) {
+			if err := <-ended; err != nil && !strings.Contains(err.Error(), "No such container") && !strings.Contains(err.Error(), "has ended") {
+				t.Error(err)
+			}
+		}
 	}
 }
 

@@ -80,6 +80,8 @@ func (c *ctr) Start(ctx context.Context, now Status) (Status, error) {
 	c.mu.Lock()
 	c.box, c.run = r.box, r
 	c.mu.Unlock()
+	// Who came while it was being started has not been connected yet, and finds the process now, unless it has ended.
+	c.m.warn("attaching to a container", c.connectPending(ctx, r.box))
 	c.publish(events.ActionStart, nil)
 	now.Health = c.startHealth(r)
 	c.m.goOn(func() { c.watch(r) })

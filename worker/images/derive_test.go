@@ -14,8 +14,8 @@ import (
 	"github.com/boxbuild/boxbuild/worker"
 )
 
-// tarOf writes a tar of one file, or of nothing.
-func tarOf(name, content string) func(context.Context, io.Writer) error {
+// layerOf writes a tar of one file, or of nothing.
+func layerOf(name, content string) func(context.Context, io.Writer) error {
 	return func(_ context.Context, w io.Writer) error {
 		t := tar.NewWriter(w)
 		if name != "" {
@@ -45,7 +45,7 @@ func TestDerive(t *testing.T) {
 			layers int
 		}{{"added", 2}, {"", 1}} {
 			id, err := s.Derive(t.Context(), &worker.Derivation{
-				Base: base, Parent: parent, Tar: tarOf(tt.file, "more"), Name: "made:1", History: ocispec.History{Comment: "why"},
+				Base: base, Parent: parent, Tar: layerOf(tt.file, "more"), Name: "made:1", History: ocispec.History{Comment: "why"},
 				Edit: func(c *frontend.ImageConfig) error { return s.ApplyChange(c, "ENV A=b") },
 			})
 			if err != nil {
@@ -67,7 +67,7 @@ func TestDerive(t *testing.T) {
 		cause := errors.New("the cause")
 		for name, d := range map[string]*worker.Derivation{
 			"tar":  {Base: base, Parent: parent, Tar: func(context.Context, io.Writer) error { return cause }},
-			"edit": {Base: base, Parent: parent, Tar: tarOf("", ""), Edit: func(*frontend.ImageConfig) error { return cause }},
+			"edit": {Base: base, Parent: parent, Tar: layerOf("", ""), Edit: func(*frontend.ImageConfig) error { return cause }},
 		} {
 			if _, err := s.Derive(t.Context(), d); !errors.Is(err, cause) {
 				t.Errorf("%s: error is %v", name, err)

@@ -149,6 +149,7 @@ func (cs *Containers) Start(_ context.Context, ref string) error {
 		c.main = c.main.again(cs)
 	}
 	p := c.main
+	p.atEnd = func() { c.endedLocked(p) }
 	err = p.startLocked()
 	cs.mu.Unlock()
 	if err != nil {
@@ -162,9 +163,8 @@ func (cs *Containers) Start(_ context.Context, ref string) error {
 	return nil
 }
 
-// ended notes that a container's process has.
-func (cs *Containers) ended(c *ctr, p *process) {
-	cs.mu.Lock()
+// endedLocked tells those who wait that a container's process has ended.
+func (c *ctr) endedLocked(p *process) {
 	c.paused = false
 	var waiting []*waiter
 	for _, w := range c.waiters {
@@ -175,10 +175,12 @@ func (cs *Containers) ended(c *ctr, p *process) {
 		w.ch <- container.WaitResponse{StatusCode: int64(p.code)}
 	}
 	c.waiters = waiting
-	remove := c.req.HostConfig != nil && c.req.HostConfig.AutoRemove
-	cs.mu.Unlock()
+}
+
+// ended tells everybody else.
+func (cs *Containers) ended(c *ctr, p *process) {
 	cs.publish(c, events.ActionDie, "exitCode", fmt.Sprint(p.code))
-	if remove {
+	if c.req.HostConfig != nil && c.req.HostConfig.AutoRemove {
 		_ = cs.Remove(context.Background(), c.id, worker.RemoveContainerOptions{}) // somebody else may have
 	}
 }

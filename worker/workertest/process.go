@@ -35,6 +35,7 @@ type process struct {
 	states *sync.Mutex                  // of the Containers
 	ended  chan struct{}
 	killed chan int
+	atEnd  func() // called with states locked; may be nil
 
 	mu     sync.Mutex // guards what follows
 	said   []said
@@ -85,6 +86,9 @@ func (p *process) startLocked() error {
 		p.close()
 		p.states.Lock()
 		p.code, p.state = code, over
+		if p.atEnd != nil {
+			p.atEnd()
+		}
 		p.states.Unlock()
 		close(p.ended)
 	}()

@@ -128,10 +128,9 @@ func (w *wiring) close() error {
 
 // store opens all that is on the disk.
 func (w *wiring) store(ctx context.Context) (err error) {
-	if w.meta, err = bbolt.Open(w.path("meta.db"), 0o600, nil); err != nil {
-		return fmt.Errorf("opening %s: %w", w.path("meta.db"), err)
+	if err := w.openMeta(); err != nil {
+		return err
 	}
-	w.onClose(w.meta.Close)
 	if err := w.openSnapshots(ctx); err != nil {
 		return err
 	}
@@ -172,6 +171,15 @@ func (w *wiring) store(ctx context.Context) (err error) {
 	}
 	w.contexts = filesync.NewCache(w.path("contexts"), contextEntries)
 	w.onClose(w.contexts.Close)
+	return nil
+}
+
+// openMeta opens the database of what users have named. It says which drafts of snapshots are containers', so it comes first.
+func (w *wiring) openMeta() (err error) {
+	if w.meta, err = bbolt.Open(w.path("meta.db"), 0o600, nil); err != nil {
+		return fmt.Errorf("opening %s: %w", w.path("meta.db"), err)
+	}
+	w.onClose(w.meta.Close)
 	return nil
 }
 

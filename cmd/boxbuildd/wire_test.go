@@ -18,7 +18,10 @@ func TestSnapshotterOfRoot(t *testing.T) {
 	}
 	open := func(root, asked string) (string, error) {
 		w := &wiring{cfg: &config.Daemon{Root: root, Snapshotter: asked}, log: slog.New(slog.DiscardHandler)}
-		err := w.openSnapshots(t.Context())
+		err := w.openMeta()
+		if err == nil {
+			err = w.openSnapshots(t.Context())
+		}
 		if cerr := w.close(); cerr != nil {
 			t.Error(cerr)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,15 +38,15 @@ func (h *host) shim() int {
 	h.t.Helper()
 	pid := 0
 	h.eventually("there is a boxshim", func() bool {
-		pid = childOf(h.daemon.Process.Pid)
+		pid = poolOf(h.daemon.Process.Pid)
 		return pid != 0
 	})
 	return pid
 }
 
-// childOf returns a child of a process; 0 if it has none.
-func childOf(parent int) int {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+// poolOf returns the boxshim that starts the sandboxes of builds, among the children of a daemon; 0 if there is none.
+func poolOf(daemon int) int {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", daemon))
 	if err != nil {
 		return 0
 	}
@@ -54,9 +55,13 @@ func childOf(parent int) int {
 		if err != nil {
 			continue // the thread has ended
 		}
-		if fields := strings.Fields(string(data)); len(fields) > 0 {
-			pid, err := strconv.Atoi(fields[0])
-			if err == nil {
+		for field := range strings.FieldsSeq(string(data)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				continue
+			}
+			args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if err == nil && slices.Contains(strings.Split(string(args), "\x00"), "pool") {
 				return pid
 			}
 		}

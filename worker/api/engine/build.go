@@ -191,10 +191,10 @@ func named(o buildOutput, tags []string) map[string]string {
 // bodyBuild is a build whose context is the request's body, or at a URL.
 func (s *Server) bodyBuild(ctx context.Context, c *call, q *buildQuery, event func(solver.Event)) (string, error) {
 	body := &upload{body: c.r.Body, id: strings.ToLower(rand.Text())}
-	switch {
-	case q.remote == remoteSession:
+	switch q.remote {
+	case remoteSession:
 		return "", worker.Invalidf("the build context is in a session, and the request names none")
-	case q.remote == "":
+	case "":
 		q.attrs["context"] = "http://" + op.SessionHost + "/" + body.id
 	}
 	for _, o := range q.outputs {
@@ -261,7 +261,7 @@ func (s *Server) pruneCache(ctx context.Context, c *call) error {
 		sizes["reserved-space"], sizes["max-used-space"], sizes["min-free-space"] = new(int64), &rule.MaxUsed, &rule.MinFree
 	}
 	for key, to := range sizes {
-		if *to, err = c.number(key, 0); err != nil {
+		if *to, err = c.number(key); err != nil {
 			return worker.Invalidf("%s is in bytes and expects an integer, got %s", key, c.get(key))
 		}
 	}

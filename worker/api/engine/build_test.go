@@ -189,7 +189,7 @@ func checkTrace(t *testing.T, r io.Reader, log string) {
 			Aux   json.RawMessage
 			Error string
 		}
-		if err := dec.Decode(&m); err == io.EOF { //nolint:errorlint // Decode returns it bare
+		if err := dec.Decode(&m); err == io.EOF {
 			break
 		} else if err != nil {
 			t.Fatal(err)

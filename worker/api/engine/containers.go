@@ -36,7 +36,7 @@ func (s *Server) listContainers(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	limit, err := c.number("limit", 0)
+	limit, err := c.number("limit")
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func stopOptions(c *call) (worker.StopOptions, error) {
 	if c.get("t") == "" {
 		return opt, nil
 	}
-	n, err := c.number("t", 0)
+	n, err := c.number("t")
 	t := int(n)
 	opt.Timeout = &t
 	return opt, err
@@ -248,7 +248,7 @@ func (s *Server) resize(ctx context.Context, c *call) error {
 // terminalSize reads the size of a terminal.
 func terminalSize(c *call) (rows, cols uint16, err error) {
 	for key, to := range map[string]*uint16{"h": &rows, "w": &cols} {
-		n, err := c.number(key, 0)
+		n, err := c.number(key)
 		if err != nil || n < 0 || n > 1<<16-1 {
 			return 0, 0, worker.Invalidf("invalid resize %s %q", map[string]string{"h": "height", "w": "width"}[key], c.get(key))
 		}

@@ -65,7 +65,7 @@ func (s *Server) distribution(ctx context.Context, c *call) error {
 // searchImages is docker search.
 func (s *Server) searchImages(ctx context.Context, c *call) error {
 	term := c.get("term")
-	limit, err := c.number("limit", 0)
+	limit, err := c.number("limit")
 	switch {
 	case err != nil || limit < 0 || limit > 100:
 		return worker.Invalidf("limit %s is outside the range of [1, 100]", c.get("limit"))

@@ -101,11 +101,11 @@ func eventFor(m events.Message, v version) any {
 		return m
 	}
 	old := legacyEvent{Message: m}
-	switch m.Type {
-	case events.ContainerEventType:
-		old.ID, old.Status, old.From = m.Actor.ID, string(m.Action), m.Actor.Attributes["image"]
-	case events.ImageEventType:
+	if m.Type == events.ContainerEventType || m.Type == events.ImageEventType {
 		old.ID, old.Status = m.Actor.ID, string(m.Action)
+	}
+	if m.Type == events.ContainerEventType {
+		old.From = m.Actor.Attributes["image"]
 	}
 	return old
 }

@@ -41,7 +41,7 @@ func messages(t *testing.T, r io.Reader) (texts []string, failure string) {
 			Aux                       json.RawMessage
 		}
 		switch err := dec.Decode(&m); {
-		case err == io.EOF: //nolint:errorlint // Decode returns it bare
+		case err == io.EOF:
 			return texts, failure
 		case err != nil:
 			t.Fatal(err)

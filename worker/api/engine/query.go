@@ -58,11 +58,11 @@ func (c *call) isOr(key string, def bool) bool {
 	return c.is(key)
 }
 
-// number reads a number; def if there is none.
-func (c *call) number(key string, def int64) (int64, error) {
+// number reads a number; 0 if there is none.
+func (c *call) number(key string) (int64, error) {
 	s := c.get(key)
 	if s == "" {
-		return def, nil
+		return 0, nil
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {

@@ -92,10 +92,10 @@ func (c *call) fail(err error) {
 // recovered makes a panic the error of one request.
 func (s *Server) recovered(c *call) {
 	p := recover()
-	switch {
-	case p == nil:
+	if p == nil {
 		return
-	case p == http.ErrAbortHandler: //nolint:errorlint // it is a value of recover
+	}
+	if p == http.ErrAbortHandler { //nolint:errorlint // it is a value of recover
 		panic(p)
 	}
 	s.opt.Log.Error("panic", "method", c.r.Method, "path", c.r.URL.Path, "reason", p, "stack", string(debug.Stack()))

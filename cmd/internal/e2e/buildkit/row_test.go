@@ -107,7 +107,8 @@ func TestRow(t *testing.T) {
 	d.restful(was)
 	grown := d.heap()
 	t.Logf("after %d rounds: %.1f MiB, the heap %d KiB", 8+n, d.anonymous(), grown)
-	if per := (grown - heap) / n; per > 40 {
+	// Up to 60 KiB a round are what is remembered of the trees, until that is 40,000 entries: about 100 rounds.
+	if per := (grown - heap) / n; per > 100 {
 		t.Errorf("the heap has grown from %d KiB to %d in %d rounds: %d KiB each", heap, grown, n, per)
 	}
 	d.keep("heap?gc=1")

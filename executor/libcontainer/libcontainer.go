@@ -78,6 +78,7 @@ func (r *Runtime) config(spec *specs.Spec, ready *CompiledFilter) (*configs.Conf
 		return nil, nil, fmt.Errorf("converting the specification: %w", err)
 	}
 	config.Labels = nil
+	config.AppArmorProfile = spec.Process.ApparmorProfile // which the library's conversion leaves to its caller
 	profile, err := r.profiles.get(spec.Linux.Seccomp, ready)
 	if err != nil {
 		return nil, nil, err

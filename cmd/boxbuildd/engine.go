@@ -26,7 +26,7 @@ func (w *wiring) engine(d *daemon, id string, bk *buildkit.Server, sessions *bks
 	d.Engine = engine.Options{
 		ID:     id,
 		Events: w.events, Containers: w.containers, Volumes: w.volumes, Networks: w.networks,
-		FreeSpace: w.freeSpace, Registry: w.client,
+		FreeSpace: w.freeSpace, Registry: w.client, Search: w.client.Search,
 		Decompress: func(r io.Reader) (io.ReadCloser, error) {
 			out, _, err := layer.Decompress(r)
 			return out, err

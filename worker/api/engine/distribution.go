@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -86,19 +87,26 @@ func (s *Server) searchImages(ctx context.Context, c *call) error {
 	if s.opt.Search == nil {
 		return missing("this daemon searches no registries")
 	}
+	host, rest, ok := strings.Cut(term, "/")
+	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		host, rest = "docker.io", term
+	}
 	if auth := authHeader(c); auth != nil {
-		host, _, ok := strings.Cut(term, "/")
-		if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
-			host = "docker.io"
-		}
 		ctx = registry.WithKeychain(ctx, registry.StaticKeychain(host, *auth))
 	}
-	found, err := s.opt.Search(ctx, term, cmp.Or(int(limit), 25))
-	if err != nil {
+	found, err := s.opt.Search(ctx, host, rest, cmp.Or(int(limit), 25))
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return missing("registry " + host + " offers no search")
+	case err != nil:
 		return err
 	}
 	out := []apiregistry.SearchResult{}
-	for _, r := range found {
+	for _, f := range found {
+		r := apiregistry.SearchResult{Name: f.Name, Description: f.Description, StarCount: f.Stars, IsOfficial: f.Official}
+		if host != "docker.io" {
+			r.Name = host + "/" + f.Name // by which it can be pulled
+		}
 		if match(&r) {
 			out = append(out, r)
 		}

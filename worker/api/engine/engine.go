@@ -30,11 +30,10 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	controlapi "github.com/moby/buildkit/api/services/control"
-	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
 
 	"github.com/boxbuild/boxbuild/proto/bksession"
-	protoregistry "github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
@@ -65,9 +64,9 @@ type Options struct {
 
 	// Login checks credentials with a registry and returns an identity token, if it gives one; nil if it cannot be done.
 	Login func(ctx context.Context, registry string, auth authn.AuthConfig) (string, error)
-	// Registry answers what images in registries are; nil if it cannot be done. Search is docker search.
-	Registry *protoregistry.Client
-	Search   func(ctx context.Context, term string, limit int) ([]registry.SearchResult, error)
+	// Registry answers what images in registries are; nil if it cannot be done. Search searches a registry.
+	Registry *registry.Client
+	Search   func(ctx context.Context, host, term string, limit int) ([]registry.Found, error)
 
 	// Decompress opens an archive that may be compressed; nil if none may.
 	Decompress func(r io.Reader) (io.ReadCloser, error)

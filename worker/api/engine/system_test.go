@@ -12,10 +12,10 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	apiregistry "github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 
+	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -182,9 +182,12 @@ func TestAuth(t *testing.T) {
 func TestSearch(t *testing.T) {
 	var asked string
 	w := serve(t, func(o *Options) {
-		o.Search = func(_ context.Context, term string, limit int) ([]apiregistry.SearchResult, error) {
-			asked = term
-			return []apiregistry.SearchResult{{Name: "a", IsOfficial: true, StarCount: 5}, {Name: "b", StarCount: 1}}[:min(limit, 2)], nil
+		o.Search = func(_ context.Context, host, term string, limit int) ([]registry.Found, error) {
+			if host == "none.example" {
+				return nil, registry.ErrNotFound
+			}
+			asked = host + " " + term
+			return []registry.Found{{Name: "a", Official: true, Stars: 5}, {Name: "b", Stars: 1}}[:min(limit, 2)], nil
 		}
 	})
 	names := func(f client.Filters) string {
@@ -199,7 +202,7 @@ func TestSearch(t *testing.T) {
 		}
 		return out
 	}
-	if got := names(nil); got != "ab" || asked != "box" {
+	if got := names(nil); got != "ab" || asked != "docker.io box" {
 		t.Errorf("%q %q", got, asked)
 	}
 	for value, want := range map[string]string{"is-official=true": "a", "is-official=false": "b", "stars=2": "a", "is-automated=true": ""} {
@@ -208,6 +211,11 @@ func TestSearch(t *testing.T) {
 			t.Errorf("%s: %q", value, got)
 		}
 	}
+	w.want("GET /images/search?term=r.example:5000/x/y", "", 200, `"name":"r.example:5000/a"`)
+	if asked != "r.example:5000 x/y" {
+		t.Errorf("asked for %q", asked)
+	}
+	w.want("GET /images/search?term=none.example/x", "", 501, "registry none.example offers no search")
 	w.want("GET /images/search", "", 400, "empty")
 	w.want("GET /images/search?term=x&limit=101", "", 400, "outside the range of [1, 100]")
 	w.want(`GET /images/search?term=x&filters={"stars":["-1"]}`, "", 400, "invalid filter 'stars=-1'")

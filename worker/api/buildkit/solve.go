@@ -98,6 +98,11 @@ func modernise(in *controlapi.SolveRequest) {
 		in.Exporters = []*controlapi.Exporter{{Type: in.GetExporterDeprecated(), Attrs: in.GetExporterAttrsDeprecated()}}
 	}
 	in.ExporterDeprecated, in.ExporterAttrsDeprecated = "", nil
+	for _, e := range in.GetExporters() {
+		if e.GetType() == "moby" { // which clients of docker call the daemon's own images
+			e.Type = string(worker.OutputImage)
+		}
+	}
 }
 
 // A build is one Solve call.

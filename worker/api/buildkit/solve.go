@@ -30,6 +30,7 @@ func (s *Server) Solve(ctx context.Context, in *controlapi.SolveRequest) (*contr
 
 func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[string]string, error) {
 	modernise(in)
+	byID := unmoby(in)
 	if in.GetRef() != "" {
 		if !s.claim(in.GetRef()) {
 			return nil, fmt.Errorf("job ID %s exists", in.GetRef())
@@ -54,6 +55,9 @@ func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[st
 		return nil, because(ctx, err)
 	}
 	answer := b.answer(res)
+	if id := answer["containerimage.config.digest"]; byID && id != "" {
+		answer["containerimage.digest"] = id
+	}
 	if b.sess != nil && in.GetEnableSessionExporter() {
 		if err := b.sess.FinalizeExport(ctx, answer); err != nil {
 			return nil, err
@@ -98,11 +102,23 @@ func modernise(in *controlapi.SolveRequest) {
 		in.Exporters = []*controlapi.Exporter{{Type: in.GetExporterDeprecated(), Attrs: in.GetExporterAttrsDeprecated()}}
 	}
 	in.ExporterDeprecated, in.ExporterAttrsDeprecated = "", nil
+}
+
+// typeMoby is what docker's clients call an output into the daemon's own images.
+const typeMoby = "moby"
+
+// unmoby gives such outputs the name that they have here, and says whether there is one: its image is then told of by its
+// ID, by which docker runs it, where it is not pushed.
+func unmoby(in *controlapi.SolveRequest) (found bool) {
 	for _, e := range in.GetExporters() {
-		if e.GetType() == "moby" { // which clients of docker call the daemon's own images
-			e.Type = string(worker.OutputImage)
+		if e.GetType() != typeMoby {
+			continue
 		}
+		e.Type = string(worker.OutputImage)
+		delete(e.GetAttrs(), "prefer-image-digest")
+		found = found || e.GetAttrs()["push"] != "true"
 	}
+	return found
 }
 
 // A build is one Solve call.

@@ -30,10 +30,16 @@ func TestThroughDocker(t *testing.T) {
 	t.Cleanup(func() { _ = c.Close() })
 	d.c, c = c, d.c
 	opt := opts(t, map[string]string{"Dockerfile": "FROM busybox\nCOPY f /f\nRUN cat /f > /g", "f": "some text"})
-	opt.Exports = []client.ExportEntry{{Type: "moby", Attrs: map[string]string{"name": "docker.io/library/made:1"}}}
-	d.must(opt)
+	opt.Exports = []client.ExportEntry{{Type: "moby", Attrs: map[string]string{
+		"name": "docker.io/library/made:1", "prefer-image-digest": "true",
+	}}}
+	resp, p := d.must(opt)
 	d.c, c = c, d.c
-	if img, err := docker.ImageInspect(t.Context(), "made:1"); err != nil || img.RepoTags[0] != "made:1" {
-		t.Errorf("%+v, %v", img, err)
+	img, err := docker.ImageInspect(t.Context(), resp.ExporterResponse["containerimage.digest"])
+	if err != nil || img.RepoTags[0] != "made:1" {
+		t.Errorf("%v: %+v, %v", resp.ExporterResponse, img, err)
+	}
+	for _, w := range p.warnings {
+		t.Errorf("a warning: %s", w.Short)
 	}
 }

@@ -6,11 +6,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
 
@@ -75,6 +77,21 @@ func pathError(c *ctr, name string, err error) error {
 	return err
 }
 
+// hidden are the directories that the kernel or the runtime fills for a container that runs. Whoever copies what is above
+// them gets them empty: they are no files of the container's, and some cannot even be read.
+func hidden(rec *record) []string {
+	dirs := []string{"/dev", "/proc", "/sys"}
+	for target := range rec.HostConfig.Tmpfs {
+		dirs = append(dirs, path.Clean("/"+target))
+	}
+	for i := range rec.Mounts {
+		if rec.Mounts[i].Type == mount.TypeTmpfs {
+			dirs = append(dirs, path.Clean("/"+rec.Mounts[i].Target))
+		}
+	}
+	return dirs
+}
+
 // CopyFrom implements worker.Containers.
 func (m *Manager) CopyFrom(ctx context.Context, ref, name string, w func(*container.PathStat) io.Writer) error {
 	c, err := m.findForFiles(ref, name)
@@ -86,7 +103,7 @@ func (m *Manager) CopyFrom(ctx context.Context, ref, name string, w func(*contai
 		if err != nil {
 			return err
 		}
-		return tree.Pack(ctx, root, name, base(name), w(st))
+		return tree.Pack(ctx, tree.Source{Root: root, Name: name, Base: base(name), Hidden: hidden(c.get())}, w(st))
 	})
 	if err != nil {
 		return pathError(c, name, err)

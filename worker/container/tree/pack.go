@@ -18,23 +18,54 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/mount"
 )
 
-// Pack writes a tar of what is at a path: a file, a directory with all below it, or a symbolic link itself, as Stat has it.
-// Names in the tar begin with base; with an empty one they are absolute. Files that vanish meanwhile are left out. Sockets
-// are, too.
-func Pack(ctx context.Context, root *os.File, name, base string, w io.Writer) error {
-	dir, last, err := parent(root, name)
+// A Source is what Pack reads.
+type Source struct {
+	Root *os.File
+	Name string // the path of a file, of a directory with all below it, or of a symbolic link itself, as Stat has it
+	Base string // names in the tar begin with it; with an empty one they are absolute
+
+	// Hidden are directories, as paths without symbolic links, that are packed as empty ones unless Name leads into them.
+	Hidden []string
+}
+
+// Pack writes a tar of what is at a path. Files that vanish meanwhile are left out. Sockets are, too.
+func Pack(ctx context.Context, src Source, w io.Writer) error {
+	dir, last, err := parent(src.Root, src.Name)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	p := &packer{ctx: ctx, w: tar.NewWriter(w), links: make(map[inode]string)}
+	base := src.Base
 	if base == "" {
 		base = "/"
 	}
+	p := &packer{ctx: ctx, w: tar.NewWriter(w), links: make(map[inode]string)}
+	if p.hidden, err = src.hidden(base); err != nil {
+		return err
+	}
 	if err := p.entry(int(dir.Fd()), last, base, true); err != nil {
-		return fmt.Errorf("packing %s: %w", name, err)
+		return fmt.Errorf("packing %s: %w", src.Name, err)
 	}
 	return p.w.Close()
+}
+
+// hidden returns Hidden as the names that they have in the tar.
+func (src *Source) hidden(base string) (map[string]bool, error) {
+	if len(src.Hidden) == 0 {
+		return nil, nil
+	}
+	at, err := Real(src.Root, src.Name)
+	if err != nil {
+		return nil, err
+	}
+	at = strings.TrimSuffix(at, "/") + "/"
+	names := make(map[string]bool, len(src.Hidden))
+	for _, h := range src.Hidden {
+		if rest, ok := strings.CutPrefix(h, at); ok {
+			names[strings.TrimSuffix(base, "/")+"/"+rest] = true
+		}
+	}
+	return names, nil
 }
 
 // PackTree writes a tar of all that is in a tree. Names are relative, and the root itself is not in it.
@@ -54,6 +85,8 @@ type packer struct {
 	w     *tar.Writer
 	links map[inode]string // names of files with more than one
 	buf   []byte
+
+	hidden map[string]bool // names in the tar of directories that stay empty
 }
 
 // entry writes the file called base in dir under a name. The first one has to exist.
@@ -84,6 +117,9 @@ func (p *packer) entry(dir int, base, name string, first bool) error {
 	case tar.TypeDir:
 		if err := p.w.WriteHeader(h); err != nil {
 			return err
+		}
+		if p.hidden[name] {
+			return nil
 		}
 		return p.below(fd, name)
 	}

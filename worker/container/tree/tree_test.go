@@ -287,15 +287,17 @@ func TestStat(t *testing.T) {
 	}
 }
 
-// A tar begins with the name that was asked for, and has the link itself or what it leads to.
+// A tar begins with the name that was asked for, and has the link itself or what it leads to. Hidden directories are empty
+// unless one asks for them, or for what is in them.
 func TestPackNames(t *testing.T) {
 	w := newWorld(t)
-	w.make("d/", "d/f=1", "l>d")
+	w.make("d/", "d/f=1", "h/", "h/p/", "h/p/f=1", "l>d", "m>h")
 	for _, tt := range []struct{ path, base, want string }{
-		{"/d", "d", "d/ d/f"}, {"/d/f", "f", "f"}, {"/l", "l", "l>d"}, {"/l/", "l", "l/ l/f"}, {"/", "", "/ /d/ /d/f /l>d"}, {"/d/.", "x", "x/ x/f"},
+		{"/d", "d", "d/ d/f"}, {"/d/f", "f", "f"}, {"/l", "l", "l>d"}, {"/l/", "l", "l/ l/f"}, {"/", "", "/ /d/ /d/f /h/ /l>d /m>h"}, {"/d/.", "x", "x/ x/f"},
+		{"/.", "x", "x/ x/d/ x/d/f x/h/ x/l>d x/m>h"}, {"/h", "h", "h/ h/p/"}, {"/m/", "m", "m/ m/p/"}, {"/m/p/", "p", "p/ p/f"}, {"/h/p/f", "f", "f"},
 	} {
 		var b bytes.Buffer
-		w.must(Pack(t.Context(), w.root, tt.path, tt.base, &b))
+		w.must(Pack(t.Context(), Source{Root: w.root, Name: tt.path, Base: tt.base, Hidden: []string{"/h/p", "/h"}}, &b))
 		var got []string
 		for r := tar.NewReader(&b); ; {
 			h, err := r.Next()
@@ -333,7 +335,7 @@ func TestRace(t *testing.T) {
 	for range 300 {
 		_ = Unpack(t.Context(), w.root, "/a", archive("secret=bad", "new=bad"), Options{})
 		var b bytes.Buffer
-		if Pack(t.Context(), w.root, "/a/secret", "secret", &b) == nil && bytes.Contains(b.Bytes(), []byte("secret\x00secret")) {
+		if Pack(t.Context(), Source{Root: w.root, Name: "/a/secret", Base: "secret"}, &b) == nil && bytes.Contains(b.Bytes(), []byte("secret\x00secret")) {
 			t.Error("read what is outside")
 		}
 	}

@@ -50,6 +50,8 @@ type Containers interface {
 	// container with a terminal as it is.
 	Logs(ctx context.Context, ref string, opt LogsOptions, w io.Writer) error
 	Resize(ctx context.Context, ref string, rows, cols uint16) error
+	// Detached notes that a user has left a container, or with exec a process in it, by the keys for that.
+	Detached(ref, exec string)
 
 	ExecCreate(ctx context.Context, ref string, req *container.ExecCreateRequest) (id string, err error)
 	// ExecStart runs it; with streams it is attached, else the attachment is nil.

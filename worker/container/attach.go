@@ -61,6 +61,18 @@ func (m *Manager) Attach(ctx context.Context, ref string, opt worker.AttachOptio
 	return &saidBefore{Attachment: conn, said: said}, nil
 }
 
+// Detached implements worker.Containers.
+func (m *Manager) Detached(ref, exec string) {
+	c, err := m.find(ref)
+	switch {
+	case err != nil: // it has been removed meanwhile
+	case exec == "":
+		c.publish(events.ActionDetach, nil)
+	default:
+		c.publish(events.ActionExecDetach, map[string]string{"execID": exec})
+	}
+}
+
 // attach connects to the process that runs, or to the next one.
 func (c *ctr) attach(ctx context.Context, s executor.Streams) (executor.Attachment, error) {
 	if !c.get().Config.OpenStdin {

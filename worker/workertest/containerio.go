@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/boxbuild/boxbuild/executor"
@@ -235,6 +236,20 @@ func (cs *Containers) ExecResize(_ context.Context, id string, rows, cols uint16
 		return err
 	}
 	return p.resize(rows, cols)
+}
+
+// Detached implements worker.Containers.
+func (cs *Containers) Detached(ref, exec string) {
+	cs.mu.Lock()
+	c, err := cs.findLocked(ref)
+	cs.mu.Unlock()
+	switch {
+	case err != nil:
+	case exec == "":
+		cs.publish(c, events.ActionDetach)
+	default:
+		cs.publish(c, events.ActionExecDetach, "execID", exec)
+	}
 }
 
 // file finds a file of a container.

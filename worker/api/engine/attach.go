@@ -22,7 +22,7 @@ func attachOptions(c *call) worker.AttachOptions {
 type attaching struct {
 	executor.Attachment
 	tty  bool
-	keys []byte // to detach with; nil where there is no terminal to type them at
+	keys leave
 }
 
 // attachTo attaches to the container of the path.
@@ -41,7 +41,7 @@ func (s *Server) attachTo(ctx context.Context, c *call, opt worker.AttachOptions
 	}
 	a := &attaching{tty: info.Config.Tty}
 	if a.tty {
-		a.keys = keys
+		a.keys = leave{keys, func() { cs.Detached(info.ID, "") }}
 	}
 	// A container whose input is not open has none to attach to.
 	opt.Stdin = opt.Stdin && info.Config.OpenStdin

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
 	"golang.org/x/net/websocket"
 
@@ -96,6 +99,54 @@ func TestAttachTerminal(t *testing.T) {
 	}
 	if _, err := cli.ContainerAttach(ctx, id, client.ContainerAttachOptions{DetachKeys: "ctrl-1"}); err == nil {
 		t.Error("keys that there are not")
+	}
+}
+
+// Who leaves a container, or a process in it, by the keys for that is reported; who hangs up is not.
+func TestDetached(t *testing.T) {
+	w := serve(t)
+	cli, ctx := w.client(), t.Context()
+	id := w.create(stdin(true), "cat")
+	w.begin(id)
+	att, err := cli.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	att.Close()
+	made, err := cli.ExecCreate(ctx, id, client.ExecCreateOptions{Cmd: []string{"cat"}, TTY: true, AttachStdin: true, AttachStdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec, err := cli.ExecAttach(ctx, made.ID, client.ExecAttachOptions{TTY: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exec.Close()
+	if att, err = cli.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true}); err != nil {
+		t.Fatal(err)
+	}
+	defer att.Close()
+	for _, r := range []client.HijackedResponse{exec.HijackedResponse, att.HijackedResponse} {
+		if _, err := r.Conn.Write([]byte{16, 17}); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(r.Reader); err != nil || len(b) > 0 {
+			t.Errorf("%q, %v", b, err)
+		}
+	}
+	w.containers.Detached("gone", "")
+	var got []string
+	now := time.Now()
+	past := w.send(fmt.Sprintf(`GET /events?since=1&until=%d.%09d&filters={"event":["detach","exec_detach"]}`, now.Unix(), now.Nanosecond()), "")
+	for d := json.NewDecoder(strings.NewReader(past.body)); ; {
+		var m events.Message
+		if d.Decode(&m) != nil {
+			break
+		}
+		got = append(got, string(m.Action)+m.Actor.Attributes["execID"])
+	}
+	if want := []string{"exec_detach" + made.ID, "detach"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -79,10 +79,11 @@ func (s *Server) execStart(ctx context.Context, c *call) error {
 		}
 		_, _ = conn.Write(text) // the client may be gone
 	}
-	var keys []byte
+	var keys leave
 	if tty {
-		if keys = info.DetachKeys; len(keys) == 0 {
-			keys = defaultKeys
+		keys = leave{info.DetachKeys, func() { cs.Detached(info.ContainerID, info.ID) }}
+		if len(keys.keys) == 0 {
+			keys.keys = defaultKeys
 		}
 	}
 	if startErr != nil || att == nil {

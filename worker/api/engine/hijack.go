@@ -80,9 +80,15 @@ func (t *takeover) finish() {
 	}
 }
 
+// A leave is how a user at a terminal leaves a process to itself.
+type leave struct {
+	keys []byte // typed in a row; nil where there is no terminal to type them at
+	left func() // called when they have been
+}
+
 // join copies between a client and the process that it is attached to, until the process has ended or the client has left:
 // by closing the connection, or with the keys for that. It closes both.
-func (s *Server) join(ctx context.Context, client io.ReadWriteCloser, att executor.Attachment, keys []byte) {
+func (s *Server) join(ctx context.Context, client io.ReadWriteCloser, att executor.Attachment, keys leave) {
 	defer client.Close()
 	finish := sync.OnceFunc(func() {
 		_ = att.Close()
@@ -102,14 +108,15 @@ func (s *Server) join(ctx context.Context, client io.ReadWriteCloser, att execut
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		var in io.Reader = client
-		if keys != nil {
-			in = &keyReader{r: client, keys: keys}
+		if keys.keys != nil {
+			in = &keyReader{r: client, keys: keys.keys}
 		}
 		_, err := io.Copy(att, in)
 		switch {
 		case errors.Is(err, errDetached):
+			keys.left()
 			finish()
-		case err == nil && keys == nil:
+		case err == nil && keys.keys == nil:
 			_ = att.CloseWrite() // the process may have ended
 		}
 		// At a terminal nobody's leaving ends the input of the process: the next one types on.

@@ -208,7 +208,7 @@ func (cr *creation) complete() error {
 	case h.NetworkMode.IsContainer() && c.Hostname == "":
 		joined, err := cr.m.find(h.NetworkMode.ConnectedContainer())
 		if err != nil {
-			return err
+			return worker.Invalidf("%v", err) // "not found" would have clients pull the image
 		}
 		other := joined.get().Config
 		c.Hostname, c.Domainname = other.Hostname, other.Domainname

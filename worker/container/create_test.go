@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
@@ -88,6 +89,7 @@ func TestCreateRefuses(t *testing.T) {
 		"subpath must be a relative path within the volume": func(r *worker.ContainerCreate) {
 			r.HostConfig.Mounts = []mount.Mount{{Type: "volume", Source: "v", Target: "/x", VolumeOptions: &mount.VolumeOptions{Subpath: "../x"}}}
 		},
+		`--storage-opt is not supported`:    func(r *worker.ContainerCreate) { r.HostConfig.StorageOpt = map[string]string{"size": "1G"} },
 		`invalid tmpfs option ["what"]`:     func(r *worker.ContainerCreate) { r.HostConfig.Tmpfs = map[string]string{"/x": "what"} },
 		"No such container: none":           func(r *worker.ContainerCreate) { r.HostConfig.VolumesFrom = []string{"none:ro"} },
 		"includes invalid characters for a": func(r *worker.ContainerCreate) { r.HostConfig.Binds = []string{"-bad:/x"} },
@@ -99,6 +101,9 @@ func TestCreateRefuses(t *testing.T) {
 		edit(req)
 		_, err := f.Create(t.Context(), req)
 		f.want(err, text)
+		if image := strings.HasPrefix(text, "No such image"); errdefs.IsNotFound(err) != image {
+			t.Errorf("%v: docker's clients pull the image: %t, want %t", err, !image, image)
+		}
 	}
 	f.must(f.Remove(t.Context(), other, worker.RemoveContainerOptions{}))
 	for _, name := range []string{"v", "w"} {

@@ -116,7 +116,8 @@ func (cr *creation) inherited(from []string) ([]mountPoint, error) {
 		}
 		c, err := cr.m.find(ref)
 		if err != nil {
-			return nil, err
+			// Not "not found": clients would pull the image, and try again.
+			return nil, worker.Invalidf("%v", err)
 		}
 		for _, p := range c.get().Mounts {
 			if p.Plain {

@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sys/unix"
@@ -241,10 +242,11 @@ func (c *ctr) readOnlyAt(rec *record, real string) error {
 	return nil
 }
 
-// base is the last part of a path as docker's clients name what they copy.
+// base is the last part of a path as docker's clients expect it before what they copy: "." of one that ends so, and nothing
+// for the root.
 func base(name string) string {
-	if clean := path.Clean("/" + name); clean != "/" {
-		return path.Base(clean)
+	if last := path.Base("/" + strings.TrimRight(name, "/")); last != "/" {
+		return last
 	}
 	return ""
 }

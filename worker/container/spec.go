@@ -35,6 +35,9 @@ func (m *Manager) spec(rec *record, net *worker.NetworkSetup) (*executor.Spec, e
 		HostCgroup: host.CgroupnsMode.IsHost(), Init: host.Init != nil && *host.Init,
 		MaskedPaths: host.MaskedPaths, ReadonlyPaths: host.ReadonlyPaths,
 	}
+	if s.HostUTS {
+		s.Hostname, s.Domain = "", "" // they are the host's
+	}
 	if s.Process.Cwd == "" {
 		s.Process.Cwd = "/"
 	}
@@ -247,6 +250,11 @@ func (m *Manager) devices(s *executor.Spec, r *container.Resources) error {
 			return worker.Invalidf("error gathering device information while adding custom device %q: no such file or directory", d.PathOnHost)
 		}
 		s.Devices = append(s.Devices, executor.Device{HostPath: d.PathOnHost, Path: in, Access: access})
+	}
+	for i := range r.DeviceRequests {
+		// There are no drivers: whoever asks for a GPU must not get a container without one.
+		d := &r.DeviceRequests[i]
+		return worker.Invalidf("could not select device driver %q with capabilities: %v", d.Driver, d.Capabilities)
 	}
 	for _, rule := range r.DeviceCgroupRules {
 		dr, err := deviceRule(rule)

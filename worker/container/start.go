@@ -106,7 +106,7 @@ func (c *ctr) launch(ctx context.Context) (_ *run, err error) {
 	}
 	net, err := m.deps.Network.Setup(ctx, req)
 	if err != nil {
-		return nil, fmt.Errorf("failed to set up container networking: %w", err)
+		return nil, err // it has docker's words
 	}
 	if err := c.writeFiles(rec, net); err != nil {
 		return nil, err

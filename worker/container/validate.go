@@ -144,6 +144,8 @@ func checkHost(h *container.HostConfig) error {
 	switch {
 	case h.AutoRemove && !h.RestartPolicy.IsNone():
 		return worker.Invalidf("can't create 'AutoRemove' container with restart policy")
+	case len(h.StorageOpt) > 0:
+		return worker.Invalidf("--storage-opt is not supported: the storage driver has no limits per container")
 	case h.ShmSize < 0:
 		return worker.Invalidf("SHM size can not be less than 0")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:

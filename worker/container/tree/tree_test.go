@@ -293,8 +293,17 @@ func TestPackNames(t *testing.T) {
 	w := newWorld(t)
 	w.make("d/", "d/f=1", "h/", "h/p/", "h/p/f=1", "l>d", "m>h")
 	for _, tt := range []struct{ path, base, want string }{
-		{"/d", "d", "d/ d/f"}, {"/d/f", "f", "f"}, {"/l", "l", "l>d"}, {"/l/", "l", "l/ l/f"}, {"/", "", "/ /d/ /d/f /h/ /l>d /m>h"}, {"/d/.", "x", "x/ x/f"},
-		{"/.", "x", "x/ x/d/ x/d/f x/h/ x/l>d x/m>h"}, {"/h", "h", "h/ h/p/"}, {"/m/", "m", "m/ m/p/"}, {"/m/p/", "p", "p/ p/f"}, {"/h/p/f", "f", "f"},
+		{"/d", "d", "d/ d/f"},
+		{"/d/f", "f", "f"},
+		{"/l", "l", "l>d"},
+		{"/l/", "l", "l/ l/f"},
+		{"/", "", "/ /d/ /d/f /h/ /l>d /m>h"},
+		{"/d/.", "x", "x/ x/f"},
+		{"/.", "x", "x/ x/d/ x/d/f x/h/ x/l>d x/m>h"},
+		{"/h", "h", "h/ h/p/"},
+		{"/m/", "m", "m/ m/p/"},
+		{"/m/p/", "p", "p/ p/f"},
+		{"/h/p/f", "f", "f"},
 	} {
 		var b bytes.Buffer
 		w.must(Pack(t.Context(), Source{Root: w.root, Name: tt.path, Base: tt.base, Hidden: []string{"/h/p", "/h"}}, &b))

@@ -408,7 +408,7 @@ func newFakeNetwork() *fakeNetwork {
 
 func (n *fakeNetwork) Check(_ context.Context, r *worker.NetworkRequest) error {
 	if _, ok := r.Endpoints["nowhere"]; ok {
-		return worker.NotFoundf("network nowhere not found")
+		return worker.Invalidf("network nowhere not found")
 	}
 	return nil
 }

@@ -8,6 +8,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -98,8 +99,9 @@ func (e Env) addressOf(root string) string {
 	return "unix://" + path
 }
 
-// locate finds root and address from flags and environment. A flag goes before the environment: with --root and
-// BOXBUILD_ADDR the address is that of the root. given says that the address itself was.
+// locate finds root and address from flags and environment. An address that was given goes before one that is derived, also
+// from a root that was given in a stronger way: with --root and BOXBUILD_ADDR it is that of the variable. given says that
+// the address itself was.
 func (e Env) locate(flagRoot, flagAddr string) (root, addr string, given bool, err error) {
 	root = e.defaultRoot()
 	if env := e.Getenv("BOXBUILD_ROOT"); env != "" {
@@ -111,11 +113,8 @@ func (e Env) locate(flagRoot, flagAddr string) (root, addr string, given bool, e
 	if root, err = filepath.Abs(root); err != nil {
 		return "", "", false, fmt.Errorf("finding the root: %w", err)
 	}
-	switch env := e.Getenv("BOXBUILD_ADDR"); {
-	case flagAddr != "":
-		return root, flagAddr, true, nil
-	case flagRoot == "" && env != "":
-		return root, env, true, nil
+	if addr = cmp.Or(flagAddr, e.Getenv("BOXBUILD_ADDR")); addr != "" {
+		return root, addr, true, nil
 	}
 	return root, e.addressOf(root), false, nil
 }

@@ -40,7 +40,7 @@ func TestAddress(t *testing.T) {
 		{"root variable", 0, vars{"BOXBUILD_ROOT": "/v"}, nil, "/v", "unix:///v/boxbuild.sock", true},
 		{"addr flag", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--addr", "unix:///f"}, "/var/lib/boxbuild", "unix:///f", false},
 		{"addr variable", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, nil, "/var/lib/boxbuild", "unix:///e", false},
-		{"root flag before addr variable", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--root", "/r"}, "/r", "unix:///r/boxbuild.sock", true},
+		{"addr variable with root flag", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--root", "/r"}, "/r", "unix:///e", false},
 		{"long root", 0, nil, []string{"--root", long}, long, "unix:///run/boxbuild/", true},
 	} {
 		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -70,12 +70,18 @@ func TestAddress(t *testing.T) {
 
 func load(t *testing.T, text string, args ...string) (*Daemon, error) {
 	t.Helper()
+	return loadIn(t, text, nil, args...)
+}
+
+// loadIn is load with variables in the environment.
+func loadIn(t *testing.T, text string, vars map[string]string, args ...string) (*Daemon, error) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "boxbuildd.toml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
-	d := NewDaemon(fs, env(0, nil))
+	d := NewDaemon(fs, env(0, vars))
 	if err := fs.Parse(append(args, "--config", path)); err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +116,37 @@ keypair = [{key = "/k", cert = "/c"}]
 	if !local.HTTP || !local.Insecure || len(local.CA) != 1 || local.KeyPair[0] != (KeyPair{Key: "/k", Cert: "/c"}) ||
 		d.Registries["docker.io"].Mirrors[0] != "mirror.example" {
 		t.Errorf("got registries %+v", d.Registries)
+	}
+}
+
+// An address is the flag's, else the variable's, else the file's; only without any it is derived from the root, whether
+// that is a flag or not.
+func TestAddressOfFile(t *testing.T) {
+	const file = "root = \"/f\"\n[grpc]\naddress = [\"unix:///x/g2.sock\", \"unix:///x/g3.sock\"]\n"
+	both := []string{"unix:///x/g2.sock", "unix:///x/g3.sock"}
+	for _, c := range []struct {
+		file string
+		addr string // of the environment
+		args []string
+		root string
+		want []string
+	}{
+		{file, "", nil, "/f", both},
+		{file, "", []string{"--root", "/r"}, "/r", both},
+		{"addr = \"unix:///a\"\n", "", []string{"--root", "/r"}, "/r", []string{"unix:///a"}},
+		{"", "", []string{"--root", "/r"}, "/r", []string{"unix:///r/boxbuild.sock"}},
+		{file, "unix:///e", nil, "/f", []string{"unix:///e"}},
+		{file, "unix:///e", []string{"--root", "/r"}, "/r", []string{"unix:///e"}},
+		{file, "unix:///e", []string{"--root", "/r", "--addr", "unix:///b"}, "/r", []string{"unix:///b"}},
+	} {
+		vars := map[string]string{}
+		if c.addr != "" {
+			vars["BOXBUILD_ADDR"] = c.addr
+		}
+		d, err := loadIn(t, c.file, vars, c.args...)
+		if err != nil || d.Root != c.root || !slices.Equal(d.Addrs, c.want) {
+			t.Errorf("%+v: got root %s, addresses %s, %v", c, d.Root, d.Addrs, err)
+		}
 	}
 }
 

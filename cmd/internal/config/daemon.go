@@ -193,7 +193,8 @@ func (d *Daemon) Load(fs *pflag.FlagSet) error {
 	return d.Validate()
 }
 
-// place settles root and addresses. What the file says counts less than environment and flags.
+// place settles root and addresses. What the file says counts less than environment and flags, but an address there more
+// than one that is derived from the root, wherever that comes from.
 func (d *Daemon) place() error {
 	first := ""
 	if len(d.addrFlags) > 0 {
@@ -216,7 +217,7 @@ func (d *Daemon) place() error {
 	switch {
 	case len(d.addrFlags) > 0:
 		d.Addrs = d.addrFlags
-	case len(inFile) > 0 && !given && d.rootFlag == "":
+	case len(inFile) > 0 && !given:
 		d.Addrs = inFile
 	default:
 		d.Addrs = []string{addr}

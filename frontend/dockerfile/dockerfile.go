@@ -113,13 +113,15 @@ type translation struct {
 	src    *source
 	shared *shared
 
-	native   op.Platform       // of the daemon
-	platform op.Platform       // that the image is for
-	implicit bool              // nobody asked for platform, so the base image's stays
-	multi    bool              // other platforms are built too; names tell them apart
-	quiet    bool              // warnings are another platform's to report
-	all      bool              // stages that the target does not need are worked through as well
-	findings *[]report.Warning // takes what the checks find, instead of the Env
+	native   op.Platform // of the daemon
+	platform op.Platform // that the image is for
+	implicit bool        // nobody asked for platform, so the base image's stays
+	multi    bool        // other platforms are built too; names tell them apart
+	quiet    bool        // warnings are another platform's to report
+	all      bool        // stages that the target does not need are worked through as well
+	// inspected says that nothing will be built.
+	inspected bool
+	findings  *[]report.Warning // takes what the checks find, instead of the Env
 
 	doc     *document
 	globals *vars                  // the scope of FROM

@@ -27,7 +27,7 @@ func inspection(ctx context.Context, req *frontend.Request, env frontend.Env) (*
 		return nil, err
 	}
 	t := newTranslation(req, env, src)
-	t.platform = t.native
+	t.platform, t.inspected = t.native, true
 	if len(req.Platforms) > 0 {
 		t.platform = platforms.Normalize(req.Platforms[0])
 	}

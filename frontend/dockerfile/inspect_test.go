@@ -124,3 +124,29 @@ func TestCheck(t *testing.T) {
 		t.Errorf("an error: %v", f.Error)
 	}
 }
+
+// TestInspectionNeedsNoGrants checks that whoever only looks at a Dockerfile is asked for no entitlement: nothing runs. The
+// same text is not built without.
+func TestInspectionNeedsNoGrants(t *testing.T) {
+	for flag, built := range map[string]bool{
+		"--network=host": false, "--security=insecure": false,
+		"--device=vendor.com/class=one": true, // the worker knows which devices need one
+	} {
+		c := dockerfileCase(t, "FROM scratch\nARG A=1\nRUN "+flag+" [\"/x\"]\n")
+		in := New().(frontend.Inspector)
+		out, err := in.Outline(t.Context(), c.req, c.env)
+		if err != nil || len(out.Args) != 1 {
+			t.Errorf("%s: outline %+v, %v", flag, out, err)
+		}
+		found, err := in.Check(t.Context(), c.req, c.env)
+		if err != nil || found.Error != nil {
+			t.Errorf("%s: check %+v, %v", flag, found, err)
+		}
+		if targets, err := in.Targets(t.Context(), c.req, c.env); err != nil || len(targets.Targets) != 1 {
+			t.Errorf("%s: targets %+v, %v", flag, targets, err)
+		}
+		if _, err := New().Translate(t.Context(), c.req, c.env); (err == nil) != built {
+			t.Errorf("%s: translated with %v", flag, err)
+		}
+	}
+}

@@ -27,7 +27,7 @@ type Found struct {
 // and some others search themselves; of the others the catalog is read (distribution specification, "Listing
 // Repositories" of Docker's original). The error is a *StatusError if the registry offers neither.
 func (c *Client) Search(ctx context.Context, host, term string, limit int) ([]Found, error) {
-	if err := (Repo{host, "x"}).check(); err != nil {
+	if err := (Repo{host, "library/x"}).check(); err != nil { // which has two parts on Docker Hub
 		return nil, fmt.Errorf("searching %s: %w", host, err)
 	}
 	ep := c.origin(host)

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -77,5 +78,19 @@ func TestSearch(t *testing.T) {
 				t.Errorf("%v, %v, want %s", got, err, tt.want)
 			}
 		})
+	}
+}
+
+// Docker Hub is asked as well: with a context that has ended nothing else is in the way.
+func TestSearchHub(t *testing.T) {
+	c, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Search(ctx, dockerHub, "box", 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -109,8 +109,12 @@ func tagOf(named reference.Named) string {
 func pullError(named reference.Named, err error) error {
 	switch {
 	case errors.Is(err, registry.ErrUnauthorized):
-		return worker.NotFoundf("pull access denied for %s, repository does not exist or may require 'docker login': %v",
-			reference.FamiliarName(named), err)
+		const denied = "repository does not exist or may require 'docker login': "
+		why := err.Error()
+		if _, rest, said := strings.Cut(why, denied); said { // it says so itself, of the full name
+			why = rest
+		}
+		return worker.NotFoundf("pull access denied for %s, %s%s", reference.FamiliarName(named), denied, why)
 	case errors.Is(err, registry.ErrNotFound):
 		return worker.NotFoundf("manifest for %s not found: manifest unknown: %v", reference.FamiliarString(named), err)
 	}

@@ -32,6 +32,10 @@ var (
 // ErrRunning is the error of a build whose ID is that of one that runs. It is found with errors.Is.
 var ErrRunning = errors.New("a build of that ID is running")
 
+// ErrRecorded is the error of a build whose ID is that of one that has ended, and which the history has. It is found with
+// errors.Is.
+var ErrRecorded = errors.New("the history has a build of that ID; choose another, or remove that build")
+
 // ErrDraining is what a daemon that goes down answers to a new build, and the cause with which it cancels one.
 var ErrDraining = errors.New("the daemon is going down")
 

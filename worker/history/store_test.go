@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -100,7 +101,8 @@ func writes(text string) func(io.Writer) error {
 	}
 }
 
-// A second build of a running ID is refused; one of an ID that has ended takes its place.
+// A second build of an ID is refused, while the first runs and afterwards, and what is recorded of that stays; once the
+// record is removed the ID is free.
 func TestSameID(t *testing.T) {
 	s := open(t, Options{})
 	build(t, s, "a", func() {
@@ -116,12 +118,23 @@ func TestSameID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	events := watch(t, s, "a")
+	_, err = s.Wrap(script(nil)).Build(t.Context(), &worker.BuildRequest{ID: "a", Begun: func() { t.Error("it has begun") }}, nil)
+	if !errors.Is(err, worker.ErrRecorded) {
+		t.Errorf("got %v, want ErrRecorded", err)
+	}
+	if second, err := s.Get("a"); err != nil || !reflect.DeepEqual(second, first) || len(watch(t, s, "a")) != len(events) {
+		t.Errorf("got %+v after %+v, %v", second, first, err)
+	}
+	if err := s.Remove("a"); err != nil {
+		t.Fatal(err)
+	}
 	build(t, s, "a", nil)
 	second, err := s.Get("a")
 	if err != nil || !second.Created.After(first.Created) || ids(s) != "a" {
 		t.Errorf("got %+v after %+v, %v", second, first, err)
 	}
-	if got := watch(t, s, "a"); len(got) != 2 {
+	if got := watch(t, s, "a"); len(got) != len(events) {
 		t.Errorf("events of both: %s", lines(got))
 	}
 }

@@ -19,8 +19,8 @@ import (
 const internalKept = time.Minute
 
 // Wrap returns a Builder that records what b builds. A build whose ID is that of one that runs is refused with
-// worker.ErrRunning; one whose ID is that of one that has ended takes its place. That a build cannot be recorded does not
-// keep it from being built.
+// worker.ErrRunning, and one whose ID the history has with worker.ErrRecorded: nothing takes the place of a record. That a
+// build cannot be recorded does not keep it from being built.
 func (s *Store) Wrap(b worker.Builder) worker.Builder { return &recording{s, b} }
 
 // recording is a worker.Builder.
@@ -84,16 +84,20 @@ func (s *Store) begin(ctx context.Context, req *worker.BuildRequest) (*entry, *r
 	e.live = r
 	s.mu.Lock()
 	old := s.entries[req.ID]
-	if old != nil && old.live != nil {
+	if old != nil {
+		err := worker.ErrRecorded
+		if old.live != nil {
+			err = worker.ErrRunning
+		}
 		s.mu.Unlock()
-		return nil, nil, fmt.Errorf("build %s: %w", req.ID, worker.ErrRunning)
+		return nil, nil, fmt.Errorf("build %s: %w", req.ID, err)
 	}
 	s.entries[req.ID] = e
 	s.changedLocked(e)
 	s.mu.Unlock()
 	// finish waits for it.
 	go func() {
-		if err := r.log.open(func() (*os.File, error) { return s.create(e, old) }); err != nil {
+		if err := r.log.open(func() (*os.File, error) { return s.create(e) }); err != nil {
 			s.opt.Log.Warn("a build cannot be recorded", "build", req.ID, "error", err)
 		}
 	}()
@@ -102,14 +106,8 @@ func (s *Store) begin(ctx context.Context, req *worker.BuildRequest) (*entry, *r
 	return e, r, nil
 }
 
-// create makes what a build has on the disk while it runs: a log, whose first entry is the record. If there was a build of
-// that ID it is removed first.
-func (s *Store) create(e, old *entry) (*os.File, error) {
-	if old != nil {
-		if err := s.discard(old); err != nil {
-			return nil, err
-		}
-	}
+// create makes what a build has on the disk while it runs: a log, whose first entry is the record.
+func (s *Store) create(e *entry) (*os.File, error) {
 	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	f, err := os.OpenFile(e.logPath(), flags, 0o600)
 	if errors.Is(err, os.ErrExist) {

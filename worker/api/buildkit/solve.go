@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/proto/bksession"
@@ -31,12 +33,13 @@ func (s *Server) Solve(ctx context.Context, in *controlapi.SolveRequest) (*contr
 func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[string]string, error) {
 	modernise(in)
 	byID := unmoby(in)
-	if in.GetRef() != "" {
-		if !s.claim(in.GetRef()) {
-			return nil, fmt.Errorf("job ID %s exists", in.GetRef())
-		}
-		defer s.unclaim(in.GetRef())
+	if in.GetRef() == "" { // the words are those of BuildKit's database
+		return nil, status.Error(codes.Internal, "key required")
 	}
+	if !s.claim(in.GetRef()) {
+		return nil, fmt.Errorf("job ID %s exists", in.GetRef())
+	}
+	defer s.unclaim(in.GetRef())
 	b := &build{server: s, in: in}
 	req, err := b.request(ctx)
 	if err != nil {
@@ -51,6 +54,9 @@ func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[st
 	}
 	defer b.close()
 	res, err := s.opt.Builder.Build(ctx, req, func(solver.Event) {}) // who wants to know watches
+	if errors.Is(err, worker.ErrRunning) || errors.Is(err, worker.ErrRecorded) {
+		return nil, fmt.Errorf("job ID %s exists", in.GetRef())
+	}
 	if err != nil {
 		return nil, because(ctx, err)
 	}

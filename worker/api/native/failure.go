@@ -85,7 +85,7 @@ func kindOf(err error) boxbuildv1.ErrorKind {
 	case errors.Is(err, worker.ErrNotFound), errors.Is(err, registry.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND
 	case errors.Is(err, worker.ErrInUse), errors.Is(err, worker.ErrAmbiguous), errors.Is(err, worker.ErrRunning),
-		errors.Is(err, history.ErrAmbiguous):
+		errors.Is(err, worker.ErrRecorded), errors.Is(err, history.ErrAmbiguous):
 		return boxbuildv1.ErrorKind_ERROR_KIND_CONFLICT
 	}
 	return boxbuildv1.ErrorKind_ERROR_KIND_INTERNAL

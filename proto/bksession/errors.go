@@ -14,10 +14,20 @@ import (
 // ErrExists says that a session of that ID is there already. Serve returns it, and the first one is not disturbed.
 var ErrExists = errors.New("a session with this ID exists already")
 
-// ErrNoSession says that there is no session of an ID. Get returns it in an error that names the ID.
-var ErrNoSession = errors.New("no such session")
+// ErrNoSession says that there is no session of an ID. Get returns it in an error that names the ID. BuildKit's clients get
+// the code for what has not come in time.
+var ErrNoSession error = late("no such session")
 
-// A LostError is why a session has ended: the cause of its context, and of every call that it cut short.
+// late is the text of an error with that code.
+type late string
+
+func (e late) Error() string { return string(e) }
+
+// Code returns the error's code.
+func (late) Code() codes.Code { return codes.DeadlineExceeded }
+
+// A LostError is why a session has ended: the cause of its context, and of every call that it cut short. It is
+// context.Canceled: who ends the session of a build has given it up, whatever the build was doing for it then.
 type LostError struct {
 	ID   string
 	Name string // as the client calls it; may be empty
@@ -37,6 +47,9 @@ func (e *LostError) Error() string {
 }
 
 func (e *LostError) Unwrap() error { return e.Why }
+
+// Is matches context.Canceled.
+func (e *LostError) Is(target error) bool { return target == context.Canceled }
 
 // errNoAnswer is the reason for the end of a session whose client is silent.
 var errNoAnswer = errors.New("no answer to health checks")

@@ -17,6 +17,7 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
+	"google.golang.org/grpc/codes"
 )
 
 // slowRegistry answers nothing but that it is one. reached gets the names of what it is asked for.
@@ -118,8 +119,8 @@ func killed(t *testing.T, sig syscall.Signal) {
 				t.Errorf("%s: %v", phase, err)
 			}
 			if phase != "status" && phase != "no session" { // which may be no builds
-				if why := d.why(phase); !named(why) {
-					t.Errorf("%s: the history says %q", phase, why)
+				if why, code := d.why(phase); !named(why) || code != codes.Canceled {
+					t.Errorf("%s: the history says %s: %q", phase, code, why)
 				}
 			}
 			_ = cmd.Process.Kill()
@@ -151,17 +152,17 @@ func ready(r io.Reader) bool {
 	return err == nil && string(buf) == "ready\n"
 }
 
-// why waits for the end of a build, and returns the error that the history has of it.
-func (d *daemon) why(ref string) string {
+// why waits for the end of a build, and returns the error that the history has of it, and its code.
+func (d *daemon) why(ref string) (string, codes.Code) {
 	for range 4000 {
 		for _, rec := range d.histories(&controlapi.BuildHistoryRequest{Ref: ref}) {
 			if rec.GetCompletedAt() != nil {
-				return rec.GetError().GetMessage()
+				return rec.GetError().GetMessage(), codes.Code(rec.GetError().GetCode())
 			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return fmt.Sprintf("the build %s does not end", ref)
+	return fmt.Sprintf("the build %s does not end", ref), codes.OK
 }
 
 // drained takes what is told of a build, and forgets it.

@@ -45,7 +45,7 @@ func TestFailure(t *testing.T) {
 		if !errors.As(err, &ve) || ve.Vertex != g.Vertex("a") || !errors.Is(err, errFails) || out != nil {
 			t.Errorf("got %v, %v", out, err)
 		}
-		if want := "solving a: exit code: 1"; err.Error() != want {
+		if want := "exit code: 1"; err.Error() != want {
 			t.Errorf("got %q, want %q", err, want)
 		}
 		r.stories(events, "z", "", "y", "cached recipe",

@@ -72,7 +72,7 @@ func (b *build) gone(n *node, used []Result, named []int) (gone []int) {
 func (b *build) fail(n *node, err error) {
 	b.move(n, failed)
 	b.tell(n, Event{Kind: Failed, Err: err})
-	b.giveUp(fmt.Errorf("solving %s: %w", n.v.Name(), &VertexError{Vertex: n.v, Err: err}))
+	b.giveUp(&VertexError{Vertex: n.v, Err: err}) // what failed is for err to say
 }
 
 // giveUp ends the build for err, unless it has failed before: everything that is not done is dropped as soon as nothing

@@ -71,11 +71,15 @@ func (a *app) diskUsage(ctx context.Context, verbose bool, format string) error 
 		if err != nil {
 			return err
 		}
+		users := make(map[string]int64)
+		for i := range out.ContainerDiskUsage.Items {
+			users[out.ContainerDiskUsage.Items[i].ImageID]++
+		}
 		for _, img := range list.GetImages() {
 			out.ImageDiskUsage.Items = append(out.ImageDiskUsage.Items, image.Summary{
 				ID: img.GetId(), RepoTags: img.GetNames(), RepoDigests: img.GetRepoDigests(),
 				Created: img.GetCreated().AsTime().Unix(), Size: img.GetSize(), SharedSize: img.GetSharedSize(),
-				Labels: img.GetLabels(),
+				Labels: img.GetLabels(), Containers: users[img.GetId()],
 			})
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -72,6 +73,9 @@ type clientInfo struct {
 	Warnings  []string
 }
 
+// wholeDot finds a dot in an action of a template that is not followed by a name.
+var wholeDot = regexp.MustCompile(`\{\{[^}]*\.(?:[^\pL_]|$)`)
+
 func (a *app) info(ctx context.Context, format string) error {
 	obj := &infoObject{Info: &system.Info{}, clientObject: clientObject{ClientInfo: &clientInfo{
 		Debug: a.cfg.Debug, Version: version, GitCommit: commit(), GoVersion: runtime.Version(), Os: runtime.GOOS, Arch: runtime.GOARCH,
@@ -82,8 +86,8 @@ func (a *app) info(ctx context.Context, format string) error {
 		if err != nil {
 			return usagef("template parsing error: %v", err)
 		}
-		// A template that asks for nothing of the daemon's does not start one.
-		if !strings.Contains(format, ".") || tmpl.Execute(io.Discard, &obj.clientObject) != nil {
+		// A template that asks for nothing of the daemon's does not start one. "." alone asks for all.
+		if !strings.Contains(format, ".") || wholeDot.MatchString(format) || tmpl.Execute(io.Discard, &obj.clientObject) != nil {
 			if err := a.addServerInfo(ctx, obj); err != nil {
 				return err
 			}

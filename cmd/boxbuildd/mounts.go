@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/proto/git"
@@ -24,14 +25,15 @@ func (m cacheMounts) CacheMounts(ctx context.Context) ([]images.CacheMount, erro
 
 // sourceCaches are what sources keep, as package images accounts for it.
 func sourceCaches(repositories *git.Client, received *filesync.Store) []images.SourceCache {
+	since := time.Now() // nobody notes when they were made
 	return []images.SourceCache{
 		{
-			Name: "git", Type: "source.git.checkout", Description: "mirrors of Git repositories",
+			Name: "git", Type: "source.git.checkout", Description: "mirrors of Git repositories", Since: since,
 			Usage: func(context.Context) (int64, error) { return repositories.Usage(), nil },
 			Prune: repositories.Prune,
 		},
 		{
-			Name: "local", Type: "source.local", Description: "files that clients have sent",
+			Name: "local", Type: "source.local", Description: "files that clients have sent", Since: since,
 			Usage: func(context.Context) (int64, error) { return received.Usage() },
 			Prune: func(_ context.Context, limit int64) (int64, error) { return received.Prune(limit) },
 		},

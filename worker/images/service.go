@@ -52,7 +52,8 @@ type Mounts interface {
 // is pruned, as a whole.
 type SourceCache struct {
 	Name, Description string
-	Type              string // of the record that stands for it: "source.local"
+	Type              string    // of the record that stands for it: "source.local"
+	Since             time.Time // when it has been made, at the latest
 	Usage             func(ctx context.Context) (int64, error)
 	// Prune removes what is not in use until at most limit bytes are left, as far as it can, and says how many it freed.
 	Prune func(ctx context.Context, limit int64) (int64, error)

@@ -132,7 +132,9 @@ func (s *Service) sourceUsage(ctx context.Context, du *worker.DiskUsage) error {
 		if size == 0 {
 			continue
 		}
-		du.Records = append(du.Records, worker.UsageRecord{ID: c.Name, Type: c.Type, Description: c.Description, Size: size})
+		du.Records = append(du.Records, worker.UsageRecord{
+			ID: c.Name, Type: c.Type, Description: c.Description, Size: size, Created: c.Since,
+		})
 		du.BuildCache.Total++
 		du.BuildCache.Size += size
 		du.BuildCache.Reclaimable += size

@@ -88,6 +88,11 @@ func (s *Server) listImages(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.before(51) {
+		for i := range list {
+			list[i].Containers = -1 // lists did not count them
+		}
+	}
 	return c.send(http.StatusOK, imagesFor(list, c.version))
 }
 
@@ -282,7 +287,6 @@ func imagesFor(list []image.Summary, v version) any {
 	}
 	out := make([]oldSummary, len(list))
 	for i, img := range list {
-		img.Containers = -1
 		if before(48) {
 			img.Descriptor = nil
 		}

@@ -149,7 +149,7 @@ func TestDiskUsage(t *testing.T) {
 		if u := du.BuildCache; u.TotalCount != 2 || len(u.Items) != 2 || u.Items[0].ID != "abcdefghijklmnop" || u.Items[0].LastUsedAt == nil {
 			t.Errorf("%s: cache %+v", c.ClientVersion(), u)
 		}
-		if u := du.Images; u.TotalCount != 1 || len(u.Items) != 1 {
+		if u := du.Images; u.TotalCount != 1 || len(u.Items) != 1 || u.Items[0].Containers != 2 {
 			t.Errorf("%s: images %+v", c.ClientVersion(), u)
 		}
 	}

@@ -7,8 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -91,7 +96,7 @@ func (t *translation) contextTree() *tree {
 	if t.req.Context == nil && fc == nil {
 		return nil
 	}
-	tr := &tree{src: t.req.Context, ignore: t.src.ignore, label: "[internal] load build context"}
+	tr := &tree{src: t.req.Context, label: "[internal] load build context"}
 	if fc != nil {
 		in := fc.input
 		tr.input = &in
@@ -100,6 +105,68 @@ func (t *translation) contextTree() *tree {
 		tr.subdir = t.req.ContextSubdir
 	}
 	return tr
+}
+
+// needsContext says whether a stage that is needed reads from the build context for certain. What variables hold is not known
+// yet, so an ADD or a mount may turn out to read from it later.
+func (t *translation) needsContext(needed map[*stage]bool) bool {
+	for s := range needed {
+		if slices.ContainsFunc(s.commands, command.readsContext) && s.override == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// readsContext says whether a command reads from the build context for certain.
+func (c command) readsContext() bool {
+	switch ic := c.Command.(type) {
+	case *instructions.CopyCommand:
+		return ic.From == "" && len(ic.SourcePaths) > 0
+	case *instructions.AddCommand:
+		return slices.ContainsFunc(ic.SourcePaths, func(src string) bool {
+			return !strings.Contains(src, "$") && classify(src) == fileSource
+		})
+	case *instructions.RunCommand:
+		return mountsContext(ic.String())
+	}
+	return false
+}
+
+// mountsContext says whether a RUN, as it is written, has a bind mount of the context for certain. The type of a mount is
+// parsed when variables have values only.
+func mountsContext(text string) bool {
+	_, flags, _ := strings.Cut(text, " ")
+	for flag := range strings.FieldsSeq(flags) {
+		if !strings.HasPrefix(flag, "--") {
+			return false
+		}
+		mount, ok := strings.CutPrefix(flag, "--mount=")
+		other := func(field string) bool {
+			key, value, _ := strings.Cut(strings.ToLower(field), "=")
+			return key == "from" || key == "type" && value != "bind"
+		}
+		if ok && !slices.ContainsFunc(strings.Split(mount, ","), other) {
+			return true
+		}
+	}
+	return false
+}
+
+// excluded returns what .dockerignore excludes from the build context; nil for nothing.
+func (t *translation) excluded() (*ignore.Matcher, error) {
+	if t.out != nil || t.context == nil {
+		return t.out, nil
+	}
+	patterns, err := t.src.ignored()
+	if err != nil || len(patterns) == 0 {
+		return nil, err
+	}
+	if t.out, err = ignore.New(patterns); err != nil {
+		return nil, fmt.Errorf("failed parsing %s: %w", ignoreName, err)
+	}
+	t.context.ignore = patterns
+	return t.out, nil
 }
 
 // ContextSource returns the source, unpinned, that a user means who names ref as the build context and has no directory

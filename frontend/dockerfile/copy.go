@@ -136,8 +136,12 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 			return errNoContext
 		}
 		if cp.from.tree == st.t.context && st.t.lintsLeft > 0 {
-			st.t.lintsLeft -= len(st.t.src.ignore)
-			lint.IgnoredSource(title(cp.verb), src, st.out, ic.Location(), st.lint)
+			out, err := st.t.excluded()
+			if err != nil {
+				return err
+			}
+			st.t.lintsLeft -= len(st.t.context.ignore)
+			lint.IgnoredSource(title(cp.verb), src, out, ic.Location(), st.lint)
 		}
 		source, err := cp.source(st.platform.OS, src, proto)
 		if err != nil {

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
 	"github.com/boxbuild/boxbuild/frontend/report"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -127,7 +128,8 @@ type translation struct {
 	globals *vars                  // the scope of FROM
 	defs    map[string]*definition // of the global arguments
 	plan    plan
-	context *tree // the build context; nil if there is none
+	context *tree           // the build context; nil if there is none
+	out     *ignore.Matcher // see excluded
 	epoch   epoch
 	budget  *budget
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,8 +32,8 @@ func (e *slowEnv) Pin(ctx context.Context, src op.Source) (op.Source, error) {
 	return e.fakeEnv.Pin(ctx, src)
 }
 
-// TestParallel checks that what does not depend on an answer is not waited for: the definition and .dockerignore take as
-// long as one of them, then all images as long as one, then the context.
+// TestParallel checks that what does not depend on an answer is not waited for: first comes the definition, then all images
+// and .dockerignore take as long as one of them, then comes the context.
 func TestParallel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := dockerfileCase(t, `FROM a AS a
@@ -53,8 +54,8 @@ COPY z /
 		if took := time.Since(start); took != 3*time.Second {
 			t.Errorf("took %v, want 3s", took)
 		}
-		if got := env.most.Load(); got != 4 {
-			t.Errorf("%d pins at once, want 4", got)
+		if got := env.most.Load(); got != 5 {
+			t.Errorf("%d pins at once, want 5", got)
 		}
 	})
 }
@@ -65,11 +66,12 @@ func TestPins(t *testing.T) {
 		name, text string
 		want       int
 	}{
-		{"no context", "FROM busybox\nRUN x\n", 3},
+		{"no context", "FROM busybox\nRUN x\n", 2},
 		{"context", "FROM busybox\nCOPY a b\nCOPY c d\n", 4},
-		{"same image", "FROM busybox AS a\nRUN x\nFROM busybox\nCOPY --from=a x y\nCOPY --from=busybox x y\n", 3},
+		{"same image", "FROM busybox AS a\nRUN x\nFROM busybox\nCOPY --from=a x y\nCOPY --from=busybox x y\n", 2},
 		{"scratch", "FROM scratch\nCOPY a b\n", 3},
-		{"not needed", "FROM other AS a\nCOPY x y\nFROM busybox\nRUN x\n", 3},
+		{"not needed", "FROM other AS a\nCOPY x y\nFROM busybox\nRUN x\n", 2},
+		{"a mount of the context", "FROM busybox\nRUN --mount=target=/m x\n", 4},
 	} {
 		tc := dockerfileCase(t, c.text)
 		if _, err := tc.translate(); err != nil {
@@ -78,6 +80,78 @@ func TestPins(t *testing.T) {
 		if tc.env.pins != c.want {
 			t.Errorf("%s: %d pins, want %d: %v", c.name, tc.env.pins, c.want, tc.env.steps)
 		}
+	}
+}
+
+// A noContextEnv gives nothing of the context away, as a source policy may have it.
+type noContextEnv struct {
+	*fakeEnv
+}
+
+func (e *noContextEnv) Pin(ctx context.Context, src op.Source) (op.Source, error) {
+	if l, ok := src.(*op.Local); ok && l.Name == "context" {
+		return nil, errBroken
+	}
+	return e.fakeEnv.Pin(ctx, src)
+}
+
+// TestContextNotNeeded checks that nothing of the context is asked for, .dockerignore included, by a build that reads
+// nothing of it, and that one which does is told; also where only a variable or a trigger says so.
+func TestContextNotNeeded(t *testing.T) {
+	const triggers = `{"architecture":"amd64","os":"linux","config":{"OnBuild":["COPY a /"]},"rootfs":{"type":"layers"}}`
+	for text, needs := range map[string]bool{
+		"FROM scratch\nLABEL a=b\n":                                      false,
+		"FROM a\nRUN --mount=type=cache,target=/c x\n":                   false,
+		"FROM a AS b\nRUN x\nFROM scratch\nCOPY --from=b x y\n":          false,
+		"FROM scratch\nCOPY <<f /\nx\nf\n":                               false,
+		"FROM scratch\nADD https://e.com/x /\n":                          false,
+		"FROM scratch\nARG U=https://e.com/x\nADD $U /\n":                false,
+		"FROM scratch AS unused\nCOPY a /\nFROM scratch\nENV A=b\n":      false,
+		"FROM scratch\nCOPY a /\n":                                       true,
+		"FROM scratch\nADD a /\n":                                        true,
+		"FROM scratch\nARG U=a\nADD $U /\n":                              true,
+		"FROM a\nRUN --mount=target=/m x\n":                              true,
+		"FROM a\nARG T=bind\nRUN --mount=type=$T,target=/m x\n":          true,
+		"FROM triggers\n":                                                true,
+		"FROM scratch AS b\nCOPY a /\nFROM scratch\nCOPY --from=b / /\n": true,
+	} {
+		c := dockerfileCase(t, text)
+		c.env.images["docker.io/library/triggers:latest"], c.env.urls["*"] = triggers, "x"
+		_, err := New().Translate(t.Context(), c.req, &noContextEnv{c.env})
+		if needs != errors.Is(err, errBroken) || !needs && err != nil {
+			t.Errorf("%q: got %v, needs the context: %v", text, err, needs)
+		}
+		if asked := slices.Contains(c.env.steps, "[internal] load "+ignoreName); asked != needs {
+			t.Errorf("%q: steps %q", text, c.env.steps)
+		}
+	}
+}
+
+// TestMountsContext checks which mounts are known to be of the context before variables have values.
+func TestMountsContext(t *testing.T) {
+	for text, want := range map[string]bool{
+		"RUN":                     false,
+		"RUN x --mount=target=/m": false,
+		"RUN --mount=target=/m x": true,
+		"RUN --mount=type=BIND,src=a,target=/m x":                             true,
+		"RUN --network=none --mount=type=cache,target=/c --mount=target=/m x": true,
+		"RUN --mount=type=bind,from=a,target=/m x":                            false,
+		"RUN --mount=target=/m,type=$T x":                                     false,
+		"RUN --mount=type=secret,id=a x":                                      false,
+	} {
+		if got := mountsContext(text); got != want {
+			t.Errorf("%q: got %v", text, got)
+		}
+	}
+}
+
+// TestIgnoreAfterImages checks that an image which is not there is the error, not what comes after it.
+func TestIgnoreAfterImages(t *testing.T) {
+	c := dockerfileCase(t, "FROM busybox\nCOPY a /\n")
+	c.env.images = nil
+	_, err := New().Translate(t.Context(), c.req, &noContextEnv{c.env})
+	if err == nil || errors.Is(err, errBroken) || !strings.Contains(err.Error(), "busybox:latest: not found") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -2,7 +2,6 @@ package dockerfile
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -12,7 +11,6 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/boxbuild/boxbuild/frontend"
-	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/lint"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -23,8 +21,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 type state struct {
 	t    *translation
 	s    *stage
-	lint *linter.Linter  // for the instruction at hand, which a comment above it may have changed
-	out  *ignore.Matcher // what .dockerignore excludes; nil without one
+	lint *linter.Linter // for the instruction at hand, which a comment above it may have changed
 
 	img      frontend.ImageConfig
 	base     *op.Image             // at the bottom
@@ -44,16 +41,10 @@ type state struct {
 }
 
 // expand is the fourth pass: it works through the instructions of the stages that are needed. Nothing is asked of the
-// Env; what has to be read is noted in the trees.
+// Env, but .dockerignore if only an expanded name tells that something of the context is needed; what has to be read is
+// noted in the trees.
 func (t *translation) expand(ctx context.Context, needed map[*stage]bool) error {
 	t.context = t.contextTree()
-	var out *ignore.Matcher
-	if len(t.src.ignore) > 0 {
-		var err error
-		if out, err = ignore.New(t.src.ignore); err != nil {
-			return fmt.Errorf("failed parsing %s: %w", ignoreName, err)
-		}
-	}
 	for _, s := range t.outside(needed) {
 		s.expanded = s.alias || s.override != nil
 	}
@@ -65,7 +56,6 @@ func (t *translation) expand(ctx context.Context, needed map[*stage]bool) error 
 		if err != nil {
 			return at(err, s.src.Location)
 		}
-		st.out = out
 		s.st = st
 		if s.override == nil {
 			for _, c := range s.commands {

@@ -35,7 +35,7 @@ func (t *translation) resolve(ctx context.Context) (map[*stage]bool, error) {
 	}
 	for {
 		needed := t.needed()
-		if err := t.resolveOrigins(ctx, t.outside(needed)); err != nil {
+		if err := t.resolveOrigins(ctx, t.outside(needed), t.needsContext(needed)); err != nil {
 			return nil, err
 		}
 		more := false
@@ -94,8 +94,9 @@ func (t *translation) checkNames() error {
 	return nil
 }
 
-// resolveOrigins finds the origins of the stages that have none yet.
-func (t *translation) resolveOrigins(ctx context.Context, stages []*stage) error {
+// resolveOrigins finds the origins of the stages that have none yet. With reads, .dockerignore is read in the meantime: its
+// turn is after the images, whose errors come first, but it need not wait for them.
+func (t *translation) resolveOrigins(ctx context.Context, stages []*stage, reads bool) error {
 	g, ctx := together(ctx)
 	for _, s := range stages {
 		if s.origin != nil {
@@ -110,6 +111,12 @@ func (t *translation) resolveOrigins(ctx context.Context, stages []*stage) error
 				return at(err, s.src.Location)
 			}
 			return nil
+		})
+	}
+	if reads {
+		g.Go(func() error {
+			_, err := t.src.ignored()
+			return err
 		})
 	}
 	if err := g.Wait(); err != nil {

@@ -7,10 +7,10 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
@@ -23,17 +23,21 @@ const (
 	ignoreName  = ".dockerignore"
 )
 
-// A source is the text of a Dockerfile and the patterns of the .dockerignore that goes with it.
+// A source is the text of a Dockerfile and the way to the .dockerignore that goes with it.
 type source struct {
-	name   string
-	text   []byte
-	ignore []string
+	name string
+	text []byte
+	// own is the .dockerignore beside the Dockerfile, which goes before the one in the context; nil if there is none.
+	own     []byte
+	ownName string
+	// ignored returns the patterns of .dockerignore. The first call reads the file, if it is not beside the Dockerfile: none is
+	// made before it is known that something of the context is needed, which the client may not have, or may not give away.
+	ignored func() ([]string, error)
 	// fetched is the build context if it was fetched as one file, which was needed to find the Dockerfile.
 	fetched *fetchedContext
 }
 
-// load reads the Dockerfile and .dockerignore. Both places where the latter may be are read at once with the
-// Dockerfile; the one beside the Dockerfile wins. Only a directory of the client's has one.
+// load reads the Dockerfile, and the .dockerignore beside it. Only a directory of the client's has one that counts.
 func load(ctx context.Context, req *frontend.Request, env frontend.Env) (*source, error) {
 	src := &source{name: req.Filename, text: req.Text}
 	if src.name == "" {
@@ -54,46 +58,44 @@ func load(ctx context.Context, req *frontend.Request, env frontend.Env) (*source
 	if err != nil {
 		return nil, err
 	}
-	var own, shared []byte
-	var ownName string
-	g, gctx := errgroup.WithContext(ctx)
-	if req.Text == nil {
-		g.Go(func() (err error) {
-			own, ownName, err = src.read(gctx, req, env)
-			return err
-		})
-	}
-	if isLocal {
-		g.Go(func() (err error) {
-			shared, err = readIgnore(gctx, env, local, "[internal] load "+ignoreName)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	if !isLocal {
+	src.ignored = sync.OnceValues(func() ([]string, error) {
+		if !isLocal {
+			return nil, nil
+		}
+		return src.patterns(ctx, env, local)
+	})
+	if req.Text != nil {
 		return src, nil
 	}
-	text, name := shared, ignoreName
-	if own != nil {
-		text, name = own, ownName
+	return src, src.read(ctx, req, env)
+}
+
+// patterns reads the .dockerignore of dir, unless there is one beside the Dockerfile.
+func (s *source) patterns(ctx context.Context, env frontend.Env, dir *op.Local) ([]string, error) {
+	text, name := s.own, s.ownName
+	if text == nil {
+		var err error
+		if text, err = readIgnore(ctx, env, dir, "[internal] load "+ignoreName); err != nil {
+			return nil, err
+		}
+		name = ignoreName
 	}
-	if src.ignore, err = ignore.Parse(text); err != nil {
+	list, err := ignore.Parse(text)
+	if err != nil {
 		return nil, &frontend.SourceError{File: name, Text: text, Err: fmt.Errorf("failed parsing %s: %w", name, err)}
 	}
-	return src, nil
+	return list, nil
 }
 
 // read reads the Dockerfile, which may also be called dockerfile, and what is in the .dockerignore beside it.
-func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.Env) (own []byte, name string, err error) {
+func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.Env) error {
 	from := req.Dockerfile
 	if from == nil {
 		from = req.Context
 	}
 	given, isGiven := dockerfileInput(req, from)
 	if from == nil && !isGiven {
-		return nil, "", &frontend.UsageError{Message: "there is neither a Dockerfile nor a build context to read one from"}
+		return &frontend.UsageError{Message: "there is neither a Dockerfile nor a build context to read one from"}
 	}
 	fetched := s.fetched
 	if from != req.Context {
@@ -106,7 +108,7 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	if dir, base := path.Split(s.name); base == defaultName {
 		names = append(names, dir+strings.ToLower(defaultName))
 	}
-	name = s.name + ignoreName
+	name := s.name + ignoreName
 	if l, ok := from.(*op.Local); ok {
 		only := *l
 		only.Include, only.Exclude = nil, nil
@@ -114,8 +116,9 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 		from = &only
 	}
 	step := "[internal] load build definition from " + s.name
-	err = env.Step(ctx, step, func(ctx context.Context) error {
+	return env.Step(ctx, step, func(ctx context.Context) error {
 		var in solver.Input
+		var err error
 		if isGiven {
 			in = treeInput(given)
 		} else if fetched != nil {
@@ -142,11 +145,11 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 			return &frontend.UsageError{Message: "failed to read dockerfile: open " + s.name + ": no such file or directory"}
 		}
 		if fetched == nil { // what was fetched as it is to be built has no .dockerignore that counts
-			own, err = readOptional(ctx, env, in, name)
+			s.ownName = name
+			s.own, err = readOptional(ctx, env, in, name)
 		}
 		return err
 	})
-	return own, name, err
 }
 
 // readIgnore reads the .dockerignore at the root of a directory of the client's; nil if there is none.

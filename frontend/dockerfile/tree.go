@@ -98,6 +98,11 @@ func (tr *tree) pin(ctx context.Context, t *translation) func() error {
 // pinTrees pins every tree that something is read from, all at once.
 func (t *translation) pinTrees(ctx context.Context) error {
 	all := []*tree{t.context}
+	if t.context != nil && len(t.context.paths) > 0 {
+		if _, err := t.excluded(); err != nil {
+			return t.src.inText(err)
+		}
+	}
 	needed := t.plan.target.reachable()
 	for _, s := range t.outside(needed) {
 		all = append(all, s.origin.tree)

@@ -86,3 +86,9 @@ type Layer interface {
 
 // Progress takes how far the export of a part of the image is.
 type Progress func(id string, current, total int64, done bool)
+
+// Contents are the documents of an image that is being exported.
+type Contents struct {
+	Manifests, Configs []digest.Digest // parallel
+	Index              digest.Digest   // empty if there is none
+}

@@ -55,6 +55,9 @@ type Options struct {
 	Form exporter.Form
 	// Progress, if set, is told how much of each blob has been written.
 	Progress exporter.Progress
+	// Made, if set, is told what each image consists of once its layers are there in the form asked for, and before anything
+	// is written.
+	Made func(exporter.Contents)
 }
 
 // An entry is a file of an archive.
@@ -109,6 +112,9 @@ func (l *layout) add(ctx context.Context, opt Options, img *exporter.Image) erro
 	all, top, err := image.AssembleAll(ctx, img, opt.Form)
 	if err != nil {
 		return err
+	}
+	if opt.Made != nil {
+		opt.Made(image.Contents(all, top))
 	}
 	for _, a := range all {
 		l.files[blobName(a.Manifest.Descriptor.Digest)] = bytesEntry(a.Manifest.Bytes)

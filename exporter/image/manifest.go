@@ -96,6 +96,19 @@ type Assembled struct {
 	Layers   []exporter.Layer // parallel to Blobs; what reads these
 }
 
+// Contents returns what an image consists of, by its parts and what stands for them all.
+func Contents(all []*Assembled, top Document) exporter.Contents {
+	var c exporter.Contents
+	for _, a := range all {
+		c.Manifests = append(c.Manifests, a.Manifest.Descriptor.Digest)
+		c.Configs = append(c.Configs, a.Config.Descriptor.Digest)
+	}
+	if len(all) != 1 || all[0].Manifest.Descriptor.Digest != top.Descriptor.Digest {
+		c.Index = top.Descriptor.Digest
+	}
+	return c
+}
+
 // Assemble asks the layers of m for their blobs, several at once, and returns the manifest. Where m was pulled, and the
 // blobs that it names are there, and form does not force others, it is the manifest that was pulled, byte for byte.
 func Assemble(ctx context.Context, m *exporter.Manifest, form exporter.Form) (*Assembled, error) {

@@ -32,6 +32,10 @@ type Options struct {
 	// Came, if not nil, is told how a part of the image came to be in the first of its repositories, before Progress is
 	// told that it is done. It is called by several goroutines.
 	Came func(id string, how dist.How)
+	// Made, if not nil, is told what the image consists of once its layers are there in the form asked for, and Sent is
+	// called once, after that, when all repositories have all blobs.
+	Made func(exporter.Contents)
+	Sent func()
 	// Pushed, if not nil, is told of every manifest and index that a repository ("localhost:5000/app") has been given.
 	// It is called by several goroutines.
 	Pushed func(repo string, doc image.Document)
@@ -49,6 +53,12 @@ var _ exporter.Exporter = (*Exporter)(nil)
 func New(c *dist.Client, opts Options) *Exporter {
 	if opts.Progress == nil {
 		opts.Progress = func(string, int64, int64, bool) {}
+	}
+	if opts.Made == nil {
+		opts.Made = func(exporter.Contents) {}
+	}
+	if opts.Sent == nil {
+		opts.Sent = func() {}
 	}
 	return &Exporter{client: c, opts: opts}
 }
@@ -68,6 +78,7 @@ func (e *Exporter) Export(ctx context.Context, img *exporter.Image) (exporter.De
 	if err != nil {
 		return exporter.Descriptor{}, err
 	}
+	e.opts.Sent()
 	for i := range img.Manifests {
 		if err := checkDiffIDs(ctx, &img.Manifests[i]); err != nil {
 			return exporter.Descriptor{}, err
@@ -140,6 +151,7 @@ func (p *push) content(ctx context.Context, img *exporter.Image) (all []*image.A
 		if all, top, err = image.AssembleAll(gctx, &out, p.opts.Form); err != nil {
 			return err
 		}
+		p.opts.Made(image.Contents(all, top))
 		return p.layers(gctx, all)
 	})
 	return all, top, g.Wait()
@@ -178,10 +190,11 @@ func (p *push) put(ctx context.Context, repo dist.Repo, tag string, doc image.Do
 		return err
 	}
 	ref := repo.At(desc.Digest)
+	id := "manifest for " + ref.String()
 	if tag != "" {
 		ref = repo.Tag(tag)
+		id = "manifest for " + ref.String() + "@" + string(doc.Descriptor.Digest)
 	}
-	id := "manifest for " + ref.String()
 	p.opts.Progress(id, 0, desc.Size, false)
 	if _, err := p.client.PushManifest(ctx, ref, desc.MediaType, doc.Bytes); err != nil {
 		return err

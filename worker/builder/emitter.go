@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -188,12 +189,29 @@ func (p *progress) status(s solver.Status) {
 
 // part reports a part that has no size while fn runs.
 func (p *progress) part(id string, fn func() error) error {
+	defer p.begin(id)()
+	return fn()
+}
+
+// begin reports a part that has no size until end is called, the first time.
+func (p *progress) begin(id string) (end func()) {
 	s := solver.Status{ID: id, Started: time.Now()}
 	p.status(s)
-	err := fn()
-	s.Ended = time.Now()
-	p.status(s)
-	return err
+	return sync.OnceFunc(func() {
+		s.Ended = time.Now()
+		p.status(s)
+	})
+}
+
+// made reports the documents of an image, in BuildKit's words.
+func (p *progress) made(c exporter.Contents) {
+	for i, d := range c.Manifests {
+		p.begin("exporting manifest " + string(d))()
+		p.begin("exporting config " + string(c.Configs[i]))()
+	}
+	if c.Index != "" {
+		p.begin("exporting manifest list " + string(c.Index))()
+	}
 }
 
 // step runs fn as a vertex called name.

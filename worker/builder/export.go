@@ -124,37 +124,42 @@ func (b *Builder) exportImage(ctx context.Context, r *result, p *plan) error {
 				return err
 			}
 		}
-		if !p.store {
-			return nil
+		if p.store {
+			if err := b.name(ctx, &u, pr, documented || p.Push); err != nil {
+				return err
+			}
 		}
-		return b.name(ctx, &u, pr)
+		if p.Push {
+			return b.push(ctx, r, p, &u, pr)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if p.Push {
-		if err := b.push(ctx, r, p, &u, documented); err != nil {
-			return err
-		}
-	} else if !documented {
+	if !documented && !p.Push {
 		r.out.Metadata[metaDigest] = string(r.images[0].ID)
 	}
 	r.named(p)
 	return nil
 }
 
-// name puts the images of u into the store.
-func (b *Builder) name(ctx context.Context, u *image.Update, pr *progress) error {
-	for _, img := range u.Images {
-		if err := pr.part("writing image "+string(img.ID), func() error { return nil }); err != nil {
-			return err
-		}
+// name puts the images of u into the store. What is exported is told elsewhere of one that has documents.
+func (b *Builder) name(ctx context.Context, u *image.Update, pr *progress, told bool) error {
+	layers := func() {}
+	if !told {
+		layers = pr.begin("exporting layers")
 	}
-	if err := b.storeImages(ctx, u); err != nil {
+	err := b.storeImages(ctx, u)
+	layers()
+	if err != nil {
 		return err
 	}
+	for _, img := range u.Images {
+		pr.begin("writing image " + string(img.ID))()
+	}
 	for _, n := range u.Names {
-		_ = pr.part("naming to "+n, func() error { return nil })
+		pr.begin("naming to " + n)()
 	}
 	return nil
 }
@@ -173,42 +178,50 @@ func (b *Builder) document(ctx context.Context, r *result, p *plan, u *image.Upd
 	if err != nil {
 		return err
 	}
-	for _, d := range docs.Manifests {
-		_ = pr.part("exporting manifest "+string(d.Digest), func() error { return nil })
-	}
-	if docs.Index != nil {
-		_ = pr.part("exporting manifest list "+string(docs.Index.Digest), func() error { return nil })
-	}
+	pr.made(docs.Contents)
 	u.Index, u.Documents = docs.Index, docs.Manifests
 	return describe(r.out, docs.Top)
 }
 
 // push pushes the images. What the registry then has is what a later push of the name pushes, too.
-func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update, documented bool) error {
-	return r.em.step(ctx, "pushing "+image.Familiar(p.names[0]), func(ctx context.Context, pr *progress) error {
-		out, err := b.exported(ctx, r, p)
-		if err != nil {
-			return err
-		}
-		desc, err := b.deps.Transfer.Export(ctx, out, transfer.ExportOptions{Form: p.form, ByDigest: p.byDigest, Status: pr.status})
-		if err != nil {
-			return err
-		}
-		if documented && p.store {
-			docs, err := b.deps.Transfer.Documents(ctx, out, p.form)
-			if err != nil {
-				return err
-			}
-			u.Index, u.Documents = docs.Index, docs.Manifests
-			if !p.byDigest {
-				u.Served = &image.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
-			}
-			if err := b.storeImages(ctx, u); err != nil {
-				return err
-			}
-		}
-		return describe(r.out, desc)
+func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update, pr *progress) error {
+	out, err := b.exported(ctx, r, p)
+	if err != nil {
+		return err
+	}
+	layers, sent := pr.begin("exporting layers"), func() {}
+	defer layers()
+	defer func() { sent() }()
+	desc, err := b.deps.Transfer.Export(ctx, out, transfer.ExportOptions{
+		Form: p.form, ByDigest: p.byDigest,
+		Made: func(c exporter.Contents) {
+			layers()
+			pr.made(c)
+			sent = pr.begin("pushing layers") // some are on their way already
+		},
+		Sent: func() { sent() },
+		Status: func(s solver.Status) {
+			s.ID, s.Action = s.Action+" "+s.ID, ""
+			pr.status(s)
+		},
 	})
+	if err != nil {
+		return err
+	}
+	if (r.multi || p.documented()) && p.store {
+		docs, err := b.deps.Transfer.Documents(ctx, out, p.form)
+		if err != nil {
+			return err
+		}
+		u.Index, u.Documents = docs.Index, docs.Manifests
+		if !p.byDigest {
+			u.Served = &image.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+		}
+		if err := b.storeImages(ctx, u); err != nil {
+			return err
+		}
+	}
+	return describe(r.out, desc)
 }
 
 // named notes under which names the images are known.

@@ -30,26 +30,35 @@ func (b *Builder) exportArchive(ctx context.Context, r *result, p *plan) error {
 		if e := r.images[0].epoch; e != nil {
 			at = *e
 		}
-		opt := archive.Options{Docker: p.Type == worker.OutputDocker, Form: p.form, Created: &at}
-		var desc exporter.Descriptor
-		err = pr.part("sending tarball", func() error {
-			if p.Dest.Dir != "" {
-				desc, err = archive.NewDir(p.Dest.Dir, opt).Export(ctx, img)
-				return err
+		layers, sent := pr.begin("exporting layers"), func() {}
+		defer layers()
+		defer func() { sent() }()
+		opt := archive.Options{Docker: p.Type == worker.OutputDocker, Form: p.form, Created: &at, Made: func(c exporter.Contents) {
+			layers()
+			pr.made(c)
+			if p.Dest.Stream != nil {
+				sent = pr.begin("sending tarball")
 			}
-			if p.Dest.Blob != nil {
-				desc, err = archive.WriteBlobs(ctx, p.Dest.Blob, opt, img)
-				return err
-			}
-			desc, err = archive.Write(ctx, p.Dest.Stream, opt, img)
-			return finish(p.Dest.Stream, err)
-		})
+		}}
+		desc, err := writeArchive(ctx, p, opt, img)
 		if err != nil {
 			return err
 		}
 		r.named(p)
 		return describe(r.out, desc)
 	})
+}
+
+// writeArchive writes an image to where the output goes.
+func writeArchive(ctx context.Context, p *plan, opt archive.Options, img *exporter.Image) (exporter.Descriptor, error) {
+	switch {
+	case p.Dest.Dir != "":
+		return archive.NewDir(p.Dest.Dir, opt).Export(ctx, img)
+	case p.Dest.Blob != nil:
+		return archive.WriteBlobs(ctx, p.Dest.Blob, opt, img)
+	}
+	desc, err := archive.Write(ctx, p.Dest.Stream, opt, img)
+	return desc, finish(p.Dest.Stream, err)
 }
 
 // exportFiles writes the files of the images to a directory or as a tar. Several platforms get a directory each, unless
@@ -80,7 +89,8 @@ func (b *Builder) exportFiles(ctx context.Context, r *result, p *plan) error {
 			defer sent()
 			return p.Dest.Files(ctx, parts)
 		}
-		return pr.part("copying files", func() error {
+		sending := map[worker.OutputType]string{worker.OutputLocal: "copying files", worker.OutputTar: "sending tarball"}
+		return pr.part(sending[p.Type], func() error {
 			if p.Dest.Dir != "" {
 				skipped, err := local.WriteDir(ctx, p.Dest.Dir, parts, local.Options{})
 				for _, s := range skipped {

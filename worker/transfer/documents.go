@@ -64,6 +64,7 @@ type Documents struct {
 	Top       ocispec.Descriptor // the index, or the only manifest
 	Index     *ocispec.Descriptor
 	Manifests []ocispec.Descriptor
+	Contents  exporter.Contents
 }
 
 // Documents makes the documents of an image, with all that they name, and keeps them among the blobs, held by the lease
@@ -73,7 +74,7 @@ func (s *Service) Documents(ctx context.Context, img *exporter.Image, form expor
 	if err != nil {
 		return nil, err
 	}
-	out := &Documents{Top: top.Descriptor}
+	out := &Documents{Top: top.Descriptor, Contents: imagedoc.Contents(all, top)}
 	for _, a := range all {
 		desc, err := s.keep(ctx, a.Manifest)
 		if err != nil {

@@ -109,12 +109,16 @@ type ExportOptions struct {
 	Status   func(solver.Status) // may be nil
 	// Ways has the last status of a part that was not uploaded say how else it came there: "exists" or "mounted".
 	Ways bool
+	// Made is told what the image consists of once its layers are there in the form asked for, and Sent is called when all
+	// repositories have all blobs. Both may be nil.
+	Made func(exporter.Contents)
+	Sent func()
 }
 
 // Export pushes an image and notes what its repositories have then.
 func (s *Service) Export(ctx context.Context, img *exporter.Image, opt ExportOptions) (exporter.Descriptor, error) {
 	var docs pushedDocs
-	opts := push.Options{Form: opt.Form, ByDigest: opt.ByDigest, Pushed: docs.add}
+	opts := push.Options{Form: opt.Form, ByDigest: opt.ByDigest, Made: opt.Made, Sent: opt.Sent, Pushed: docs.add}
 	if opt.Status != nil {
 		p := &pushProgress{status: opt.Status, parts: make(map[string]*solver.Status), hows: make(map[string]registry.How)}
 		if opts.Progress = p.report; opt.Ways {

@@ -108,6 +108,9 @@ type ContainerSpec struct {
 type ContainerMount struct {
 	op.ExecMount
 	In *solver.Input // nil for an empty one
+	// Left, if it is not empty, is mounted instead of In: what a step of this build has left that failed, see
+	// solver.LeftError.
+	Left solver.Result
 }
 
 // A Container is a sandbox that processes are started in. It is safe for concurrent use.

@@ -160,10 +160,20 @@ func (c flightContext) Value(key any) any {
 	if v := c.Context.Value(key); v != nil {
 		return v
 	}
+	if key == (leftKey{}) {
+		return c.f.anyKeepsLeft()
+	}
 	c.f.fs.mu.Lock()
 	value := c.f.lead.value
 	c.f.fs.mu.Unlock()
 	return value(key)
+}
+
+// current returns the members there are.
+func (f *flight) current() []*member {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	return slices.Clone(f.members)
 }
 
 // begin takes the flight out of the queue. It reports false if there is nothing to begin: another line has had it
@@ -250,6 +260,7 @@ func (fs *flights) forgetLocked(f *flight) {
 
 // land tells the members how the flight ended.
 func (f *flight) land(o outcome, release func()) {
+	f.holdLeft(o.err)
 	f.log.close()
 	if f.log.behind() {
 		// A client that reads slowly must not keep the slot.

@@ -188,8 +188,8 @@ func (c *collection) remove(ctx context.Context, n *node) bool {
 func (m *Manager) beginRemoval(item Item) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.touched[item]; ok {
-		return false
+	if _, ok := m.touched[item]; ok || m.dying[item] != nil {
+		return false // the latter is Sweep's
 	}
 	m.dying[item] = make(chan struct{})
 	return true

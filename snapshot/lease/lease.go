@@ -119,6 +119,8 @@ type Manager struct {
 	dying  map[Item]chan struct{} // being removed; closed afterwards
 	// touched are the items that were held at some time since the collection that runs began; nil while none does.
 	touched map[Item]struct{}
+	// short are the items that Sweep removes once nothing holds them.
+	short map[Item]struct{}
 }
 
 // New returns a manager of what sources have. Each kind may have one source; it panics if one has more, or if a source
@@ -132,6 +134,7 @@ func New(sources ...Source) *Manager {
 		leases:  make(map[*Lease]struct{}),
 		held:    make(map[Item]int),
 		dying:   make(map[Item]chan struct{}),
+		short:   make(map[Item]struct{}),
 	}
 	// Those that refer are asked before those that are referred to.
 	slices.SortStableFunc(m.sources, func(a, b Source) int { return int(b.Class) - int(a.Class) })
@@ -209,6 +212,49 @@ func (l *Lease) Reserve(ctx context.Context, item Item) error {
 		return fmt.Errorf("reserving %s: %w", item, err)
 	}
 	return nil
+}
+
+// ReserveShort is Reserve for an item that nothing will refer to: it is of no use once nobody holds it, see Sweep.
+func (l *Lease) ReserveShort(ctx context.Context, item Item) error {
+	if err := l.Reserve(ctx, item); err != nil {
+		return err
+	}
+	l.m.mu.Lock()
+	l.m.short[item] = struct{}{}
+	l.m.mu.Unlock()
+	return nil
+}
+
+// Sweep removes the items that were reserved with ReserveShort and that nobody holds any more. It costs nothing if there
+// are none. What cannot be removed is left to Collect.
+func (m *Manager) Sweep(ctx context.Context) error {
+	var errs []error
+	for _, item := range m.beginSweep() {
+		err := m.kinds[item.Kind].Remove(ctx, item.Name)
+		m.endRemoval(item)
+		if err != nil && !errors.Is(err, snapshot.ErrInUse) {
+			errs = append(errs, fmt.Errorf("removing %s: %w", item, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// beginSweep makes whoever wants to hold what Sweep removes wait.
+func (m *Manager) beginSweep() []Item {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []Item
+	for item := range m.short {
+		if m.held[item] > 0 {
+			continue
+		}
+		delete(m.short, item)
+		if m.dying[item] == nil { // else a collection is at it
+			m.dying[item] = make(chan struct{})
+			out = append(out, item)
+		}
+	}
+	return out
 }
 
 // add counts a hold of item and says whether it is known to exist.

@@ -434,3 +434,57 @@ func TestSnapshots(t *testing.T) {
 		t.Errorf("left are %v, want %v", got, want)
 	}
 }
+
+// What was reserved for a short time goes when nobody holds it any more, and no sooner; nothing else goes with it. What
+// cannot be removed is left to a collection, and what was never made is no error.
+func TestSweep(t *testing.T) {
+	w := newWorld(item(Snapshot, "base", 1))
+	m := w.manager()
+	ctx := t.Context()
+	sweep := func(want ...string) {
+		t.Helper()
+		if err := m.Sweep(ctx); err != nil {
+			t.Error(err)
+		}
+		check(t, w, want...)
+	}
+	first, second := m.Acquire("first"), m.Acquire("second")
+	for _, name := range []string{"short", "used", "unmade"} {
+		if err := first.ReserveShort(ctx, sn(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.put(item(Snapshot, "short", 1, sn("base")))
+	w.put(item(Snapshot, "used", 1))
+	w.put(item(Snapshot, "user", 1, sn("used")))
+	sweep("base", "short", "used", "user")
+	if err := second.Hold(ctx, sn("short")); err != nil {
+		t.Fatal(err)
+	}
+	first.Release()
+	sweep("base", "short", "used", "user") // a lease has one, the other is in use
+	second.Release()
+	sweep("base", "used", "user")
+	if err := m.Acquire("late").Hold(ctx, sn("short")); !errors.Is(err, snapshot.ErrNotFound) {
+		t.Errorf("what is gone is held: %v", err)
+	}
+	if first.ReserveShort(ctx, sn("x")) == nil {
+		t.Error("a lease that is released reserves")
+	}
+	// Who wants to hold what is being removed waits, and does not get it.
+	l := m.Acquire("again")
+	if err := l.ReserveShort(ctx, sn("slow")); err != nil {
+		t.Fatal(err)
+	}
+	w.put(item(Snapshot, "slow", 1))
+	got := make(chan error, 1)
+	w.before = func(Item) { go func() { got <- m.Acquire("waiting").Hold(ctx, sn("slow")) }() }
+	l.Release()
+	sweep("base", "used", "user")
+	if err := <-got; !errors.Is(err, snapshot.ErrNotFound) {
+		t.Errorf("what was being removed is held: %v", err)
+	}
+	w.before = nil
+	collect(t, m, Policy{})
+	check(t, w)
+}

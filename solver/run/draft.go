@@ -48,23 +48,36 @@ func (r *Runner) newDraft(ctx context.Context, parent snapshot.ID) (*draft, erro
 }
 
 // commit unmounts the draft and makes it a snapshot under a new ID, which is kept for the build.
-func (d *draft) commit(ctx context.Context) (id snapshot.ID, err error) {
+func (d *draft) commit(ctx context.Context) (snapshot.ID, error) {
+	id, err := d.end(ctx, (*lease.Lease).Reserve)
+	if err == nil && id != "" && d.r.deps.DiffIDs != nil {
+		d.r.deps.DiffIDs.Start(id)
+	}
+	return id, err
+}
+
+// leave is commit for what a failed step has written: nothing but the leases of builds will refer to it.
+func (d *draft) leave(ctx context.Context) (snapshot.ID, error) {
+	return d.end(ctx, (*lease.Lease).ReserveShort)
+}
+
+// end makes the draft a snapshot, which is reserved before it is there, so that no collection can come between. It returns
+// "" for a draft that has ended.
+func (d *draft) end(ctx context.Context, reserve func(*lease.Lease, context.Context, lease.Item) error) (id snapshot.ID, err error) {
 	d.once.Do(func() {
 		d.release()
-		id = snapshot.ID(newName())
+		name := snapshot.ID(newName())
 		if l := lease.From(ctx); l != nil {
-			// Reserved before it is there, so that no collection can come between.
-			if err = l.Reserve(ctx, lease.ID(id)); err != nil {
-				return
-			}
+			err = reserve(l, ctx, lease.ID(name))
 		}
-		if err = d.commitAs(ctx, id); err != nil {
+		if err == nil {
+			err = d.commitAs(ctx, name)
+		}
+		if err != nil {
 			_ = d.r.deps.Snapshots.Discard(context.WithoutCancel(ctx), d.name)
 			return
 		}
-		if d.r.deps.DiffIDs != nil {
-			d.r.deps.DiffIDs.Start(id)
-		}
+		id = name
 	})
 	return id, err
 }

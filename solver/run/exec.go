@@ -37,7 +37,7 @@ func (r *Runner) runExec(ctx context.Context, step *solver.Step, e *op.Exec) ([]
 	}
 	defer done()
 	if err := r.process(ctx, step, e, spec); err != nil {
-		return nil, err
+		return nil, m.left(ctx, err)
 	}
 	return m.commit(ctx, e.Outputs())
 }

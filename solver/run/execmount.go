@@ -21,6 +21,7 @@ type execMounts struct {
 	rootReadOnly bool
 	mounts       []executor.Mount
 	drafts       map[int]*draft      // by output; NoOutput and below for those that are thrown away
+	written      []*draft            // the same by mount; nil for what has none
 	caches       map[string]cacheUse // by cacheName
 	secrets      secrets
 	cleanup      []func()
@@ -57,9 +58,28 @@ func (m *execMounts) commit(ctx context.Context, outputs int) ([]solver.Result, 
 	return out, nil
 }
 
+// left makes results of what a process that failed with err has written, if anybody wants to see it.
+func (m *execMounts) left(ctx context.Context, err error) error {
+	if !solver.KeepsLeft(ctx) || ctx.Err() != nil || errors.Is(err, solver.ErrMiss) {
+		return err
+	}
+	out := &solver.LeftError{Left: make([]solver.Result, len(m.written)), Err: err}
+	for i, d := range m.written {
+		if d == nil {
+			continue
+		}
+		id, cerr := d.leave(ctx)
+		if cerr != nil {
+			return fmt.Errorf("%w (keeping what it has left: %w)", err, cerr)
+		}
+		out.Left[i] = ResultOf(id)
+	}
+	return out
+}
+
 // mountExec prepares the mounts of e. What it returns must be closed, also with an error.
 func (r *Runner) mountExec(ctx context.Context, step *solver.Step, e *op.Exec) (*execMounts, error) {
-	m := &execMounts{drafts: make(map[int]*draft), secrets: make(secrets)}
+	m := &execMounts{drafts: make(map[int]*draft), secrets: make(secrets), written: make([]*draft, len(e.Mounts))}
 	caches, leave, err := r.enterCaches(ctx, step, e)
 	m.caches, m.cleanup = caches, append(m.cleanup, leave)
 	if err != nil {
@@ -74,7 +94,7 @@ func (r *Runner) mountExec(ctx context.Context, step *solver.Step, e *op.Exec) (
 		return len(path.Clean(e.Mounts[a].Dest)) - len(path.Clean(e.Mounts[b].Dest))
 	})
 	for _, i := range order {
-		if err := r.mountOne(ctx, m, step, absolute(&e.Mounts[i], e.Meta.Cwd)); err != nil {
+		if err := r.mountOne(ctx, m, step, mountOf(e, i)); err != nil {
 			return m, err
 		}
 	}
@@ -82,6 +102,17 @@ func (r *Runner) mountExec(ctx context.Context, step *solver.Step, e *op.Exec) (
 		return m, errors.New("no mount is the root")
 	}
 	return m, nil
+}
+
+// A numberedMount is a mount with its index.
+type numberedMount struct {
+	*op.ExecMount
+	index int
+}
+
+// mountOf returns a mount of e, with an absolute destination.
+func mountOf(e *op.Exec, i int) numberedMount {
+	return numberedMount{absolute(&e.Mounts[i], e.Meta.Cwd), i}
 }
 
 // absolute returns x with a destination that does not depend on the working directory.
@@ -94,7 +125,7 @@ func absolute(x *op.ExecMount, cwd string) *op.ExecMount {
 	return &y
 }
 
-func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step, x *op.ExecMount) error {
+func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step, x numberedMount) error {
 	em := executor.Mount{Target: x.Dest, ReadOnly: x.ReadOnly}
 	switch x.Type {
 	case op.MountBind:
@@ -110,7 +141,7 @@ func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step,
 	case op.MountTmpfs:
 		em.Type, em.Size, em.NoSuid = executor.Tmpfs, x.Tmpfs, true // as with BuildKit
 	case op.MountCache:
-		f, err := r.cacheMount(ctx, step, x, m.caches[cacheName(step, x)])
+		f, err := r.cacheMount(ctx, step, x.ExecMount, m.caches[cacheName(step, x.ExecMount)])
 		if err != nil {
 			return fmt.Errorf("cache mount at %s: %w", x.Dest, err)
 		}
@@ -120,9 +151,9 @@ func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step,
 		var ok bool
 		var err error
 		if x.Type == op.MountSecret {
-			em, ok, err = m.secrets.mount(ctx, x)
+			em, ok, err = m.secrets.mount(ctx, x.ExecMount)
 		} else {
-			em, ok, err = r.sshMount(ctx, m, x)
+			em, ok, err = r.sshMount(ctx, m, x.ExecMount)
 		}
 		if err != nil || !ok {
 			return err
@@ -135,7 +166,7 @@ func (r *Runner) mountOne(ctx context.Context, m *execMounts, step *solver.Step,
 }
 
 // bind mounts an input: as a draft if it may be written to, else as a view.
-func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x *op.ExecMount) (*os.File, error) {
+func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x numberedMount) (*os.File, error) {
 	var parent snapshot.ID
 	if x.Input != op.NoInput {
 		id, err := r.materialize(ctx, step.Inputs[x.Input])
@@ -156,7 +187,7 @@ func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x *
 		for key < 0 && m.drafts[key] != nil {
 			key--
 		}
-		m.drafts[key] = d
+		m.drafts[key], m.written[x.index] = d, d
 		whole, ends = d.root, &d.cleanup // nothing of a draft may be mounted when it is committed
 	} else {
 		f, done, err := r.view(ctx, parent)

@@ -58,7 +58,10 @@ type fileEnv struct {
 	missing map[solver.Result]bool
 }
 
-var _ fileop.Env = (*fileEnv)(nil)
+var (
+	_ fileop.Env    = (*fileEnv)(nil)
+	_ fileop.Leaver = (*fileEnv)(nil)
+)
 
 // lostInputs says which of inputs were found to be gone.
 func (e *fileEnv) lostInputs(inputs []solver.Result) error {
@@ -204,6 +207,18 @@ func (e *fileEnv) Discard(ctx context.Context, fd *fileop.Draft) {
 		delete(e.drafts, fd.ID)
 		d.discard(ctx)
 	}
+}
+
+// Leave implements fileop.Leaver.
+func (e *fileEnv) Leave(ctx context.Context, fd *fileop.Draft) (solver.Result, bool) {
+	d := e.drafts[fd.ID]
+	if d == nil || !solver.KeepsLeft(ctx) || ctx.Err() != nil {
+		e.Discard(ctx, fd)
+		return "", false
+	}
+	delete(e.drafts, fd.ID)
+	id, err := d.leave(ctx)
+	return ResultOf(id), err == nil
 }
 
 // Warn implements fileop.Env.

@@ -76,7 +76,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 		return nil, err
 	}
 	l := b.deps.Leases.Acquire("build " + id)
-	defer l.Release()
+	defer b.release(ctx, l)
 	ctx = lease.With(ctx, l)
 	if req.Keychain != nil {
 		ctx = registry.WithKeychain(ctx, req.Keychain)
@@ -133,6 +133,13 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 		return nil, located(err, out)
 	}
 	return b.export(ctx, &result{images: made, multi: out.Multi, em: em, said: out.Metadata}, outputs)
+}
+
+// release ends the lease of a build, and removes what was kept for nothing but builds. What cannot be removed is garbage
+// like other, and no failure of the build's.
+func (b *Builder) release(ctx context.Context, l *lease.Lease) {
+	l.Release()
+	_ = b.deps.Leases.Sweep(context.WithoutCancel(ctx))
 }
 
 // solve finds the root file systems of the images and assembles these. If they are to be stored, what was made is written

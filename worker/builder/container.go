@@ -41,7 +41,7 @@ func (e *env) NewContainer(ctx context.Context, spec *frontend.ContainerSpec) (f
 	var ins []solver.Input
 	for _, m := range spec.Mounts {
 		m.Output = op.NoOutput
-		if m.ExecMount.Input = op.NoInput; m.In != nil {
+		if m.ExecMount.Input = op.NoInput; m.In != nil && m.Left == "" {
 			m.ExecMount.Input = len(ins)
 			ins = append(ins, *m.In)
 		}
@@ -58,6 +58,12 @@ func (e *env) NewContainer(ctx context.Context, spec *frontend.ContainerSpec) (f
 		var err error
 		if results, err = e.results(ctx, ins); err != nil {
 			return nil, err
+		}
+	}
+	for i, m := range spec.Mounts {
+		if m.Left != "" {
+			x.Mounts[i].Input = len(results)
+			results = append(results, m.Left)
 		}
 	}
 	made, err := e.b.deps.Runner.NewContainer(ctx, x, results)

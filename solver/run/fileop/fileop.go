@@ -23,6 +23,7 @@ package fileop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -47,6 +48,13 @@ type Env interface {
 	Discard(ctx context.Context, d *Draft)
 	// Warn tells the user of something that fails nothing.
 	Warn(w solver.Warning)
+}
+
+// A Leaver is an Env that can keep what failed. It is found by assertion.
+type Leaver interface {
+	// Leave makes the draft of an action that has failed a result, if anybody wants it; else, or if that fails, it discards
+	// it. The draft's files have been closed.
+	Leave(ctx context.Context, d *Draft) (r solver.Result, ok bool)
 }
 
 // A Draft is a tree that is being written. Do closes its files.
@@ -80,7 +88,7 @@ func (d *Draft) close() {
 }
 
 // Do performs the actions of f, given the results that its inputs stand for, and returns its outputs. After an error
-// nothing is left of what it wrote.
+// nothing is left of what it wrote, but for what a Leaver wants: then the error is a *solver.LeftError.
 func Do(ctx context.Context, env Env, f *op.File, inputs []solver.Result) ([]solver.Result, error) {
 	r, err := newRun(env, f, inputs)
 	if err != nil {
@@ -89,7 +97,7 @@ func Do(ctx context.Context, env Env, f *op.File, inputs []solver.Result) ([]sol
 	defer r.discard(context.WithoutCancel(ctx))
 	for i := range f.Actions {
 		if err := r.action(ctx, i); err != nil {
-			return nil, err
+			return nil, r.left(ctx, i, err)
 		}
 	}
 	return r.outputs(ctx)
@@ -229,6 +237,25 @@ func (r *run) outputs(ctx context.Context) ([]solver.Result, error) {
 		}
 	}
 	return out, nil
+}
+
+// left has the draft of action i kept, which has failed with err.
+func (r *run) left(ctx context.Context, i int, err error) error {
+	v := &r.values[r.inputs+i]
+	l, ok := r.env.(Leaver)
+	if !ok || v.draft == nil || errors.Is(err, solver.ErrMiss) {
+		return err
+	}
+	d := v.draft
+	v.draft = nil
+	d.close()
+	res, ok := l.Leave(ctx, d)
+	if !ok {
+		return err
+	}
+	left := make([]solver.Result, len(r.f.Actions))
+	left[i] = res
+	return &solver.LeftError{Left: left, Err: err}
 }
 
 func (r *run) discard(ctx context.Context) {

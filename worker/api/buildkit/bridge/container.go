@@ -84,12 +84,14 @@ func (c *conversation) containerSpec(in *pb.NewContainerRequest) (*frontend.Cont
 			Tmpfs:  m.GetTmpfsOpt().GetSize(),
 			Secret: secretMount(m.GetSecretOpt()), SSH: sshMount(m.GetSSHOpt()),
 		}}
-		r, err := c.ref(m.GetResultID())
-		if err != nil {
-			return nil, fmt.Errorf("finding ref %s for %q mount: %w", m.GetResultID(), m.GetDest(), err)
-		}
-		if r != nil {
-			x.In = &r.in
+		if x.Left = c.leftBy(m.GetResultID()); x.Left == "" {
+			r, err := c.ref(m.GetResultID())
+			if err != nil {
+				return nil, fmt.Errorf("finding ref %s for %q mount: %w", m.GetResultID(), m.GetDest(), err)
+			}
+			if r != nil {
+				x.In = &r.in
+			}
 		}
 		root = root || m.GetDest() == opspb.RootMount
 		spec.Mounts = append(spec.Mounts, x)

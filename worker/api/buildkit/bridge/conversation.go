@@ -39,7 +39,8 @@ type conversation struct {
 	over       bool
 	refs       map[string]*ref
 	containers map[string]*container
-	texts      map[string][]byte // of the users' files that frontends have translated, by name
+	left       map[string]solver.Result // what steps have left that failed, by ID: for containers only
+	texts      map[string][]byte        // of the users' files that frontends have translated, by name
 	returned   bool
 	result     *pb.Result // what was returned, or
 	err        error
@@ -51,7 +52,7 @@ func (b *Bridge) converse(ctx context.Context, req *frontend.Request, env fronte
 		b: b, env: env, req: req, done: make(chan struct{}),
 		refs: make(map[string]*ref), containers: make(map[string]*container),
 	}
-	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.ctx, c.cancel = context.WithCancelCause(solver.KeepLeft(ctx))
 	return c
 }
 
@@ -151,6 +152,25 @@ func (c *conversation) add(r *ref) string {
 	return id
 }
 
+// addLeft makes known what a failed step has left, and returns its ID.
+func (c *conversation) addLeft(r solver.Result) string {
+	id := newID()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left == nil {
+		c.left = make(map[string]solver.Result)
+	}
+	c.left[id] = r
+	return id
+}
+
+// leftBy returns what a failed step has left under ID, or "".
+func (c *conversation) leftBy(id string) solver.Result {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.left[id]
+}
+
 // ref returns what ID stands for. The empty ID is the empty tree: nil.
 func (c *conversation) ref(id string) (*ref, error) {
 	if id == "" {
@@ -209,10 +229,11 @@ func (c *conversation) Return(ctx context.Context, in *pb.ReturnRequest) (*pb.Re
 		case c.returned:
 			return nil, errors.New("gateway result is already set")
 		case in.GetError() != nil:
-			c.err = status.FromProto(in.GetError()).Err()
-			if c.err == nil {
+			st := status.FromProto(in.GetError())
+			if st.Code() == codes.OK {
 				return nil, status.Error(codes.InvalidArgument, "gateway return with an error that is none")
 			}
+			c.err = &returnedError{st}
 		case in.GetResult() != nil:
 			for _, id := range refIDs(in.GetResult()) {
 				if id != "" && c.refs[id] == nil {
@@ -228,6 +249,14 @@ func (c *conversation) Return(ctx context.Context, in *pb.ReturnRequest) (*pb.Re
 		return &pb.ReturnResponse{}, nil
 	})
 }
+
+// A returnedError is what the other side has returned, in its own words.
+type returnedError struct{ st *status.Status }
+
+func (e *returnedError) Error() string { return e.st.Message() }
+
+// GRPCStatus returns it with its code and details.
+func (e *returnedError) GRPCStatus() *status.Status { return e.st }
 
 // lacks is the error for an Env that cannot do what is asked for.
 func lacks(what string) error { return fmt.Errorf("this builder cannot %s", what) }

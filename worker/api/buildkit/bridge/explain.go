@@ -19,7 +19,7 @@ import (
 func newID() string { return strings.ToLower(rand.Text()) }
 
 // explain adds to the failure of a step what the other side can look into it with: the operation, and IDs of what the step
-// read and of what its mounts began with, by which a container can be made that shows what the command saw.
+// read and of what it has left, by which a container can be made that shows what the command saw.
 func (c *conversation) explain(err error) error {
 	err = c.located(err)
 	var v *solver.VertexError
@@ -31,32 +31,76 @@ func (c *conversation) explain(err error) error {
 	if x == nil {
 		return err
 	}
-	info := &errdefs.Solve{Op: x, Description: llb.Metadata(v.Vertex).GetDescription()}
-	byInput := make(map[int]string) // IDs by the numbers of the vertex's inputs
-	id := func(i int) string {
-		if byInput[i] == "" {
-			in := v.Vertex.Inputs()[i]
-			in.Select = nil
-			byInput[i] = c.add(newRef(in))
-		}
-		return byInput[i]
+	e := &explanation{
+		c: c, v: v.Vertex, ids: make(map[int]string),
+		info: &errdefs.Solve{Op: x, Description: llb.Metadata(v.Vertex).GetDescription()},
 	}
-	exec, ok := v.Vertex.Op().(*op.Exec)
-	if !ok || x.GetExec() == nil || len(exec.Mounts) != len(x.GetExec().GetMounts()) {
-		return &errdefs.SolveError{Solve: info, Err: err}
+	var left *solver.LeftError
+	if errors.As(err, &left) {
+		e.left = left.Left
 	}
-	info.InputIDs = make([]string, len(x.GetInputs()))
-	for i, m := range exec.Mounts {
-		mount := ""
+	switch o := v.Vertex.Op().(type) {
+	case *op.Exec:
+		e.exec(o)
+	case *op.File:
+		e.file(o)
+	}
+	return &errdefs.SolveError{Solve: e.info, Err: err}
+}
+
+// An explanation is what is said of one failure.
+type explanation struct {
+	c    *conversation
+	v    *solver.Vertex
+	left []solver.Result // as in solver.LeftError
+	ids  map[int]string  // by the number of the vertex's input
+	info *errdefs.Solve
+}
+
+// input returns an ID for an input of the vertex.
+func (e *explanation) input(i int) string {
+	if e.ids[i] == "" {
+		in := e.v.Inputs()[i]
+		in.Select = nil
+		e.ids[i] = e.c.add(newRef(in))
+	}
+	return e.ids[i]
+}
+
+// exec says of each mount what was in it at the beginning and at the end; of one that was not written to that is the same.
+func (e *explanation) exec(x *op.Exec) {
+	mounts := e.info.GetOp().GetExec().GetMounts()
+	if len(mounts) != len(x.Mounts) {
+		return
+	}
+	e.info.InputIDs, e.info.MountIDs = make([]string, len(mounts)), make([]string, len(mounts))
+	for i, m := range x.Mounts {
 		if m.Input != op.NoInput {
-			mount = id(m.Input)
-			if n := x.GetExec().GetMounts()[i].GetInput(); n >= 0 && int(n) < len(info.InputIDs) {
-				info.InputIDs[n] = mount
-			}
+			e.info.InputIDs[i] = e.input(m.Input)
+			e.info.MountIDs[i] = e.info.InputIDs[i]
 		}
-		info.MountIDs = append(info.MountIDs, mount)
+		if i < len(e.left) && e.left[i] != "" {
+			e.info.MountIDs[i] = e.c.addLeft(e.left[i])
+		}
 	}
-	return &errdefs.SolveError{Solve: info, Err: err}
+}
+
+// file says which action has failed, and what it has left.
+func (e *explanation) file(f *op.File) {
+	actions := e.info.GetOp().GetFile().GetActions()
+	if len(actions) != len(f.Actions) || len(e.left) != len(actions) {
+		return
+	}
+	for i := range e.v.Inputs() {
+		e.info.InputIDs = append(e.info.InputIDs, e.input(i))
+	}
+	e.info.MountIDs = make([]string, len(actions))
+	for i, r := range e.left {
+		if r != "" {
+			e.info.MountIDs[i] = e.c.addLeft(r)
+			e.info.Subject = &errdefs.Solve_File{File: &errdefs.FileAction{Index: int64(i)}}
+		}
+	}
 }
 
 // writtenOp returns the operation of a vertex as LLB has it, or nil if LLB cannot express it.

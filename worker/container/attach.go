@@ -91,7 +91,11 @@ func (c *ctr) attach(ctx context.Context, s executor.Streams) (executor.Attachme
 		return p, nil
 	}
 	c.mu.Unlock()
-	return box.Attach(ctx, "", s)
+	conn, err := box.Attach(ctx, "", s)
+	if errors.Is(err, executor.ErrNotRunning) {
+		return finished(nil), nil // it has ended meanwhile, which is what whoever is connected would meet
+	}
+	return conn, err
 }
 
 // takePending returns those who wait to be connected.

@@ -173,6 +173,11 @@ func (cr *creation) prepareVolume(ctx context.Context, a *askedMount) error {
 				req.Driver, req.DriverOpts = o.DriverConfig.Name, o.DriverConfig.Options
 			}
 		}
+		if a.Anonymous {
+			if err := cr.own(req); err != nil {
+				return err
+			}
+		}
 		v, created, err := vols.Ensure(ctx, req)
 		if err != nil {
 			return err

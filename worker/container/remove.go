@@ -81,18 +81,20 @@ func (c *ctr) Delete(ctx context.Context, now Status) (Status, error) {
 	m, rec := c.m, c.get()
 	ctx = context.WithoutCancel(ctx)
 	if !rec.autoRemove() {
+		c.disown(rec)
 		if err := m.records.remove(c.id); err != nil {
 			now.Phase = Dead
 			return now, err
 		}
+		c.dropVolumes(ctx, rec) // which the directory has the names of
 	}
 	c.failPending(nil)
 	m.warn("removing the directory of a container", os.RemoveAll(c.dir()))
 	if err := m.deps.Snapshots.Discard(ctx, c.draft()); err != nil {
 		m.log.Error("removing the writable layer of a container", "container", c.id, "error", err)
 	}
-	c.dropVolumes(ctx, rec)
 	if rec.autoRemove() {
+		c.dropVolumes(ctx, rec)
 		m.records.forget(c.id)
 	}
 	m.leave(c)

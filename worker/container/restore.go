@@ -28,7 +28,7 @@ func (m *Manager) Restore(ctx context.Context) error {
 			}
 		}
 	}
-	m.sweep()
+	m.sweep(ctx)
 	starts := make([]bool, len(all))
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
@@ -61,8 +61,8 @@ func (m *Manager) Restore(ctx context.Context) error {
 	return nil
 }
 
-// sweep removes the directories of containers that are none.
-func (m *Manager) sweep() {
+// sweep removes the directories of containers that are none, and the volumes that go with them.
+func (m *Manager) sweep(ctx context.Context) {
 	entries, err := os.ReadDir(m.deps.Dir)
 	m.warn("looking for what is left of containers", err)
 	for _, e := range entries {
@@ -70,7 +70,9 @@ func (m *Manager) sweep() {
 		c := m.byID[e.Name()]
 		m.mu.Unlock()
 		if c == nil {
-			m.warn("removing what is left of a container", os.RemoveAll(filepath.Join(m.deps.Dir, e.Name())))
+			dir := filepath.Join(m.deps.Dir, e.Name())
+			m.sweepVolumes(ctx, dir)
+			m.warn("removing what is left of a container", os.RemoveAll(dir))
 		}
 	}
 }

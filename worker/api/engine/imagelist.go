@@ -236,9 +236,26 @@ func (s *Server) imageMatcher(ctx context.Context, f worker.Filters) (func(*imag
 		case len(f["reference"]) == 0:
 			return true
 		}
-		g.names = slices.DeleteFunc(slices.Clone(g.names), func(n string) bool { return !matchesReference(f["reference"], n) })
-		return len(g.names) > 0
+		return g.only(f["reference"])
 	}, nil
+}
+
+// only leaves the names that one of the patterns is for, and of the digests those that one is for and those of a repository
+// that is left. It says whether there is any.
+func (g *imageGroup) only(patterns []string) bool {
+	repos := make(map[string]bool, len(g.names))
+	g.names = slices.DeleteFunc(slices.Clone(g.names), func(n string) bool {
+		ok := matchesReference(patterns, n)
+		if ref, err := reference.ParseNormalizedNamed(n); ok && err == nil {
+			repos[ref.Name()] = true
+		}
+		return !ok
+	})
+	g.main.RepoDigests = slices.DeleteFunc(slices.Clone(g.main.RepoDigests), func(d string) bool {
+		ref, err := reference.ParseNormalizedNamed(d)
+		return err != nil || !repos[ref.Name()] && !matchesReference(patterns, d)
+	})
+	return len(g.names)+len(g.main.RepoDigests) > 0
 }
 
 // parseUntil reads a time, or how long ago it was: "24h".

@@ -320,3 +320,26 @@ func TestParsePlatforms(t *testing.T) {
 		}
 	}
 }
+
+// A list of some names has nothing of the others: of the digests those stay whose repository was asked for.
+func TestOnly(t *testing.T) {
+	const sum = "@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	names := []string{"docker.io/library/a:1", "docker.io/library/a:2", "r.io/x/a:1"}
+	digests := []string{"docker.io/library/a" + sum, "r.io/x/a" + sum, "r.io/y" + sum}
+	for _, tt := range []struct {
+		pattern        string
+		names, digests []string
+	}{
+		{"a", names[:2], digests[:1]},
+		{"a:2", names[1:2], digests[:1]},
+		{"r.io/x/*", names[2:], digests[1:2]},
+		{"r.io/y", nil, digests[2:]},
+		{"z", nil, nil},
+	} {
+		g := imageGroup{names: names, main: worker.ImageSummary{RepoDigests: digests}}
+		found := g.only([]string{tt.pattern})
+		if !slices.Equal(g.names, tt.names) || !slices.Equal(g.main.RepoDigests, tt.digests) || found != (len(tt.names)+len(tt.digests) > 0) {
+			t.Errorf("%s: %t %v %v", tt.pattern, found, g.names, g.main.RepoDigests)
+		}
+	}
+}

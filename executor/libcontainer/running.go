@@ -14,11 +14,20 @@ import (
 	"github.com/boxbuild/boxbuild/executor"
 )
 
+// freezeTries is how often the library is asked to freeze a container that it cannot freeze.
+const freezeTries = 20
+
 // Freeze freezes all processes of the sandbox, or lets them go on.
 func (c *Container) Freeze(on bool) error {
 	var err error
 	if on {
-		err = c.lc.Pause()
+		// The kernel of cgroup v1 can be kept from it by a process that is starting, on a machine with much to do for longer
+		// than the library tries: a fifth of a second.
+		for range freezeTries {
+			if err = c.lc.Pause(); err == nil || !strings.Contains(err.Error(), "unable to freeze") {
+				break
+			}
+		}
 	} else {
 		err = c.lc.Resume()
 	}

@@ -96,7 +96,7 @@ func (h *host) mounts() []string {
 func (h *host) cgroups() []string {
 	var found []string
 	for _, pattern := range []string{"/sys/fs/cgroup/boxbuild-", "/sys/fs/cgroup/*/boxbuild-"} {
-		for _, below := range []string{"", "/*", "/*/*"} {
+		for _, below := range []string{"", "/*", "/*/*", "-containers", "-containers/*"} {
 			dirs, err := filepath.Glob(pattern + h.id + below)
 			if err != nil {
 				h.t.Fatal(err)
@@ -111,7 +111,7 @@ func (h *host) cgroups() []string {
 	return found
 }
 
-// devices lists the host's bridge and what is joined to it.
+// devices lists the host's bridges and what is joined to them.
 func (h *host) devices() []string {
 	var found []string
 	entries, err := os.ReadDir("/sys/class/net")
@@ -120,11 +120,16 @@ func (h *host) devices() []string {
 	}
 	for _, e := range entries {
 		master, err := os.Readlink("/sys/class/net/" + e.Name() + "/master")
-		if e.Name() == "bx-"+h.id || err == nil && filepath.Base(master) == "bx-"+h.id {
+		if h.bridge(e.Name()) || err == nil && h.bridge(filepath.Base(master)) {
 			found = append(found, e.Name())
 		}
 	}
 	return found
+}
+
+// bridge says whether a device is a bridge of the host's: that of builds, or one of containers.
+func (h *host) bridge(name string) bool {
+	return strings.HasPrefix(name, "bx") && strings.HasSuffix(name, "-"+h.id)
 }
 
 // tables lists the host's nftables tables.

@@ -24,7 +24,8 @@ func (a *app) engine(ctx context.Context) (*client.Client, error) {
 		return nil, err
 	}
 	api, err := dialEngine(ctx, to)
-	if err != nil && a.cfg.Start && (away(err) || errors.Is(err, io.EOF)) {
+	// moby's client hides why a connection broke: one to a daemon that was just killed.
+	if err != nil && a.cfg.Start && (away(err) || errors.Is(err, io.EOF) || client.IsErrConnectionFailed(err)) {
 		if err := a.startDaemon(ctx, to); err != nil {
 			return nil, err
 		}

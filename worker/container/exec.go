@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -174,7 +175,9 @@ func (p *process) run(ctx context.Context, box executor.Container, proc *executo
 	p.mu.Lock()
 	p.box, p.running, p.pid = box, true, box.Pid(p.id)
 	p.mu.Unlock()
+	done := make(chan struct{})
 	p.c.m.goOn(func() {
+		defer close(done)
 		exit, err := box.Wait(p.c.m.life, p.id)
 		if p.c.m.life.Err() != nil {
 			return
@@ -185,7 +188,38 @@ func (p *process) run(ctx context.Context, box executor.Container, proc *executo
 		p.over(&exit.Code)
 		p.c.publish(events.ActionExecDie, map[string]string{"execID": p.id, "exitCode": itoa(exit.Code)})
 	})
-	return conn, nil
+	if conn == nil {
+		return nil, nil
+	}
+	return &untilOver{Attachment: conn, over: done, given: p.c.m.life.Done(), closed: make(chan struct{})}, nil
+}
+
+// An untilOver is an attachment to an exec. It ends once the exit code is known: clients ask for that when it ends.
+type untilOver struct {
+	executor.Attachment
+	over   <-chan struct{} // closed when the exit code is known
+	given  <-chan struct{} // closed when it will not be
+	closed chan struct{}   // closed by Close
+	once   sync.Once
+}
+
+// Read implements io.Reader.
+func (a *untilOver) Read(p []byte) (int, error) {
+	n, err := a.Attachment.Read(p)
+	if errors.Is(err, io.EOF) {
+		select {
+		case <-a.over:
+		case <-a.given:
+		case <-a.closed:
+		}
+	}
+	return n, err
+}
+
+// Close implements executor.Attachment.
+func (a *untilOver) Close() error {
+	a.once.Do(func() { close(a.closed) })
+	return a.Attachment.Close()
 }
 
 // over notes the end; nil says that it has not begun.

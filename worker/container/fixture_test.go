@@ -51,6 +51,7 @@ var platform = ocispec.Platform{OS: "linux", Architecture: "amd64"}
 
 // A fixture is a daemon's containers, whose processes are Go functions.
 type fixture struct {
+	late bool // the host tells of the end of an exec only after a while
 	*testing.T
 	*Manager
 	dir    string
@@ -166,6 +167,9 @@ func (f *fixture) open() {
 		f.snaps, err = native.Open(context.Background(), dir, opts)
 	}
 	f.must(err)
+	if f.late {
+		host = lateHost{host}
+	}
 	f.images, err = image.Open(f.db)
 	f.must(err)
 	f.vols, err = volume.Open(f.db, filepath.Join(f.dir, "volumes"), f.seen)
@@ -466,4 +470,24 @@ func (n *fakeNetwork) has() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.up)
+}
+
+// A lateHost is a Host whose containers take a while to tell of the end of an exec.
+type lateHost struct{ executor.Host }
+
+// Create implements executor.Host.
+func (h lateHost) Create(ctx context.Context, dir string, spec *executor.Spec, opt executor.HostOptions) (executor.Container, error) {
+	c, err := h.Host.Create(ctx, dir, spec, opt)
+	return lateContainer{c}, err
+}
+
+type lateContainer struct{ executor.Container }
+
+// Wait implements executor.Container.
+func (c lateContainer) Wait(ctx context.Context, id string) (executor.Exit, error) {
+	exit, err := c.Container.Wait(ctx, id)
+	if id != "" {
+		time.Sleep(20 * time.Millisecond)
+	}
+	return exit, err
 }

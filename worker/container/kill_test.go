@@ -203,3 +203,38 @@ func TestSweep(t *testing.T) {
 	f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
 	f.empty()
 }
+
+// Of a container that was being made, or removed with its volumes, when the daemon was killed, no anonymous volume stays;
+// those of one that was removed without them do.
+func TestKilledVolumes(t *testing.T) {
+	f := newFixture(t)
+	made := func() (*ctr, string) {
+		t.Helper()
+		req := request("sleep")
+		req.Config.Volumes = map[string]struct{}{"/data": {}}
+		c, err := f.find(f.create(req))
+		f.must(err)
+		return c, c.get().Mounts[0].Name
+	}
+	half, gone := made()
+	f.must(f.records.remove(half.id))
+	kept, stays := made()
+	kept.disown(kept.get())
+	f.must(f.records.remove(kept.id))
+	whole, held := made()
+	f.kill()
+	for name, want := range map[string]bool{gone: false, stays: true, held: true} {
+		if _, err := f.vols.Inspect(t.Context(), name); (err == nil) != want {
+			t.Errorf("after the daemon was killed: %v, want it there: %v", err, want)
+		}
+	}
+	f.must(f.Remove(t.Context(), whole.id, worker.RemoveContainerOptions{}))
+	other, removed := made()
+	f.must(f.Remove(t.Context(), other.id, worker.RemoveContainerOptions{Volumes: true}))
+	f.kill()
+	for name, want := range map[string]bool{held: true, removed: false} {
+		if _, err := f.vols.Inspect(t.Context(), name); (err == nil) != want {
+			t.Errorf("after the removal: %v, want it there: %v", err, want)
+		}
+	}
+}

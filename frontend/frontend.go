@@ -53,6 +53,13 @@ type HeadReader interface {
 	ReadHead(ctx context.Context, in solver.Input, path string, n int) ([]byte, error)
 }
 
+// A SourceStepper is an Env that shows the pinning of a source which a client has defined where that client looks for it.
+type SourceStepper interface {
+	// SourceStep is Step under the name of v, the source, and under known, the digest by which the client knows it. While fn
+	// runs, part is shown as under way, unless it is empty.
+	SourceStep(ctx context.Context, v *solver.Vertex, known digest.Digest, part string, fn func(ctx context.Context) error) error
+}
+
 // A Dater is an Env that can tell when a source was made.
 type Dater interface {
 	// SourceTime returns the time of a pinned source: of the commit of a Git, what a server says of an HTTP or else the

@@ -128,7 +128,7 @@ func Pin(ctx context.Context, root *solver.Input, env frontend.Env) (*solver.Inp
 			if !ok {
 				panic("llb: a source that is none")
 			}
-			pinned[i], err = pin(gctx, v.Name(), distrust(src), env)
+			pinned[i], err = pin(gctx, v, distrust(src), env)
 			m := v.Meta()
 			return located(&m, err)
 		})
@@ -146,8 +146,10 @@ func Pin(ctx context.Context, root *solver.Input, env frontend.Env) (*solver.Inp
 // question names what is asked when the source of v is pinned: all that the definition says of it.
 func question(v *solver.Vertex) string { return string(llb.Digest(v)) }
 
-// pin pins a source, as a step of its own. A directory's has the name of its vertex, which is not shown itself.
-func pin(ctx context.Context, name string, src op.Source, env frontend.Env) (pinned op.Source, err error) {
+// pin pins a source, as a step that is shown as its vertex: the client knows no other. What is fetched by it later is shown
+// there too.
+func pin(ctx context.Context, v *solver.Vertex, src op.Source, env frontend.Env) (pinned op.Source, err error) {
+	part := ""
 	switch s := src.(type) {
 	case *op.Blob:
 		return env.Pin(ctx, src)
@@ -155,16 +157,18 @@ func pin(ctx context.Context, name string, src op.Source, env frontend.Env) (pin
 		if s.Digest != "" { // there is nothing to find out
 			return env.Pin(ctx, src)
 		}
-		name = "[internal] load metadata for " + s.Ref
-	case *op.Git, *op.OCILayout:
-		name = "[internal] load metadata for " + src.String()
-	case *op.HTTP:
-		name = "[internal] load " + src.String()
+		part = "resolve " + s.Ref
 	}
-	err = env.Step(ctx, name, func(ctx context.Context) error {
+	fn := func(ctx context.Context) (err error) {
 		pinned, err = env.Pin(ctx, src)
 		return err
-	})
+	}
+	known, decoded := llb.Decoded(v)
+	if e, ok := env.(frontend.SourceStepper); ok && decoded {
+		err = e.SourceStep(ctx, v, known, part, fn)
+	} else {
+		err = env.Step(ctx, v.Name(), fn)
+	}
 	return pinned, err
 }
 

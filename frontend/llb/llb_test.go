@@ -145,8 +145,7 @@ func TestTranslate(t *testing.T) {
 	}
 	slices.Sort(w.steps)
 	want := []string{
-		"[internal] load https://h/f",
-		"[internal] load metadata for docker.io/library/busybox:latest", "[internal] load metadata for git://h/p#main", "local://context",
+		"docker-image://docker.io/library/busybox:latest", "git://h/p#main", "https://h/f", "local://context",
 	}
 	if !slices.Equal(w.steps, want) {
 		t.Errorf("the steps are %q", w.steps)

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -144,6 +146,15 @@ func (n *note) WriteKey(h *solver.Hasher) {
 
 func (n *note) String() string { return n.name }
 
+// A knownNote is one that has the digest of a vertex of the client's.
+type knownNote struct {
+	note
+	known digest.Digest
+}
+
+// VertexDigest returns what the client knows it by.
+func (n *knownNote) VertexDigest() digest.Digest { return n.known }
+
 // loadDefinition is the name of the vertex that warnings about a Dockerfile belong to, up to the file's name.
 const loadDefinition = "[internal] load build definition"
 
@@ -156,6 +167,20 @@ func (e *emitter) vertex(name string) *solver.Vertex {
 		e.def = v
 	}
 	return v
+}
+
+// source makes a vertex that is shown as v is, which the client knows by a digest.
+func (e *emitter) source(v *solver.Vertex, known digest.Digest) *solver.Vertex {
+	m := v.Meta()
+	m.Name, m.Internal = v.Name(), true
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.steps++
+	s := solver.NewVertex(&knownNote{note{m.Name, e.steps}, known}, nil, m)
+	if e.def == nil {
+		e.def = s
+	}
+	return s
 }
 
 // note makes a vertex that is shown under name, and that no warnings of the user's file belong to.
@@ -216,7 +241,11 @@ func (p *progress) made(c exporter.Contents) {
 
 // step runs fn as a vertex called name.
 func (e *emitter) step(ctx context.Context, name string, fn func(context.Context, *progress) error) error {
-	v := e.vertex(name)
+	return e.run(ctx, e.vertex(name), fn)
+}
+
+// run runs fn as what v is.
+func (e *emitter) run(ctx context.Context, v *solver.Vertex, fn func(context.Context, *progress) error) error {
 	e.emit(solver.Event{Kind: solver.Declared, Vertex: v})
 	e.emit(solver.Event{Kind: solver.Started, Vertex: v})
 	err := fn(ctx, &progress{e, v})

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver"
@@ -343,6 +345,16 @@ func (e *env) Step(ctx context.Context, name string, fn func(ctx context.Context
 	})
 }
 
+// SourceStep implements frontend.SourceStepper.
+func (e *env) SourceStep(ctx context.Context, v *solver.Vertex, known digest.Digest, part string, fn func(ctx context.Context) error) error {
+	return e.em.run(ctx, e.em.source(v, known), func(ctx context.Context, p *progress) error {
+		if part != "" {
+			defer p.begin(part)()
+		}
+		return fn(run.WithStatus(ctx, p.status))
+	})
+}
+
 // LoggedStep implements frontend.Logger.
 func (e *env) LoggedStep(ctx context.Context, name string, fn func(ctx context.Context, log io.Writer) error) error {
 	return e.em.step(ctx, name, func(ctx context.Context, p *progress) error {
@@ -356,9 +368,10 @@ func (e *env) Warn(w solver.Warning) {
 }
 
 var (
-	_ frontend.Env        = (*env)(nil)
-	_ frontend.HeadReader = (*env)(nil)
-	_ frontend.Logger     = (*env)(nil)
+	_ frontend.Env           = (*env)(nil)
+	_ frontend.HeadReader    = (*env)(nil)
+	_ frontend.Logger        = (*env)(nil)
+	_ frontend.SourceStepper = (*env)(nil)
 )
 
 // isCanceled says whether err is the end of a context.

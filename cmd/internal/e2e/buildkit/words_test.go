@@ -11,6 +11,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/tonistiigi/fsutil"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -127,5 +128,30 @@ func TestUsedID(t *testing.T) {
 	}
 	if all := d.histories(&controlapi.BuildHistoryRequest{}); len(all) != 1 {
 		t.Errorf("the history has %v", all)
+	}
+}
+
+// TestSourceVertices checks that of a client's own graph nothing is shown but its operations, each as one vertex: that a
+// source is found and fetched is told of under the digest that the client has for it.
+func TestSourceVertices(t *testing.T) {
+	d := start(t)
+	d.load()
+	state := llb.Image("busybox").Run(llb.Args([]string{"/bin/sh", "-c", "true"}), llb.AddMount("/c", llb.Local("context"))).Root()
+	def, p, err := d.define(state, client.SolveOpt{LocalMounts: map[string]fsutil.FS{"context": tree(t, small)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := slices.Sorted(slices.Values(p.order))
+	if want := []string{"/bin/sh -c true", "docker-image://docker.io/library/busybox:latest", "local://context"}; !slices.Equal(got, want) {
+		t.Errorf("the vertices are %q, want %q", got, want)
+	}
+	for _, v := range p.vertices {
+		if _, ok := def.Metadata[v.Digest]; !ok || v.Completed == nil || v.Error != "" {
+			t.Errorf("%s is no operation of the client's, or has not ended well: %+v", v.Name, v)
+		}
+	}
+	const part = "resolve docker.io/library/busybox:latest"
+	if parts := p.parts("docker-image://docker.io/library/busybox:latest"); !slices.Contains(parts, part) {
+		t.Errorf("the parts of the image are %q", parts)
 	}
 }

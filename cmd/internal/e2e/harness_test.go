@@ -54,6 +54,9 @@ func TestScript(t *testing.T) {
 			if arch, ok := strings.CutPrefix(cond, "foreign:"); ok {
 				return runs(arch)
 			}
+			if name, ok := strings.CutPrefix(cond, "env:"); ok {
+				return os.Getenv(name) != "", nil
+			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -40,7 +40,8 @@ func (m *Manager) Changes(ctx context.Context, ref string) ([]container.Filesyst
 	if lower != nil {
 		defer lower.Close()
 	}
-	ch := &changes{lower: lower, stubs: c.stubs()}
+	// What was made to mount on is removed at the end of a run, but not the copy of the image's directory that it was in.
+	ch := &changes{lower: lower, stubs: c.stubs(), ended: !c.status().Alive()}
 	if w, ok := m.deps.Snapshots.(snapshot.DraftWriter); ok {
 		dir, _, err := w.DraftUpper(ctx, c.draft())
 		if err == nil {
@@ -66,9 +67,6 @@ func (m *Manager) lowerOf(ctx context.Context, rec *record) (*os.File, error) {
 // stubs are the paths at which there may be something empty that was only made to mount on.
 func (c *ctr) stubs() map[string]bool {
 	out := make(map[string]bool)
-	if !c.status().Alive() {
-		return out // they are removed at the end of a run
-	}
 	add := func(target string) {
 		for ; target != "/"; target = path.Dir(target) {
 			out[target] = true
@@ -90,6 +88,7 @@ func (c *ctr) stubs() map[string]bool {
 type changes struct {
 	lower *os.File
 	stubs map[string]bool
+	ended bool // stubs can only be directories of the image
 	list  []container.FilesystemChange
 }
 
@@ -197,7 +196,7 @@ func (ch *changes) file(ctx context.Context, root *os.Root, full string, fi fs.F
 func (ch *changes) isStub(name string, fi fs.FileInfo) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	switch {
-	case !ok:
+	case !ok, ch.ended && !(fi.IsDir() && ch.there(name)):
 		return false
 	case fi.IsDir():
 		return ch.sameDir(name, st.Mode, int(st.Uid), int(st.Gid))

@@ -131,7 +131,10 @@ func override(c, own *container.Config) {
 
 // writeLayer writes the layer tar of the container, without what was only made to mount on.
 func (c *ctr) writeLayer(ctx context.Context, w io.Writer) error {
-	stubs := c.stubs()
+	var stubs map[string]bool
+	if c.status().Alive() {
+		stubs = c.stubs() // they are removed at the end of a run
+	}
 	lower, err := c.m.lowerOf(ctx, c.get())
 	if err != nil {
 		return err

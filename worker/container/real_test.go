@@ -123,6 +123,12 @@ func TestReal(t *testing.T) {
 	if s := strings.Join(got, " "); s != "D/data C/etc C/etc/passwd A/made" {
 		t.Errorf("changes are %s", s)
 	}
+	still := f.run(sh("true"))
+	f.await(still)
+	if changes, err := f.Changes(ctx, still); err != nil || len(changes) > 0 {
+		t.Errorf("of one that has changed nothing: %v, %v", changes, err)
+	}
+	f.must(f.Remove(ctx, still, worker.RemoveContainerOptions{}))
 	f.must(f.Start(ctx, id))
 	if code := f.await(id); code != 4 {
 		t.Errorf("code is %d", code)

@@ -309,11 +309,51 @@ func TestDirectContainer(t *testing.T) {
 		if err := first.Wait(); err != nil {
 			t.Errorf("the first process: %v", err)
 		}
-		return gateway.NewResult(), nil
+		return gateway.NewResult(), released(ctx, t, c, base)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// released checks that nothing can be started in a container that has been released, and that this harms no other.
+func released(ctx context.Context, t *testing.T, c gateway.Client, base gateway.Reference) error {
+	t.Helper()
+	mounts := []gateway.Mount{{Dest: "/", Ref: base, MountType: pb.MountType_BIND}}
+	other, err := c.NewContainer(ctx, gateway.NewContainerRequest{Mounts: mounts})
+	if err != nil {
+		return err
+	}
+	defer other.Release(ctx)
+	gone, err := c.NewContainer(ctx, gateway.NewContainerRequest{Mounts: mounts})
+	if err != nil {
+		return err
+	}
+	in, stdin := io.Pipe()
+	var out bytes.Buffer
+	p, err := other.Start(ctx, gateway.StartRequest{Args: []string{"cat"}, Stdin: in, Stdout: nopCloser{&out}})
+	if err != nil {
+		return err
+	}
+	if err := gone.Release(ctx); err != nil {
+		return err
+	}
+	for range 2 {
+		p, err := gone.Start(ctx, gateway.StartRequest{
+			Args: []string{"true"}, Stdin: io.NopCloser(strings.NewReader("x")), Stdout: nopCloser{io.Discard},
+		})
+		if err == nil || p != nil {
+			t.Errorf("a process is started in a container that was released: %v", err)
+		}
+	}
+	if _, err := io.WriteString(stdin, "still there"); err != nil {
+		t.Error(err)
+	}
+	stdin.Close()
+	if err := p.Wait(); err != nil || out.String() != "still there" {
+		t.Errorf("the other container: %q, %v", out.String(), err)
+	}
+	return nil
 }
 
 // signalled checks signals and sizes of terminals.

@@ -206,25 +206,45 @@ func (x *execStream) begin(id string, in *pb.InitMessage) {
 	x.procs[id] = p
 	x.mu.Unlock()
 	x.work.Go(func() {
-		code, err := x.perform(p, in.GetContainerID(), spec)
+		if err := x.start(p, in.GetContainerID(), spec); err != nil {
+			x.refuse(p, err)
+			return
+		}
+		code, err := x.perform(p)
 		x.finish(p, outs, code, err)
 	})
 }
 
-// perform runs a process to its end.
-func (x *execStream) perform(p *proc, container string, spec *frontend.ProcessSpec) (code int, err error) {
+// start starts a process, and has the other side told.
+func (x *execStream) start(p *proc, container string, spec *frontend.ProcessSpec) error {
 	k, err := x.c.container(container)
 	if err == nil {
 		p.p, err = k.Start(x.ctx, spec)
 	}
 	close(p.ready)
-	// That it has started is said also of what has not, and then how it ended, since a stream that is broken off would take
-	// the other processes with it.
-	x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Started{Started: &pb.StartedMessage{}}})
-	close(p.started)
-	if err != nil {
-		return pb.UnknownExitStatus, err
+	if err == nil {
+		x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Started{Started: &pb.StartedMessage{}}})
 	}
+	close(p.started)
+	return err
+}
+
+// refuse tells that there is no process, and why. BuildKit breaks the stream off, which takes the other processes with it.
+// One message instead of that which says that it has started fails the client's call as well; it takes no other.
+func (x *execStream) refuse(p *proc, err error) {
+	x.mu.Lock()
+	delete(x.procs, p.id)
+	x.mu.Unlock()
+	if p.stdin != nil {
+		p.stdin.close()
+	}
+	x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Exit{
+		Exit: &pb.ExitMessage{Code: pb.UnknownExitStatus, Error: status.Convert(failure.Status(err)).Proto()},
+	}})
+}
+
+// perform waits for a process to end.
+func (x *execStream) perform(p *proc) (code int, err error) {
 	code, err = p.p.Wait(x.ctx)
 	if x.ctx.Err() != nil {
 		_ = p.p.Signal(syscall.SIGKILL) // nobody can hear of it any more

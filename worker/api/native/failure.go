@@ -36,15 +36,16 @@ func fail(err error) error {
 
 // wireError classifies err. Of several kinds that it has, the one wins on which a user acts first.
 func wireError(err error) *boxbuildv1.Error {
-	if f := boxbuildv1.AsFailure(err); f != nil {
+	var src *frontend.SourceError
+	placed := errors.As(err, &src) // also what a frontend in an image has returned, which is a status
+	if f := boxbuildv1.AsFailure(err); f != nil && !placed {
 		return f.Wire
 	}
 	if past := recorded(err); past != nil {
 		return past
 	}
 	out := &boxbuildv1.Error{Kind: kindOf(err), Message: err.Error()}
-	var src *frontend.SourceError
-	if errors.As(err, &src) {
+	if placed {
 		// The quote says where; the message need not say it again.
 		out.Message = strings.Replace(out.Message, src.Error(), src.Err.Error(), 1)
 		out.Source = &boxbuildv1.SourceError{File: src.File, Ranges: ranges(src.Ranges), Quote: src.Quote()}

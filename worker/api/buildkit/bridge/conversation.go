@@ -229,11 +229,9 @@ func (c *conversation) Return(ctx context.Context, in *pb.ReturnRequest) (*pb.Re
 		case c.returned:
 			return nil, errors.New("gateway result is already set")
 		case in.GetError() != nil:
-			st := status.FromProto(in.GetError())
-			if st.Code() == codes.OK {
+			if c.err = failure.Returned(status.FromProto(in.GetError())); c.err == nil {
 				return nil, status.Error(codes.InvalidArgument, "gateway return with an error that is none")
 			}
-			c.err = &returnedError{st}
 		case in.GetResult() != nil:
 			for _, id := range refIDs(in.GetResult()) {
 				if id != "" && c.refs[id] == nil {
@@ -249,14 +247,6 @@ func (c *conversation) Return(ctx context.Context, in *pb.ReturnRequest) (*pb.Re
 		return &pb.ReturnResponse{}, nil
 	})
 }
-
-// A returnedError is what the other side has returned, in its own words.
-type returnedError struct{ st *status.Status }
-
-func (e *returnedError) Error() string { return e.st.Message() }
-
-// GRPCStatus returns it with its code and details.
-func (e *returnedError) GRPCStatus() *status.Status { return e.st }
 
 // lacks is the error for an Env that cannot do what is asked for.
 func lacks(what string) error { return fmt.Errorf("this builder cannot %s", what) }

@@ -93,7 +93,20 @@ func (d *dockerfile) foreign(
 		}
 		inputs[localDockerfile] = def
 	}
-	return (&image{b: d.b, attrs: attrs, inputs: inputs}).Translate(ctx, req, env)
+	out, err := (&image{b: d.b, attrs: attrs, inputs: inputs}).Translate(ctx, req, env)
+	return out, askedFor(f, err)
+}
+
+// askedFor says of an error of a frontend where that was asked for, unless it has a place of its own.
+func askedFor(f *frontend.ForeignError, err error) error {
+	var at *frontend.SourceError
+	switch {
+	case err == nil, errors.Is(err, context.Canceled), errors.As(err, &at):
+		return err
+	case errors.As(f.Err, &at):
+		return &frontend.SourceError{File: at.File, Text: at.Text, Ranges: at.Ranges, Err: err}
+	}
+	return fmt.Errorf("failed with build-arg:BUILDKIT_SYNTAX = %s: %w", f.Cmdline, err)
 }
 
 // textDefinition is the tree with a Dockerfile that came without one.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/containerd/typeurl/v2"
@@ -104,6 +105,43 @@ func sources(err error) []*frontend.SourceError {
 	}
 	return append(sources(src.Err), src)
 }
+
+// Returned makes an error of what somebody else has returned, who may know places in files; nil if st is none.
+func Returned(st *status.Status) error {
+	if st.Code() == codes.OK {
+		return nil
+	}
+	p := st.Proto()
+	var places []*errdefs.Source
+	p.Details = slices.DeleteFunc(slices.Clone(p.GetDetails()), func(d *anypb.Any) bool {
+		if !typeurl.Is(d, (*errdefs.Source)(nil)) {
+			return false
+		}
+		var src errdefs.Source
+		if typeurl.UnmarshalTo(d, &src) != nil || src.GetInfo() == nil {
+			return false
+		}
+		places = append(places, &src)
+		return true
+	})
+	err := error(&returnedError{status.FromProto(p)})
+	for _, src := range places {
+		at := &frontend.SourceError{File: src.GetInfo().GetFilename(), Text: src.GetInfo().GetData(), Err: err}
+		for _, r := range src.GetRanges() {
+			at.Ranges = append(at.Ranges, solver.Range{Start: int(r.GetStart().GetLine()), End: int(r.GetEnd().GetLine())})
+		}
+		err = at
+	}
+	return err
+}
+
+// A returnedError is an error in the words of who returned it.
+type returnedError struct{ st *status.Status }
+
+func (e *returnedError) Error() string { return e.st.Message() }
+
+// GRPCStatus returns it with its code and details.
+func (e *returnedError) GRPCStatus() *status.Status { return e.st }
 
 // Source returns the place of an error as BuildKit's message.
 func Source(src *frontend.SourceError) *errdefs.Source {

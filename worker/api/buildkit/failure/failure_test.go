@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/frontend"
@@ -96,6 +97,40 @@ func TestCodes(t *testing.T) {
 		t.Error("nil is an error")
 	}
 	if err := Status(status.Error(codes.NotFound, "y")); status.Convert(err).Message() != "y" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestReturned checks that an error which somebody has returned as a status is the same to a client, in text, code and
+// details; and that the places which it names are such to us as well, the innermost first.
+func TestReturned(t *testing.T) {
+	if err := Returned(status.New(codes.OK, "")); err != nil {
+		t.Errorf("no error is %v", err)
+	}
+	inner := &frontend.SourceError{
+		File: "inner", Text: []byte("a\nb\n"), Ranges: []solver.Range{{Start: 2, End: 2}}, Err: errdefs.NewUnsupportedFrontendCapError("x"),
+	}
+	sent := Status(&frontend.SourceError{File: "outer", Text: []byte("c\n"), Ranges: []solver.Range{{Start: 1, End: 1}}, Err: inner})
+	err := Returned(status.Convert(sent))
+	var src *frontend.SourceError
+	if !errors.As(err, &src) || src.File != "outer" || !strings.Contains(src.Quote(), ">>> c") {
+		t.Errorf("the place is %+v", src)
+	}
+	if !errors.As(src.Err, &src) || src.File != "inner" || string(src.Text) != "a\nb\n" || src.Ranges[0] != inner.Ranges[0] {
+		t.Errorf("the inner place is %+v", src)
+	}
+	want, got := grpcerrors.FromGRPC(sent), grpcerrors.FromGRPC(Status(err))
+	var missing *errdefs.UnsupportedFrontendCapError
+	if got.Error() != want.Error() || grpcerrors.Code(got) != codes.Unimplemented || !errors.As(got, &missing) {
+		t.Errorf("got %v with code %s, want %v", got, grpcerrors.Code(got), want)
+	}
+	if a, b := errdefs.Sources(got), errdefs.Sources(want); len(a) != 2 || len(b) != 2 || a[0].Info.Filename != b[0].Info.Filename {
+		t.Errorf("the places are %v, want %v", a, b)
+	}
+	// What cannot be read stays as it is.
+	p := status.New(codes.Unknown, "no").Proto()
+	p.Details = []*anypb.Any{{TypeUrl: "github.com/moby/buildkit/errdefs.Source+json", Value: []byte("{")}}
+	if err := Returned(status.FromProto(p)); err.Error() != "no" || len(status.Convert(err).Proto().GetDetails()) != 1 {
 		t.Errorf("got %v", err)
 	}
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/solver/errdefs"
+
+	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
 
 // programDir has the frontend of the tests, once it has been built.
@@ -220,5 +222,54 @@ func TestFrontendCancelled(t *testing.T) {
 	}
 	if err := d.settled(d.marker()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestFrontendPlace checks that an error of a frontend that a Dockerfile asks for, and of one that cannot be had, says where
+// it is asked for, to every client; one that has a place of its own keeps that; and that the step which has the frontend's
+// files is called by their digest.
+func TestFrontendPlace(t *testing.T) {
+	d := start(t)
+	d.frontend()
+	refused := registrytest.Start(t, registrytest.New(registrytest.Behaviour{})) + "/nosuch"
+	for _, tc := range []struct {
+		image, mode, want string
+		line              int32
+		quote             string
+	}{
+		{frontendImage, "error", "I return an error", 2, ">>> # syntax=" + frontendImage},
+		{frontendImage, "exit", "I give up", 2, ">>> # syntax=" + frontendImage},
+		{frontendImage, "broken", "dockerfile parse error on line 3: unknown instruction: FROBNICATE", 3, ">>> FROBNICATE"},
+		{refused, "", "nosuch:latest", 2, ">>> # syntax=" + refused},
+	} {
+		files := map[string]string{"Dockerfile": "# check=skip=all\n# syntax=" + tc.image + "\nFROBNICATE\n"}
+		opt := opts(t, files)
+		opt.FrontendAttrs["build-arg:mode"] = tc.mode
+		_, p, err := d.solve(t.Context(), opt)
+		src := errdefs.Sources(err)
+		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "rpc error") ||
+			len(src) != 1 || src[0].Info.Filename != "Dockerfile" || src[0].Ranges[0].Start.Line != tc.line {
+			t.Errorf("%s %s: got %v at %v", tc.image, tc.mode, err, src)
+		}
+		if tc.image == frontendImage && p.has("docker-image://"+frontendImage+":latest@sha256:") == nil {
+			t.Errorf("the steps are %q", p.order)
+		}
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(files["Dockerfile"]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(filepath.Join(os.Getenv("BOXBUILD_BIN"), "boxbuild"), "build", "--build-arg", "mode="+tc.mode, dir)
+		cmd.Env = append(os.Environ(), "BOXBUILD_ADDR="+d.addr())
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), tc.quote) || !strings.Contains(string(out), tc.want) || strings.Contains(string(out), "rpc error") {
+			t.Errorf("%s %s: %v\n%s", tc.image, tc.mode, err, out)
+		}
+	}
+	opt := opts(t, small)
+	opt.FrontendAttrs["build-arg:BUILDKIT_SYNTAX"] = frontendImage
+	opt.FrontendAttrs["build-arg:mode"] = "error"
+	const want = "failed with build-arg:BUILDKIT_SYNTAX = " + frontendImage + ": I return an error"
+	if _, _, err := d.solve(t.Context(), opt); err == nil || !strings.Contains(err.Error(), want) || len(errdefs.Sources(err)) > 0 {
+		t.Errorf("got %v, want %q", err, want)
 	}
 }

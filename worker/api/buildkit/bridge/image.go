@@ -169,10 +169,28 @@ func (f *image) pull(ctx context.Context, p *program, named reference.Named, req
 			return err
 		}
 		p.config = *config
-		meta := solver.Meta{Name: name, Internal: true}
+		meta := solver.Meta{Name: sourceName(ctx, named, img, pinned, env), Internal: true}
 		p.root = &solver.Input{Vertex: solver.NewVertex(pinned, nil, meta)}
 		return nil
 	})
+}
+
+// sourceName returns what the step is called that makes the program's root: by the digest, too, that the name stood for.
+func sourceName(ctx context.Context, named reference.Named, img, pinned *op.Image, env frontend.Env) string {
+	name := schemeImage + named.String()
+	if _, ok := named.(reference.Digested); ok {
+		return name
+	}
+	d := pinned.Digest
+	if r, ok := env.(frontend.Resolver); ok { // the digest of the index, where there is one
+		if m, err := r.ResolveImage(ctx, img); err == nil && m.Digest != "" {
+			d = m.Digest
+		}
+	}
+	if d == "" {
+		return name
+	}
+	return name + "@" + d.String()
 }
 
 // checkCaps refuses a program that does not have what is asked of it, as far as it says so.

@@ -73,6 +73,9 @@ func build(ctx context.Context, c client.Client) (*client.Result, error) {
 		return c.Solve(ctx, client.SolveRequest{Frontend: "gateway.v0", FrontendOpt: opts})
 	case "error":
 		return nil, errors.New("I return an error")
+	case "broken":
+		delete(opts, "build-arg:mode")
+		return c.Solve(ctx, client.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: opts})
 	case "exit":
 		fmt.Fprintln(os.Stderr, "I give up")
 		os.Exit(3)

@@ -25,6 +25,7 @@ type Attachment struct {
 type plan struct {
 	Mounts []Attachment
 	Filter bool // the compiled filter
+	Files  bool // the command has a limit on open files: see keepFiles. No descriptor comes with it
 	// Of spares only.
 	Net    bool    // the network namespace to join
 	Config bool    // the configuration, in place of the one that libcontainer sent
@@ -56,7 +57,7 @@ const maxAttachments = 240
 
 // sendPlan returns the end of a socket pair that the new process reads its plan from, and the other, from which
 // awaitAttach reads how it went.
-func sendPlan(list []Attachment, filter *os.File) (parent, child *os.File, err error) {
+func sendPlan(p *plan, filter *os.File) (parent, child *os.File, err error) {
 	parent, child, err = planSocket()
 	if err != nil {
 		return nil, nil, err
@@ -65,7 +66,8 @@ func sendPlan(list []Attachment, filter *os.File) (parent, child *os.File, err e
 	if filter != nil {
 		rest = append(rest, filter)
 	}
-	if err := send(parent, &plan{Mounts: list, Filter: filter != nil}, rest); err != nil {
+	p.Filter = filter != nil
+	if err := send(parent, p, rest); err != nil {
 		parent.Close()
 		child.Close()
 		return nil, nil, err
@@ -128,6 +130,9 @@ func prepare() {
 		err = unix.Dup3(null, attachFD, unix.O_CLOEXEC)
 		unix.Close(null)
 	}
+	if err == nil {
+		err = outOfTheWay()
+	}
 	if err != nil {
 		os.Exit(1) //nolint:forbidigo // as above
 	}
@@ -166,7 +171,10 @@ func attach(sock int) error {
 		}
 		unix.Close(fd)
 	}
-	return p.takeOver(next)
+	if err := p.takeOver(next); err != nil || !p.Files {
+		return err
+	}
+	return keepFiles(!p.Config)
 }
 
 // takeOver makes a spare the process that the plan wants. next returns the plan's descriptors.
@@ -232,7 +240,10 @@ func replaceConfig(file int) error {
 	if err != nil {
 		return err
 	}
-	_, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, attachFD+1)
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highFD)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMFILE) { // the limit of this process is low already
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, attachFD+1)
+	}
 	if err == nil {
 		err = unix.Dup3(file, fd, unix.O_CLOEXEC)
 	}

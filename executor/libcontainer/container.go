@@ -135,7 +135,7 @@ func (c *Container) start(o *Options, config *configs.Config, sp *spare) (termin
 
 // launch starts a process with the socket that it gets its plan from.
 func (c *Container) launch(p *lc.Process, desc *specs.Process, mounts []Attachment) (terminal *os.File, err error) {
-	parent, child, err := sendPlan(mounts, c.filter)
+	parent, child, err := sendPlan(&plan{Mounts: mounts, Files: limitsFiles(c.lc.Config().Rlimits)}, c.filter)
 	if err != nil {
 		return nil, err
 	}

@@ -273,7 +273,7 @@ func (s *spare) become(config *configs.Config, o *Options, filter *os.File) (ter
 		return nil, err
 	}
 	defer body.Close()
-	p := &plan{Mounts: o.Attachments, Filter: filter != nil, Net: o.NetNS != nil, Config: true}
+	p := &plan{Mounts: o.Attachments, Filter: filter != nil, Files: limitsFiles(config.Rlimits), Net: o.NetNS != nil, Config: true}
 	rest := []*os.File{filter, o.NetNS, body}
 	for i, f := range o.Stdio {
 		p.Stdio[i] = f != nil
@@ -332,14 +332,19 @@ func (s *spare) message(o *Options) (*os.File, error) {
 	m := &initConfig{
 		Config: &c, Args: p.Args, Env: p.Env, UID: p.UID, GID: p.GID, AdditionalGroups: p.AdditionalGroups, Cwd: p.Cwd,
 		PassedFilesCount: len(s.init.ExtraFiles), AppArmorProfile: c.AppArmorProfile, Capabilities: c.Capabilities,
-		NoNewPrivileges: c.NoNewPrivileges, ProcessLabel: c.ProcessLabel, Rlimits: c.Rlimits, IOPriority: c.IOPriority,
+		NoNewPrivileges: c.NoNewPrivileges, ProcessLabel: c.ProcessLabel, Rlimits: nil /* see keepFiles */, IOPriority: c.IOPriority,
 		Scheduler: c.Scheduler, ContainerID: s.id, Networks: c.Networks,
 		CreateConsole: o.Spec.Process.Terminal, ConsoleWidth: p.ConsoleWidth, ConsoleHeight: p.ConsoleHeight,
 	}
 	if isV2() {
 		m.Cgroup2Path = filepath.Join("/sys/fs/cgroup", c.Cgroups.Path)
 	}
-	b, err := json.Marshal(m)
+	return inMemory(m)
+}
+
+// inMemory writes a configuration into a file in memory.
+func inMemory(config any) (*os.File, error) {
+	b, err := json.Marshal(config)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the configuration: %w", err)
 	}

@@ -177,6 +177,48 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// A limit of open files is the command's: what its process has open on the way to it does not count. It is so with and
+// without a spare, with a filter and without, and for each user.
+func TestFewFiles(t *testing.T) { both(t, testFewFiles) }
+
+func testFewFiles(t *testing.T, e executor.Executor) {
+	root, _ := newRoot(t)
+	for _, n := range []uint64{64, 16, 11} {
+		for name, change := range map[string]func(*executor.Spec){
+			"plain":      func(*executor.Spec) {},
+			"user":       func(s *executor.Spec) { s.Process.User = "1234" },
+			"terminal":   func(s *executor.Spec) { s.Process.Terminal = true },
+			"unconfined": func(s *executor.Spec) { s.Seccomp.Unconfined = true },
+			"privileged": func(s *executor.Spec) { s.Privileged = true },
+		} {
+			t.Run(fmt.Sprint(n, name), func(t *testing.T) {
+				for range 2 { // the second has a spare
+					spec := sh(root, "ulimit -n; ulimit -Hn")
+					spec.Ulimits = []executor.Ulimit{{Name: "nofile", Soft: n, Hard: n}}
+					change(spec)
+					r := run(t, e, spec)
+					if want := fmt.Sprintf("%d\n%d\n", n, n); strings.ReplaceAll(r.out, "\r", "") != want {
+						t.Errorf("got %q, %q, %v", r.out, r.err, r)
+					}
+				}
+			})
+		}
+	}
+	// What is started later has the same limit.
+	spec := sh(root, "sleep 1000")
+	spec.Ulimits = []executor.Ulimit{{Name: "nofile", Soft: 11, Hard: 11}}
+	b, err := e.Start(t.Context(), spec, executor.IO{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	var out, errs bytes.Buffer
+	exit, err := b.Exec(t.Context(), &executor.Process{Args: []string{"/bin/sh", "-c", "ulimit -n"}}, executor.IO{Stdout: &out, Stderr: &errs})
+	if err != nil || exit.Code != 0 || out.String() != "11\n" {
+		t.Errorf("exec: %q, %q, %+v, %v", out.String(), errs.String(), exit, err)
+	}
+}
+
 // A sandbox with all capabilities can make cgroups in its own, with version 2 also to move its processes there. They end
 // with it, and are removed.
 func TestCgroupsOfSandbox(t *testing.T) { both(t, testCgroupsOfSandbox) }

@@ -33,6 +33,7 @@ func TestFailureSurvives(t *testing.T) {
 		{&fs.PathError{Op: "open", Path: "x", Err: fs.ErrNotExist}, boxbuildv1.ErrorKind_ERROR_KIND_NOT_FOUND},
 		{worker.ErrInUse, boxbuildv1.ErrorKind_ERROR_KIND_CONFLICT},
 		{worker.ErrAmbiguous, boxbuildv1.ErrorKind_ERROR_KIND_CONFLICT},
+		{worker.ErrRecorded, boxbuildv1.ErrorKind_ERROR_KIND_CONFLICT},
 		{registry.ErrUnauthorized, boxbuildv1.ErrorKind_ERROR_KIND_UNAUTHENTICATED},
 		{&registry.StatusError{Host: "x", Status: 403}, boxbuildv1.ErrorKind_ERROR_KIND_DENIED},
 		{context.Canceled, boxbuildv1.ErrorKind_ERROR_KIND_CANCELED},

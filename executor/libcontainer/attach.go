@@ -130,9 +130,6 @@ func prepare() {
 		err = unix.Dup3(null, attachFD, unix.O_CLOEXEC)
 		unix.Close(null)
 	}
-	if err == nil {
-		err = outOfTheWay()
-	}
 	if err != nil {
 		os.Exit(1) //nolint:forbidigo // as above
 	}
@@ -188,7 +185,7 @@ func (p *plan) takeOver(next func() int) error {
 		unix.Close(fd)
 	}
 	if p.Config {
-		if err := replaceConfig(next()); err != nil {
+		if err := replaceConfig(next(), p.Files); err != nil {
 			return err
 		}
 	}
@@ -233,17 +230,18 @@ func awaitConfig() error {
 	}
 }
 
-// replaceConfig puts a file in the place of the configuration. libcontainer's end of the socket stays open until execve,
+// replaceConfig puts a file in the place of the configuration. With files, the command has a limit on open files. libcontainer's end of the socket stays open until execve,
 // so that nothing which it sends is an error.
-func replaceConfig(file int) error {
+func replaceConfig(file int, files bool) error {
 	fd, err := configFD()
 	if err != nil {
 		return err
 	}
-	_, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highFD)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMFILE) { // the limit of this process is low already
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, attachFD+1)
+	above := attachFD + 1
+	if files {
+		above = highFD
 	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, above)
 	if err == nil {
 		err = unix.Dup3(file, fd, unix.O_CLOEXEC)
 	}

@@ -38,7 +38,7 @@ func keepFiles(sent bool) error {
 		return fmt.Errorf("keeping the limit on open files: %w", err)
 	}
 	if !sent {
-		return nil
+		return outOfTheWay()
 	}
 	fd, err := configFD()
 	if err == nil {
@@ -62,33 +62,61 @@ func keepFiles(sent bool) error {
 	if fd, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("replacing the configuration: %w", err)
 	}
-	return replaceConfig(fd) // which closes it
+	if err := replaceConfig(fd, true); err != nil { // which closes it
+		return err
+	}
+	return outOfTheWay()
 }
 
-// highFD is from where on descriptors are out of the way of a limit on open files: what counts for it is their numbers.
-const highFD = 64
+// highFD is from where on descriptors are out of the way of a limit on open files. It and what comes after is in the table that
+// each process begins with (64): to make that larger takes an RCU grace period.
+const highFD = 40
 
 // outOfTheWay moves the descriptors that libcontainer's code uses up to highFD. Its parent sets the limits of the command
-// before this process has opened its last file (later it may not, if the process has changed its user), so that with a
-// low one none of the numbers that may still be opened would be free.
+// before this process has opened its last file (later it may not, if the process has changed its user), so that with low
+// ones too few of the numbers that may still be opened would be free.
 func outOfTheWay() error {
 	for _, name := range []string{"SYNCPIPE", "INITPIPE", "LOGPIPE", "FIFOFD", "CONSOLE", "PIDFD_SOCK"} {
 		name = "_LIBCONTAINER_" + name
 		fd, err := strconv.Atoi(os.Getenv(name))
-		if err != nil || fd >= highFD {
+		if err != nil {
 			continue // not of this process
 		}
 		high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highFD)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMFILE) {
-			return nil // the limit is this process's own already
+		if err == nil {
+			err = os.Setenv(name, strconv.Itoa(high))
 		}
 		if err != nil {
 			return fmt.Errorf("moving descriptor %d: %w", fd, err)
 		}
-		if err := os.Setenv(name, strconv.Itoa(high)); err != nil {
-			return err
-		}
 		unix.Close(fd)
 	}
-	return nil
+	return raisePoller()
+}
+
+// raisePoller has Go's runtime open the descriptors that it waits with, at its first file that can be waited for, when all
+// numbers up to highFD are taken.
+func raisePoller() error {
+	var taken []int
+	defer func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+	}()
+	for {
+		fd, err := unix.FcntlInt(attachFD, unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("taking descriptors: %w", err)
+		}
+		if fd >= highFD {
+			unix.Close(fd)
+			break
+		}
+		taken = append(taken, fd)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("making a pipe: %w", err)
+	}
+	return errors.Join(r.Close(), w.Close())
 }

@@ -206,7 +206,7 @@ func testFewFiles(t *testing.T, e executor.Executor) {
 	}
 	// What is started later has the same limit.
 	spec := sh(root, "sleep 1000")
-	spec.Ulimits = []executor.Ulimit{{Name: "nofile", Soft: 11, Hard: 11}}
+	spec.Ulimits = []executor.Ulimit{{Name: "nofile", Soft: 16, Hard: 16}}
 	b, err := e.Start(t.Context(), spec, executor.IO{})
 	if err != nil {
 		t.Fatal(err)
@@ -214,7 +214,7 @@ func testFewFiles(t *testing.T, e executor.Executor) {
 	defer b.Close()
 	var out, errs bytes.Buffer
 	exit, err := b.Exec(t.Context(), &executor.Process{Args: []string{"/bin/sh", "-c", "ulimit -n"}}, executor.IO{Stdout: &out, Stderr: &errs})
-	if err != nil || exit.Code != 0 || out.String() != "11\n" {
+	if err != nil || exit.Code != 0 || out.String() != "16\n" {
 		t.Errorf("exec: %q, %q, %+v, %v", out.String(), errs.String(), exit, err)
 	}
 }

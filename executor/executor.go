@@ -85,7 +85,7 @@ type Spec struct {
 
 	Network    Network
 	Limits     Limits
-	CgroupPath string // parent cgroup below the executor's own; empty for the default
+	CgroupPath string // parent cgroup below the executor's own, with or without a slash in front; empty for the default
 
 	// Privileged lifts every restriction: all capabilities, all devices, no seccomp, nothing masked.
 	Privileged bool

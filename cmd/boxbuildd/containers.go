@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"path"
 
 	"github.com/containerd/platforms"
 
@@ -81,13 +82,8 @@ func (w *wiring) networkOptions() (_ containernet.Options, err error) {
 	return opts, err
 }
 
-// cgroupParent is the cgroup that builds have theirs in.
-func (w *wiring) cgroupParent() string {
-	if w.cfg.CgroupParent != "" {
-		return w.cfg.CgroupParent
-	}
-	return "/boxbuild-" + w.id
-}
+// cgroupParent is the cgroup that builds have theirs in. It is nobody else's, since what is found in it is removed.
+func (w *wiring) cgroupParent() string { return path.Join("/", w.cfg.CgroupParent, "boxbuild-"+w.id) }
 
 // containerLeases is what containers stand on. The leases are there before the containers, and nothing is collected before
 // both are.

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -64,7 +65,7 @@ func Validate(spec *executor.Spec) error {
 			return fmt.Errorf("%s %q: longer than 64 bytes, or with a NUL, newline or slash", name, s)
 		}
 	}
-	if spec.CgroupPath != "" && (strings.Contains(spec.CgroupPath, "\x00") || !isLocal(spec.CgroupPath)) {
+	if spec.CgroupPath != "" && (strings.Contains(spec.CgroupPath, "\x00") || slices.Contains(strings.Split(spec.CgroupPath, "/"), "..")) {
 		return fmt.Errorf("cgroup %q: not a path below the executor's", spec.CgroupPath)
 	}
 	if spec.ShmSize < 0 {
@@ -93,12 +94,6 @@ func Validate(spec *executor.Spec) error {
 		return err
 	}
 	return ValidateProcess(&spec.Process)
-}
-
-// isLocal says whether a cgroup path stays below its parent.
-func isLocal(p string) bool {
-	clean := path.Clean("/" + p)
-	return clean == "/"+strings.Trim(p, "/") && clean != "/"
 }
 
 // ValidateProcess is Validate for a process.

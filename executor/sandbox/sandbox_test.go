@@ -205,3 +205,23 @@ func TestLargeGroup(t *testing.T) {
 		t.Errorf("a line of 8 MiB: %d groups", len(id.Groups))
 	}
 }
+
+// TestCgroupPath checks that the cgroup of a sandbox is below the executor's, however the name is written, as with runc.
+func TestCgroupPath(t *testing.T) {
+	for name, want := range map[string]string{
+		"": "/own/", "a": "/own/a/", "/a": "/own/a/", "a//b/./c/": "/own/a/b/c/", "/": "/own/", "a.slice:b:": "/own/a.slice:b:/", "..a": "/own/..a/",
+	} {
+		s := valid()
+		s.CgroupPath = name
+		got, err := sandbox.Describe(s, &sandbox.Host{CgroupParent: "/own"})
+		if err != nil || got.Linux.CgroupsPath != want+s.ID {
+			t.Errorf("%q: got %+v, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"..", "../x", "a/../../b", "/..", "a/.."} {
+		s := valid()
+		if s.CgroupPath = name; sandbox.Validate(s) == nil {
+			t.Errorf("%q is taken", name)
+		}
+	}
+}

@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -78,6 +80,9 @@ func (d *Daemon) merge() {
 	if d.CgroupParent == "" {
 		d.CgroupParent = w.CgroupParent
 	}
+	if d.CgroupParent != "" {
+		d.CgroupParent = path.Join("/", d.CgroupParent)
+	}
 	if d.Network.Pool == 0 {
 		d.Network.Pool = w.PoolSize
 	}
@@ -99,6 +104,20 @@ func (d *Daemon) merge() {
 	case "fatal", "panic":
 		d.Log.Level = "error"
 	}
+}
+
+// checkCgroup says why a name cannot be that of a cgroup. As with runc, it is below the root with and without a slash at
+// its beginning.
+func checkCgroup(name string) error {
+	switch {
+	case slices.Contains(strings.Split(name, "/"), ".."):
+		return fmt.Errorf("cgroup %q: it cannot lead upwards", name)
+	case strings.ContainsAny(name, "\x00\n"):
+		return fmt.Errorf("cgroup %q: it has a NUL or a newline", name)
+	case strings.Contains(name, ".slice") && strings.Contains(name, ":"):
+		return fmt.Errorf("cgroup %q: systemd is not asked for cgroups; give a path, such as %q", name, path.Clean(strings.ReplaceAll(name, ":", "/")))
+	}
+	return nil
 }
 
 // snapshotterName is our name of one of buildkitd's.

@@ -150,6 +150,23 @@ func TestAddressOfFile(t *testing.T) {
 	}
 }
 
+// A cgroup is below the root, however it is written, as it is for BuildKit.
+func TestCgroupParent(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "",
+		"[worker.oci]\ndefaultCgroupParent = \"buildkit\"\n":                          "/buildkit",
+		"[worker.oci]\ndefaultCgroupParent = \"/a//b/./c/\"\n":                        "/a/b/c",
+		"[worker.oci]\ndefaultCgroupParent = \"/\"\n":                                 "/",
+		"[worker.oci]\ndefaultCgroupParent = \"\"\n":                                  "",
+		"[worker.oci]\ndefaultCgroupParent = \"my.slice\"\n":                          "/my.slice",
+		"cgroup-parent = \"own\"\n[worker.oci]\ndefaultCgroupParent = \"buildkit\"\n": "/own",
+	} {
+		if d, err := load(t, text); err != nil || d.CgroupParent != want {
+			t.Errorf("%q: got %q, %v", text, d.CgroupParent, err)
+		}
+	}
+}
+
 // What a file says wrongly is an error that names the place.
 func TestFileErrors(t *testing.T) {
 	for text, want := range map[string]string{
@@ -167,6 +184,9 @@ func TestFileErrors(t *testing.T) {
 		"[registry.\"a/b\"]\nhttp = true\n":                  "is not host[:port]",
 		"[registry.\"a\"]\nkeypair = [{key = \"/k\"}]\n":     "a keypair has a key and a cert",
 		"addr = \"tcp://1.2.3.4:5\"\n":                       "anyone who does becomes root",
+		"\n[worker.oci]\ndefaultCgroupParent = \"../x\"\n":   "boxbuildd.toml:3: worker.oci.defaultCgroupParent: cgroup \"../x\": it cannot lead upwards",
+		"cgroup-parent = \"/a/../b\"\n":                      "boxbuildd.toml:1: cgroup-parent: cgroup \"/a/../b\"",
+		"worker.oci.defaultCgroupParent = \"a.slice:b:c\"\n": "boxbuildd.toml:1: worker.oci.defaultCgroupParent: cgroup \"a.slice:b:c\": systemd is not asked for cgroups; give a path, such as \"a.slice/b/c\"",
 		"addr = \"vsock://1\"\n":                             "only unix://, tcp:// and fd:// are supported",
 		"addr = \"unix://" + strings.Repeat("/x", 60) + "\"": "at most 107 bytes",
 	} {

@@ -48,7 +48,8 @@ type Daemon struct {
 	// Entitlements are what builds may be granted besides the usual: "network.host", "security.insecure", "device".
 	// --allow-insecure-entitlement. The network of the host is granted by default.
 	Entitlements []string `toml:"insecure-entitlements"`
-	// CgroupParent is the cgroup below which sandboxes are; empty for one derived from the root.
+	// CgroupParent is the cgroup below which the daemon makes its own, which may hold those of others; empty for the root of
+	// all. Load makes it absolute.
 	CgroupParent string `toml:"cgroup-parent"`
 	// CDI says which devices builds can name.
 	CDI CDI `toml:"cdi"`

@@ -126,6 +126,11 @@ func (w *walk) key(parts []string, row int, v *unstable.Node) {
 			continue
 		}
 		warning, err := take(s, k.Use, k.Only, k.Note)
+		if err == nil && (name == "cgroup-parent" || name == "worker.oci.defaultCgroupParent") {
+			if err = checkCgroup(s.value); err != nil {
+				err = fmt.Errorf("%s: %w", s.where, err)
+			}
+		}
 		switch {
 		case err != nil:
 			w.errs = append(w.errs, err)

@@ -230,7 +230,7 @@ enabled = false
 		t.Fatal(err)
 	}
 	if d.Log.Level != "debug" || d.Log.Format != "json" || d.MaxParallelism != 5 || d.Snapshotter != "overlay" ||
-		d.CgroupParent != "p" || d.Network != (Network{Subnet: "10.20.0.0/16", Pool: 7}) ||
+		d.CgroupParent != "/p" || d.Network != (Network{Subnet: "10.20.0.0/16", Pool: 7}) ||
 		!slices.Equal(d.Addrs, []string{"tcp://127.0.0.1:1234", "unix:///run/x.sock"}) ||
 		d.GRPC.DebugAddress != "127.0.0.1:6061" || *d.GRPC.UID != 1 || *d.GRPC.GID != 2 ||
 		d.History != (History{MaxAge: Duration(48 * 3600 * 1e9), MaxEntries: 9}) ||

@@ -135,7 +135,7 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 		if cp.from == (from{}) {
 			return errNoContext
 		}
-		if cp.from.tree == st.t.context && st.t.lintsLeft > 0 {
+		if cp.from.tree != nil && cp.from.tree == st.t.context && st.t.lintsLeft > 0 {
 			out, err := st.t.excluded()
 			if err != nil {
 				return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,78 +79,6 @@ func TestPins(t *testing.T) {
 		if tc.env.pins != c.want {
 			t.Errorf("%s: %d pins, want %d: %v", c.name, tc.env.pins, c.want, tc.env.steps)
 		}
-	}
-}
-
-// A noContextEnv gives nothing of the context away, as a source policy may have it.
-type noContextEnv struct {
-	*fakeEnv
-}
-
-func (e *noContextEnv) Pin(ctx context.Context, src op.Source) (op.Source, error) {
-	if l, ok := src.(*op.Local); ok && l.Name == "context" {
-		return nil, errBroken
-	}
-	return e.fakeEnv.Pin(ctx, src)
-}
-
-// TestContextNotNeeded checks that nothing of the context is asked for, .dockerignore included, by a build that reads
-// nothing of it, and that one which does is told; also where only a variable or a trigger says so.
-func TestContextNotNeeded(t *testing.T) {
-	const triggers = `{"architecture":"amd64","os":"linux","config":{"OnBuild":["COPY a /"]},"rootfs":{"type":"layers"}}`
-	for text, needs := range map[string]bool{
-		"FROM scratch\nLABEL a=b\n":                                      false,
-		"FROM a\nRUN --mount=type=cache,target=/c x\n":                   false,
-		"FROM a AS b\nRUN x\nFROM scratch\nCOPY --from=b x y\n":          false,
-		"FROM scratch\nCOPY <<f /\nx\nf\n":                               false,
-		"FROM scratch\nADD https://e.com/x /\n":                          false,
-		"FROM scratch\nARG U=https://e.com/x\nADD $U /\n":                false,
-		"FROM scratch AS unused\nCOPY a /\nFROM scratch\nENV A=b\n":      false,
-		"FROM scratch\nCOPY a /\n":                                       true,
-		"FROM scratch\nADD a /\n":                                        true,
-		"FROM scratch\nARG U=a\nADD $U /\n":                              true,
-		"FROM a\nRUN --mount=target=/m x\n":                              true,
-		"FROM a\nARG T=bind\nRUN --mount=type=$T,target=/m x\n":          true,
-		"FROM triggers\n":                                                true,
-		"FROM scratch AS b\nCOPY a /\nFROM scratch\nCOPY --from=b / /\n": true,
-	} {
-		c := dockerfileCase(t, text)
-		c.env.images["docker.io/library/triggers:latest"], c.env.urls["*"] = triggers, "x"
-		_, err := New().Translate(t.Context(), c.req, &noContextEnv{c.env})
-		if needs != errors.Is(err, errBroken) || !needs && err != nil {
-			t.Errorf("%q: got %v, needs the context: %v", text, err, needs)
-		}
-		if asked := slices.Contains(c.env.steps, "[internal] load "+ignoreName); asked != needs {
-			t.Errorf("%q: steps %q", text, c.env.steps)
-		}
-	}
-}
-
-// TestMountsContext checks which mounts are known to be of the context before variables have values.
-func TestMountsContext(t *testing.T) {
-	for text, want := range map[string]bool{
-		"RUN":                     false,
-		"RUN x --mount=target=/m": false,
-		"RUN --mount=target=/m x": true,
-		"RUN --mount=type=BIND,src=a,target=/m x":                             true,
-		"RUN --network=none --mount=type=cache,target=/c --mount=target=/m x": true,
-		"RUN --mount=type=bind,from=a,target=/m x":                            false,
-		"RUN --mount=target=/m,type=$T x":                                     false,
-		"RUN --mount=type=secret,id=a x":                                      false,
-	} {
-		if got := mountsContext(text); got != want {
-			t.Errorf("%q: got %v", text, got)
-		}
-	}
-}
-
-// TestIgnoreAfterImages checks that an image which is not there is the error, not what comes after it.
-func TestIgnoreAfterImages(t *testing.T) {
-	c := dockerfileCase(t, "FROM busybox\nCOPY a /\n")
-	c.env.images = nil
-	_, err := New().Translate(t.Context(), c.req, &noContextEnv{c.env})
-	if err == nil || errors.Is(err, errBroken) || !strings.Contains(err.Error(), "busybox:latest: not found") {
-		t.Errorf("got %v", err)
 	}
 }
 

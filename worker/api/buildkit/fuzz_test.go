@@ -142,7 +142,7 @@ func TestRandom(t *testing.T) {
 // TestAnswer checks which keys a response has.
 func TestAnswer(t *testing.T) {
 	for kind, want := range map[string]int{"": 1, "cacheonly": 1, "image": 2} {
-		in := &controlapi.SolveRequest{Frontend: "dockerfile.v0"}
+		in := &controlapi.SolveRequest{Ref: "answer" + kind, Frontend: "dockerfile.v0"}
 		if kind != "" {
 			in.Exporters = []*controlapi.Exporter{{Type: kind}}
 		}

@@ -81,3 +81,13 @@ func TestIgnoreAfterImages(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestCopyWithoutContext checks that COPY of a stage and ADD of a URL need no context to be given at all.
+func TestCopyWithoutContext(t *testing.T) {
+	c := dockerfileCase(t, "")
+	c.req.Dockerfile, c.req.Context, c.env.urls["*"] = nil, nil, "x"
+	c.req.Text = []byte("FROM a AS b\nFROM scratch\nCOPY --from=b x y\nADD https://e.com/x /\n")
+	if _, err := c.translate(); err != nil {
+		t.Error(err)
+	}
+}

@@ -107,8 +107,10 @@ func TestRow(t *testing.T) {
 	d.restful(was)
 	grown := d.heap()
 	t.Logf("after %d rounds: %.1f MiB, the heap %d KiB", 8+n, d.anonymous(), grown)
-	// Up to 60 KiB a round are what is remembered of the trees, until that is 40,000 entries: about 100 rounds.
-	if per := (grown - heap) / n; per > 100 {
+	// Up to 60 KiB a round are what is remembered of the trees, until that is 40,000 entries: about 100 rounds. The first
+	// figure depends on what the collector has come to.
+	const filled = 14 << 10 // with all that is remembered
+	if per := (grown - heap) / n; per > 100 && grown > filled {
 		t.Errorf("the heap has grown from %d KiB to %d in %d rounds: %d KiB each", heap, grown, n, per)
 	}
 	d.keep("heap?gc=1")

@@ -36,6 +36,10 @@ func fail(err error) error {
 
 // wireError classifies err. Of several kinds that it has, the one wins on which a user acts first.
 func wireError(err error) *boxbuildv1.Error {
+	var own *boxbuildv1.Failure // what the client itself has said
+	if errors.As(err, &own) {
+		return own.Wire
+	}
 	var src *frontend.SourceError
 	placed := errors.As(err, &src) // also what a frontend in an image has returned, which is a status
 	if f := boxbuildv1.AsFailure(err); f != nil && !placed {

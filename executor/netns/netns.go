@@ -28,6 +28,9 @@ import (
 	"os"
 	"regexp"
 	"sync"
+
+	"github.com/boxbuild/boxbuild/executor/netns/resolvconf"
+	"github.com/boxbuild/boxbuild/executor/netns/stock"
 )
 
 // ErrClosed is returned after Close.
@@ -74,6 +77,12 @@ func (o *Options) setDefaults() error {
 	return nil
 }
 
+// reserved is a stock that is filled from when it is first asked.
+type reserved struct {
+	*stock.Stock[*namespace]
+	started sync.Once
+}
+
 // A Pool hands out network namespaces. It is safe for concurrent use.
 type Pool struct {
 	opts Options
@@ -83,7 +92,7 @@ type Pool struct {
 	net   *network // guarded by mu; nil until it is needed
 	done  bool     // guarded by mu; Close has been called
 
-	bridged, isolated *stock
+	bridged, isolated *reserved
 	grave             grave
 	stop              context.CancelFunc
 	stopped           context.Context //nolint:containedctx // it ends with the pool, as the work in the background does
@@ -100,8 +109,9 @@ func New(opts Options) (*Pool, error) {
 	}
 	p := &Pool{opts: opts}
 	p.stopped, p.stop = context.WithCancel(context.Background())
-	p.bridged = newStock(opts.Warm, p.makeBridged)
-	p.isolated = newStock(opts.Warm, makeIsolated)
+	ready := stock.Options{Low: opts.Warm, High: opts.Warm * reserve}
+	p.bridged = &reserved{Stock: stock.New(ready, p.makeBridged)}
+	p.isolated = &reserved{Stock: stock.New(ready, makeIsolated)}
 	return p, nil
 }
 
@@ -119,7 +129,7 @@ func (p *Pool) Isolated(ctx context.Context) (ns *os.File, release func(), err e
 	return p.take(ctx, p.isolated)
 }
 
-func (p *Pool) take(ctx context.Context, s *stock) (*os.File, func(), error) {
+func (p *Pool) take(ctx context.Context, s *reserved) (*os.File, func(), error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, context.Cause(ctx)
 	}
@@ -128,9 +138,9 @@ func (p *Pool) take(ctx context.Context, s *stock) (*os.File, func(), error) {
 		p.mu.Unlock()
 		return nil, nil, ErrClosed
 	}
-	s.start(p.stopped, &p.work)
+	s.started.Do(func() { p.work.Go(func() { s.Fill(p.stopped) }) })
 	p.mu.Unlock()
-	n, err := s.take()
+	n, err := s.Take()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -174,11 +184,11 @@ func (p *Pool) ResolvConf() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf, err := readResolvConf(p.opts.ResolvConf)
+	conf, err := resolvconf.Read(p.opts.ResolvConf)
 	if err != nil {
 		return nil, err
 	}
-	return conf.forSandbox(n.gateway), nil
+	return conf.Asking(n.gateway).File(), nil
 }
 
 // Gateway returns the bridge's address, and the subnet that it is in.
@@ -202,8 +212,8 @@ func (p *Pool) Close() error {
 	p.stop()
 	p.work.Wait()
 	p.grave.empty()
-	p.bridged.close()
-	p.isolated.close()
+	p.bridged.Close((*namespace).close)
+	p.isolated.Close((*namespace).close)
 	if n == nil {
 		return nil
 	}

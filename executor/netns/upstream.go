@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/boxbuild/boxbuild/executor/netns/resolvconf"
 )
 
 // upstreamTimeout is how long a server has for an answer before the next one is asked.
@@ -21,9 +23,9 @@ type Upstream struct {
 	path string
 
 	mu     sync.Mutex
-	conf   *resolvConf // guarded by mu
-	mtime  time.Time   // guarded by mu; of the file that conf is from
-	looked time.Time   // guarded by mu; when the file was looked at
+	conf   *resolvconf.Conf // guarded by mu
+	mtime  time.Time        // guarded by mu; of the file that conf is from
+	looked time.Time        // guarded by mu; when the file was looked at
 }
 
 // NewUpstream returns an Upstream whose servers are those of a resolv.conf(5).
@@ -80,14 +82,14 @@ func (u *Upstream) servers() []netip.Addr {
 	conf, mtime, fresh := u.conf, u.mtime, time.Since(u.looked) < time.Second
 	u.mu.Unlock()
 	if conf != nil && fresh {
-		return conf.servers
+		return orHere(conf.Servers)
 	}
 	var now time.Time
 	if fi, err := os.Stat(u.path); err == nil {
 		now = fi.ModTime()
 	}
 	if conf == nil || now != mtime {
-		if c, err := readResolvConf(u.path); err == nil {
+		if c, err := resolvconf.Read(u.path); err == nil {
 			conf = c
 		}
 	}
@@ -97,5 +99,13 @@ func (u *Upstream) servers() []netip.Addr {
 	u.mu.Lock()
 	u.conf, u.mtime, u.looked = conf, now, time.Now()
 	u.mu.Unlock()
-	return conf.servers
+	return orHere(conf.Servers)
+}
+
+// orHere returns servers; without one, the one on this host is meant.
+func orHere(servers []netip.Addr) []netip.Addr {
+	if len(servers) > 0 {
+		return servers
+	}
+	return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 }

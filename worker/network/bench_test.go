@@ -25,7 +25,7 @@ func BenchmarkSetup(b *testing.B) {
 			var down time.Duration
 			for b.Loop() {
 				b.StopTimer()
-				for c.name != "none" && len(w.stock.ready) == 0 {
+				for c.name != "none" && w.stock.Ready() == 0 {
 					time.Sleep(time.Millisecond)
 				}
 				r := request("c", c.change...)

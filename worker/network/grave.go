@@ -10,6 +10,11 @@ import (
 )
 
 const (
+	// quiet is how long no container must have gone until work is done that can wait: the kernel makes and removes devices
+	// one at a time, and whoever starts a container would wait for its turn.
+	quiet = 250 * time.Millisecond
+	// lowStock is how many namespaces are kept ready even so.
+	lowStock = 2
 	// maxDead is how many namespaces wait to be removed at most.
 	maxDead = 64
 	// patience is how long the kernel has to remove the devices of a namespace that nobody has any more, which it does for

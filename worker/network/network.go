@@ -38,6 +38,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/boxbuild/boxbuild/executor/netns"
+	"github.com/boxbuild/boxbuild/executor/netns/stock"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/network/firewall"
 	"github.com/boxbuild/boxbuild/worker/network/ipam"
@@ -122,7 +123,8 @@ type Service struct {
 	host     *link.Host
 	table    *firewall.Table
 	ports    *portmap.Ports
-	stock    *stock
+	stock    *stock.Stock[*link.Namespace]
+	stocking sync.Once // begins to fill it
 	turns    turns
 	grave    *grave
 	upstream *netns.Upstream
@@ -192,7 +194,7 @@ func Open(opts Options) (_ *Service, err error) {
 	s.life, s.end = context.WithCancel(context.Background())
 	s.grave = newGrave(s.host, func(err error) { s.log.Warn("giving back the network of a container", "error", err) })
 	s.goOn(func() { s.grave.dig(s.life) })
-	s.stock = newStock(opts.Warm, func() (*link.Namespace, error) { return s.host.NewNamespace(s.mtu) })
+	s.stock = stock.New(stock.Options{Low: lowStock, High: opts.Warm}, func() (*link.Namespace, error) { return s.host.NewNamespace(s.mtu) })
 	if err := errors.Join(s.loadNetworks(), s.loadSandboxes()); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -230,7 +232,7 @@ func (s *Service) Close() error {
 		d.Close()
 	}
 	s.work.Wait()
-	s.stock.close()
+	s.stock.Close((*link.Namespace).Close)
 	for _, d := range s.grave.take() {
 		s.grave.unpin(d)
 		s.grave.removeVeths(d.veths)

@@ -24,6 +24,7 @@ import (
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/network/firewall"
+	"github.com/boxbuild/boxbuild/worker/network/link"
 	"github.com/boxbuild/boxbuild/worker/network/nettest"
 )
 
@@ -143,7 +144,7 @@ func (w *world) crash() {
 		}
 	}
 	s.work.Wait()
-	s.stock.close()
+	s.stock.Close((*link.Namespace).Close)
 	s.table.Close()
 	s.host.Close()
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/boxbuild/boxbuild/executor/netns/resolvconf"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/network/link"
 	"github.com/boxbuild/boxbuild/worker/network/names"
@@ -61,8 +62,8 @@ func (s *Service) onUserDefinedLocked(sb *sandbox) bool {
 }
 
 // resolv returns what a container's resolv.conf is made of, and the servers that the user asks for.
-func (s *Service) resolv(r *worker.NetworkRequest) (*names.Resolv, error) {
-	host, err := names.ReadResolv(s.opts.ResolvConf)
+func (s *Service) resolv(r *worker.NetworkRequest) (*resolvconf.Conf, error) {
+	host, err := resolvconf.Read(s.opts.ResolvConf)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func (s *Service) embedded(sb *sandbox) bool {
 // outside returns those of the host's servers that a container can ask.
 func (s *Service) outside() []netip.Addr {
 	for _, path := range []string{s.opts.ResolvConf, systemdResolv} {
-		host, err := names.ReadResolv(path)
+		host, err := resolvconf.Read(path)
 		if err != nil {
 			continue
 		}
@@ -215,7 +216,7 @@ func (s *Service) describeNames(out *worker.NetworkSetup, sb *sandbox, r *worker
 	}
 	switch {
 	case s.embedded(sb):
-		out.ResolvConf = resolv.ForEmbedded()
+		out.ResolvConf = names.ForEmbedded(resolv)
 	case len(sb.DNS) == 0 && sb.Mode == modeNamed:
 		resolv.Servers = s.outside()
 		out.ResolvConf = resolv.File()
@@ -255,7 +256,7 @@ func (s *Service) describeNames(out *worker.NetworkSetup, sb *sandbox, r *worker
 }
 
 // describeHost is describeNames for the host's own network.
-func (s *Service) describeHost(out *worker.NetworkSetup, resolv *names.Resolv, extra []names.Host) error {
+func (s *Service) describeHost(out *worker.NetworkSetup, resolv *resolvconf.Conf, extra []names.Host) error {
 	out.ResolvConf = resolv.File()
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !os.IsNotExist(err) {

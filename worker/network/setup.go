@@ -66,7 +66,7 @@ func (s *Service) setup(ctx context.Context, r *worker.NetworkRequest) (_ *worke
 	var u undo
 	defer func() { u.run(err != nil) }()
 	if isNamed(r) {
-		s.stock.started.Do(func() { s.goOn(func() { s.stock.fill(s.life) }) })
+		s.stocking.Do(func() { s.goOn(func() { s.stock.Fill(s.life) }) })
 		ids, err := s.idsOf(r)
 		if err != nil {
 			return nil, err
@@ -140,7 +140,7 @@ func (s *Service) build(sb *sandbox) error {
 	case modeNone:
 		ns, err = s.host.NewNamespace(0)
 	default:
-		ns, err = s.stock.take()
+		ns, err = s.stock.Take()
 	}
 	if err != nil {
 		return err

@@ -30,23 +30,6 @@ func TestParseExtra(t *testing.T) {
 	}
 }
 
-func TestResolv(t *testing.T) {
-	host := ParseResolv([]byte("# c\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nsearch a b\noptions edns0 trust-ad\n"))
-	if got, want := string(host.Outside().File()), "nameserver 192.0.2.1\nsearch a b\noptions edns0 trust-ad\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got, want := string(host.ForEmbedded()), "nameserver 127.0.0.11\nsearch a b\noptions edns0 ndots:0\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	servers := []netip.Addr{netip.MustParseAddr("198.51.100.1")}
-	if got, want := string(host.With(servers, []string{"."}, []string{"ndots:2"}).ForEmbedded()), "nameserver 127.0.0.11\noptions ndots:2\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got := string(host.With(servers, nil, nil).File()); !strings.HasPrefix(got, "nameserver 198.51.100.1\nsearch a b\n") {
-		t.Errorf("got %q", got)
-	}
-}
-
 // Ports come by number, and the first is the link's own.
 func TestVariables(t *testing.T) {
 	l := &Link{
@@ -92,18 +75,6 @@ func FuzzParseReverse(f *testing.F) {
 		back, err := dns.ReverseAddr(a.String())
 		if err != nil || trimDot(back) != strings.ToLower(trimDot(name)) && !strings.Contains(name, "::") && !a.Is4In6() {
 			t.Errorf("%q is %s, whose name is %q, %v", name, a, back, err)
-		}
-	})
-}
-
-// Whatever the host's file holds, a container's has one meaning for each line.
-func FuzzParseResolv(f *testing.F) {
-	f.Add([]byte("nameserver 1.2.3.4\nsearch a\noptions ndots:1\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r := ParseResolv(data)
-		again := ParseResolv(r.ForEmbedded())
-		if len(again.Servers) != 1 || again.Servers[0] != Embedded {
-			t.Errorf("%q has servers %v", r.ForEmbedded(), again.Servers)
 		}
 	})
 }

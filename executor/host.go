@@ -40,6 +40,7 @@ type Log struct {
 	MaxFiles int               // kept, with the one being written; 0 means 1
 	Compress bool              // older files with gzip
 	Attrs    map[string]string // with each line: labels and variables that the user named
+	Buffer   int64             // bytes that may wait for the disk until lines are lost; 0 has the process wait for it
 }
 
 // A Container is a sandbox with a keeper. Its processes have IDs: "" is the first, the others are the caller's. Methods

@@ -8,7 +8,8 @@
 // name.1.gz, …. A file is compressed in the background, under the name name.1.gz.tmp until it is whole; what a killed
 // keeper left of that is removed by the next.
 //
-// A Writer is used by one goroutine; it has another while it compresses.
+// A Writer is used by one goroutine; it has another while it compresses, and one more if its log has a buffer, for the
+// disk. Then what is written waits in a ring, whose mutex guards it and is held for no I/O.
 package logfile
 
 import (
@@ -43,6 +44,7 @@ type Writer struct {
 	stamp   []byte    // stamped, as text
 	stamped time.Time // all lines of one write have the same time
 	err     error     // the first that could not be told otherwise
+	ring    *ring     // between cutting and encoding; nil if the process waits for the disk
 }
 
 // A part is the beginning of a line, of a stream.
@@ -58,7 +60,7 @@ type entry struct {
 	stream  string
 	text    []byte
 	at      time.Time
-	stamp   []byte // at, in RFC 3339
+	stamp   []byte // at, in RFC 3339; set by put
 	partial bool   // no newline came behind the text
 	number  int    // of the part, from 0
 	id      string
@@ -86,6 +88,14 @@ func Open(dir *os.Root, name string, opts executor.Log) (*Writer, error) {
 	if err := w.open(os.O_APPEND); err != nil {
 		return nil, err
 	}
+	if opts.Buffer > 0 {
+		w.ring = newRing(opts.Buffer, func(list []entry) {
+			for i := range list {
+				w.put(&list[i])
+			}
+			w.flush()
+		})
+	}
 	return w, nil
 }
 
@@ -106,7 +116,7 @@ func (w *Writer) open(flag int) error {
 var streams = [3]string{1: "stdout", 2: "stderr"}
 
 // Write takes what the process said on stream 1 or 2. A log that can't be written to, as when the disk is full, loses it:
-// the process is not held up.
+// the process is not held up. With a buffer it is not held up by a slow disk either: a line that finds the buffer full is lost.
 func (w *Writer) Write(stream int, p []byte) {
 	now := w.now()
 	s := &w.parts[stream]
@@ -133,21 +143,39 @@ func (w *Writer) Write(stream int, p []byte) {
 			p = nil
 		}
 	}
-	w.flush()
+	if w.ring == nil {
+		w.flush()
+	}
 }
 
-// line adds an entry to what is to be written.
+// line makes an entry of a stream's text.
 func (w *Writer) line(stream int, text []byte, partial bool) {
 	s := &w.parts[stream]
 	if partial && s.number == 0 {
 		s.id = strconv.FormatInt(s.at.UnixNano(), 36)
 	}
-	if s.at != w.stamped {
-		w.stamped, w.stamp = s.at, s.at.UTC().AppendFormat(w.stamp[:0], time.RFC3339Nano)
+	e := entry{stream: streams[stream], text: text, at: s.at, partial: partial, number: s.number, id: s.id}
+	if w.ring != nil {
+		w.ring.add(&e)
+	} else {
+		w.put(&e)
 	}
-	e := entry{stream: streams[stream], text: text, at: s.at, stamp: w.stamp, partial: partial, number: s.number, id: s.id}
+	s.text = s.text[:0]
+	if partial {
+		s.number++
+	} else {
+		s.number, s.id = 0, ""
+	}
+}
+
+// put adds an entry to what is to be written.
+func (w *Writer) put(e *entry) {
+	if e.at != w.stamped {
+		w.stamped, w.stamp = e.at, e.at.UTC().AppendFormat(w.stamp[:0], time.RFC3339Nano)
+	}
+	e.stamp = w.stamp
 	before := len(w.out)
-	w.out = w.encode(w.out, &e)
+	w.out = w.encode(w.out, e)
 	if w.opts.MaxSize > 0 && w.size+int64(before) >= w.opts.MaxSize {
 		// As in Docker, a file is full when it has reached the size: the line that makes it so is still in it.
 		last := bytes.Clone(w.out[before:])
@@ -155,12 +183,6 @@ func (w *Writer) line(stream int, text []byte, partial bool) {
 		w.flush()
 		w.note(w.rotate())
 		w.out = append(w.out, last...)
-	}
-	s.text = s.text[:0]
-	if partial {
-		s.number++
-	} else {
-		s.number, s.id = 0, ""
 	}
 }
 
@@ -253,12 +275,15 @@ func (w *Writer) compress(name string) (err error) {
 	return w.dir.Remove(name)
 }
 
-// Close writes what has come without a newline, waits for compression, and returns the first error that there was.
+// Close writes what waits and what has come without a newline, waits for compression, and returns the first error that there was.
 func (w *Writer) Close() error {
 	for i := range w.parts {
 		if len(w.parts[i].text) > 0 {
 			w.line(i, w.parts[i].text, true)
 		}
+	}
+	if w.ring != nil {
+		w.ring.close()
 	}
 	w.flush()
 	if w.pressed != nil {

@@ -76,6 +76,13 @@ type Container interface {
 	Close() error
 }
 
+// An OOMWatcher is a Container that tells when memory is short for its processes, while they run.
+type OOMWatcher interface {
+	// WatchOOM has told called each time the kernel kills, or is about to kill, a process of the container for want of
+	// memory, from a goroutine that others wait for, until stop returns. stop is idempotent.
+	WatchOOM(told func()) (stop func(), err error)
+}
+
 // Streams say which streams of a process an attachment has.
 type Streams struct{ Stdin, Stdout, Stderr bool }
 

@@ -34,6 +34,7 @@ type Host struct {
 	opts    Options
 	binary  *os.File // a sealed copy of boxshim, which all keepers share
 	cgroups cgroup.Tree
+	memory  *cgroup.OOM
 	later   *time.Timer // starts the first keeper
 	work    sync.WaitGroup
 
@@ -76,7 +77,7 @@ func NewHost(ctx context.Context, opts Options) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{
-		opts: opts, binary: binary, cgroups: cgroups, filters: make(map[string]*filterCode), watched: make(map[*os.File]bool),
+		opts: opts, binary: binary, cgroups: cgroups, memory: cgroup.NewOOM(cgroups), filters: make(map[string]*filterCode), watched: make(map[*os.File]bool),
 		network: executor.NetworkPath,
 	}
 	h.later = time.AfterFunc(settle, h.stock)
@@ -346,6 +347,7 @@ func (h *Host) Close() error {
 	h.mu.Unlock()
 	wire.CloseAll(files)
 	h.work.Wait()
+	h.memory.Close()
 	h.cgroups.Sweep(h.opts.CgroupParent)
 	return h.binary.Close()
 }

@@ -202,6 +202,14 @@ func (c *hosted) Stats(ctx context.Context) (*executor.Stats, error) {
 	return a.Stats, nil
 }
 
+// WatchOOM implements executor.OOMWatcher.
+func (c *hosted) WatchOOM(told func()) (stop func(), err error) {
+	if c.cgroup == "" {
+		return func() {}, nil
+	}
+	return c.h.memory.Watch(c.cgroup, told)
+}
+
 // Delete implements executor.Container. It returns when no process of the container is left and its cgroup is gone. The
 // keeper itself may still be busy with attachments that have not read all.
 func (c *hosted) Delete(ctx context.Context) error {

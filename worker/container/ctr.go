@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -38,6 +39,10 @@ type run struct {
 	done chan struct{} // closed when the end has been dealt with
 	// over says that the end has been dealt with; it is guarded by ctr.turn.
 	over bool
+	// oom says that the kernel has killed a process of the run for want of memory. It is told of when it happens.
+	oom atomic.Bool
+	// deaf ends the watch over the memory of the processes; nil before there is one. It is guarded by ctr.turn.
+	deaf func()
 	// cancel ends the restart that is waited for; nil if there is none. It is guarded by ctr.turn.
 	cancel context.CancelFunc
 }

@@ -26,6 +26,26 @@ func (c *ctr) watch(r *run) {
 	c.settle(r, exit, err)
 }
 
+// watchMemory reports, while the container runs, that the kernel kills its processes for want of memory: those of an exec,
+// or children of a process that goes on. The turn is held.
+func (c *ctr) watchMemory(r *run) {
+	w, ok := r.box.(executor.OOMWatcher)
+	if !ok {
+		return
+	}
+	deaf, err := w.WatchOOM(func() {
+		r.oom.Store(true)
+		c.note(func(rec *record) { rec.Status.OOMKilled = true })
+		c.publish(events.ActionOOM, nil)
+	})
+	if err != nil {
+		// As when it has ended already. Its end tells of it too.
+		c.m.log.Debug("watching the memory of a container", "container", c.id, "error", err)
+		return
+	}
+	r.deaf = deaf
+}
+
 // exitOf makes one of the two answers of Wait.
 func (m *Manager) exitOf(exit executor.Exit, err error) executor.Exit {
 	if err == nil {
@@ -47,6 +67,9 @@ func (c *ctr) settle(r *run, exit executor.Exit, err error) {
 	r.over = true
 	ctx := context.Background() // what has begun to end is not left half way
 	exit = c.m.exitOf(exit, err)
+	if r.deaf != nil {
+		r.deaf()
+	}
 	c.stopHealth()
 	c.endExecs()
 	c.release(ctx)
@@ -55,12 +78,14 @@ func (c *ctr) settle(r *run, exit executor.Exit, err error) {
 	rec := c.get()
 	now := rec.Status
 	exit.At = exit.At.UTC()
+	told := r.oom.Load()
+	exit.OOMKilled = exit.OOMKilled || told
 	next := Ended(now, Ending{Exit: exit, Policy: rec.policy(), Stopped: rec.Stopped || rec.Want == WantStop || rec.Want == WantRemove})
 	c.mu.Lock()
 	c.box = nil
 	c.mu.Unlock()
 	c.note(func(rec *record) { rec.Status = next })
-	if exit.OOMKilled {
+	if next.OOMKilled && !told { // it ended before anybody was told, or nobody watched
 		c.publish(events.ActionOOM, nil)
 	}
 	c.publish(events.ActionDie, map[string]string{

@@ -179,6 +179,8 @@ func (c *ctr) adopt(ctx context.Context, box executor.Container) {
 		c.m.warn("resuming a container again", c.reach(ctx, WantRun))
 	}
 	health := c.startHealth(r)
+	r.oom.Store(c.status().OOMKilled)
+	c.watchMemory(r)
 	c.change(func(rec *record) { rec.Status.Health = health })
 	c.m.goOn(func() { c.watch(r) })
 }

@@ -55,7 +55,12 @@ func (c *ctr) start(ctx context.Context) error {
 // reach takes the container to what is wanted. The turn is held.
 func (c *ctr) reach(ctx context.Context, want Want) error {
 	return Reach(ctx, c, c.status(), want, func(s Status) {
-		if set := func(rec *record) { rec.Status = s }; s.Phase == Gone {
+		set := func(rec *record) {
+			if rec.Status = s; s.Alive() && c.run != nil && c.run.oom.Load() {
+				rec.Status.OOMKilled = true // since the status was looked at
+			}
+		}
+		if s.Phase == Gone {
 			c.change(set) // there is no record any more
 		} else {
 			c.note(set)
@@ -84,6 +89,7 @@ func (c *ctr) Start(ctx context.Context, now Status) (Status, error) {
 	c.m.warn("attaching to a container", c.connectPending(ctx, r.box))
 	c.publish(events.ActionStart, nil)
 	now.Health = c.startHealth(r)
+	c.watchMemory(r)
 	c.m.goOn(func() { c.watch(r) })
 	return now, nil
 }

@@ -47,6 +47,13 @@ type Evaluator interface {
 	Evaluate(ctx context.Context, ins ...solver.Input) error
 }
 
+// A Ruler is an Env whose sources are subject to a policy.
+type Ruler interface {
+	// Allowed returns the source that the build uses in place of src, which may be src, or an error that says that it is
+	// denied. Pin and what a Resolver does ask by themselves.
+	Allowed(ctx context.Context, src op.Source) (op.Source, error)
+}
+
 // A Resolver is an Env that says more of a source than what it is pinned to.
 type Resolver interface {
 	// ResolveImage looks an image up, as img.Resolve says.

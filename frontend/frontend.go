@@ -43,7 +43,8 @@ type Env interface {
 	// Step runs fn as a vertex that is shown to the user under name and has no result: "[internal] load metadata for
 	// …". What fn returns Step returns.
 	Step(ctx context.Context, name string, fn func(ctx context.Context) error) error
-	// Warn reports something that the user should know and that fails nothing.
+	// Warn reports something that the user should know and that fails nothing. It is shown with the vertex that w.Vertex
+	// names, if there has been such, or else with the user's file.
 	Warn(w solver.Warning)
 }
 

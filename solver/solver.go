@@ -99,6 +99,12 @@ type Warning struct {
 	Source []Range
 	Quote  string // the lines of Source, marked, ready to print; may be empty
 	Text   []byte // of the whole of File, if that is known; not to be changed
+	// What follows are a client's own words, for clients that know them.
+	Vertex     string  `json:",omitempty"` // what the client calls the vertex that the warning is of
+	Level      int     `json:",omitempty"` // 0 for 1
+	Columns    []Range `json:",omitempty"` // of Source, which has as many: the characters in the lines
+	Language   string  `json:",omitempty"` // of File; empty for Dockerfile
+	Definition []byte  `json:",omitempty"` // of the tree with File, as the client's protocol has it
 }
 
 // A Cache remembers the results of keys. It is safe for concurrent use.

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/boxbuild/boxbuild/exporter"
+	"github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -189,6 +190,31 @@ func (e *emitter) note(name string) *solver.Vertex {
 	defer e.mu.Unlock()
 	e.steps++
 	return solver.NewVertex(&note{name, e.steps}, nil, solver.Meta{Name: name, Internal: true})
+}
+
+// named is the vertex that the client calls that, if it has been told of one, or else the definition.
+func (e *emitter) named(id string) *solver.Vertex {
+	if id == "" {
+		return e.definition()
+	}
+	e.mu.Lock()
+	for v := range e.state {
+		if known(v) == id {
+			e.mu.Unlock()
+			return v
+		}
+	}
+	e.mu.Unlock()
+	return e.definition()
+}
+
+// known is the digest by which a client knows v that has defined it; empty if none has.
+func known(v *solver.Vertex) string {
+	if n, ok := v.Op().(*knownNote); ok {
+		return string(n.known)
+	}
+	d, _ := llb.Decoded(v)
+	return string(d)
 }
 
 // definition is the vertex that warnings about the user's file belong to.

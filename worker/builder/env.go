@@ -76,7 +76,7 @@ func (e *env) close() {
 
 // Pin implements frontend.Env.
 func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
-	src, err := e.allowed(ctx, src)
+	src, err := e.Allowed(ctx, src)
 	if err != nil {
 		return nil, err
 	}
@@ -364,7 +364,7 @@ func (e *env) LoggedStep(ctx context.Context, name string, fn func(ctx context.C
 
 // Warn implements frontend.Env.
 func (e *env) Warn(w solver.Warning) {
-	e.em.emit(solver.Event{Kind: solver.Warned, Time: time.Now(), Vertex: e.em.definition(), Warning: w})
+	e.em.emit(solver.Event{Kind: solver.Warned, Time: time.Now(), Vertex: e.em.named(w.Vertex), Warning: w})
 }
 
 var (

@@ -40,7 +40,7 @@ func (e *env) ResolveImage(ctx context.Context, src op.Source) (*frontend.ImageM
 
 // ResolveGit implements frontend.Resolver.
 func (e *env) ResolveGit(ctx context.Context, src *op.Git, objects bool) (*frontend.GitMeta, error) {
-	allowed, err := e.allowed(ctx, src)
+	allowed, err := e.Allowed(ctx, src)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 
 	pb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -205,17 +204,11 @@ func (c *conversation) Inputs(ctx context.Context, _ *pb.InputsRequest) (*pb.Inp
 // Warn reports something to the user.
 func (c *conversation) Warn(ctx context.Context, in *pb.WarnRequest) (*pb.WarnResponse, error) {
 	return answer(ctx, c, func(context.Context) (*pb.WarnResponse, error) {
-		w := solver.Warning{Short: string(in.GetShort()), URL: in.GetUrl(), File: in.GetInfo().GetFilename()}
-		for _, d := range in.GetDetail() {
-			w.Detail = append(w.Detail, strings.Split(string(d), "\n")...)
+		w, err := warning(in)
+		if err != nil {
+			return nil, err
 		}
-		for _, r := range in.GetRanges() {
-			w.Source = append(w.Source, solver.Range{Start: int(r.GetStart().GetLine()), End: int(r.GetEnd().GetLine())})
-		}
-		if data := in.GetInfo().GetData(); len(data) > 0 && len(w.Source) > 0 {
-			w.Quote = (&frontend.SourceError{File: w.File, Text: data, Ranges: w.Source}).Quote()
-		}
-		c.env.Warn(w)
+		c.env.Warn(*w)
 		return &pb.WarnResponse{}, nil
 	})
 }

@@ -49,7 +49,12 @@ func (c *conversation) ResolveImageConfig(ctx context.Context, in *pb.ResolveIma
 		if err != nil {
 			return nil, err
 		}
-		return &pb.ResolveImageConfigResponse{Ref: in.GetRef(), Digest: m.GetImage().GetDigest(), Config: m.GetImage().GetConfig()}, nil
+		id := m.GetSource().GetIdentifier()
+		if m.GetImage() == nil {
+			return nil, fmt.Errorf("ref mutated by policy to non-image: %s%s -> %s", schemeImage, named, id)
+		}
+		ref := strings.TrimPrefix(strings.TrimPrefix(id, schemeImage), schemeLayout)
+		return &pb.ResolveImageConfigResponse{Ref: ref, Digest: m.GetImage().GetDigest(), Config: m.GetImage().GetConfig()}, nil
 	})
 }
 
@@ -64,9 +69,6 @@ func (c *conversation) ResolveSourceMeta(ctx context.Context, in *pb.ResolveSour
 }
 
 func (c *conversation) resolve(ctx context.Context, in *pb.ResolveSourceMetaRequest) (*pb.ResolveSourceMetaResponse, error) {
-	if len(in.GetSourcePolicies()) > 0 {
-		return nil, status.Error(codes.Unimplemented, "source policies of a single question are not supported: give them to the build")
-	}
 	r, ok := c.env.(frontend.Resolver)
 	if !ok {
 		return nil, lacks("resolve sources")
@@ -78,10 +80,14 @@ func (c *conversation) resolve(ctx context.Context, in *pb.ResolveSourceMetaRequ
 	if err != nil {
 		return nil, err
 	}
-	out := &pb.ResolveSourceMetaResponse{Source: in.GetSource()}
+	ctx, src, told, err := c.allowed(ctx, in, src)
+	if err != nil {
+		return nil, fmt.Errorf("could not resolve image due to policy: %w", err)
+	}
+	out := &pb.ResolveSourceMetaResponse{Source: told}
 	name := in.GetLogName()
 	if name == "" {
-		name = "resolve image config for " + in.GetSource().GetIdentifier()
+		name = "resolve image config for " + in.GetSource().GetIdentifier() // whatever a policy made of it
 	}
 	switch s := src.(type) {
 	case *op.Image, *op.OCILayout:

@@ -19,6 +19,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker/api/buildkit/attrs"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/policy"
 )
 
 // The frontends that a request can name.
@@ -84,8 +85,11 @@ func (c *conversation) checkSolve(in *pb.SolveRequest) error {
 	if slices.Contains(in.GetSourcePolicies(), nil) {
 		return status.Error(codes.InvalidArgument, "invalid nil source policy")
 	}
-	if len(in.GetSourcePolicies()) > 0 {
-		return status.Error(codes.Unimplemented, "source policies of a single solve are not supported: give them to the build")
+	if len(in.GetSourcePolicies()) > 0 && in.GetFrontend() != "" {
+		c.env.Warn(solver.Warning{
+			Short:  "the source policies of a solve by a frontend have no effect",
+			Detail: []string{"They apply to a definition. Give them to the build, or to what the frontend solves."},
+		})
 	}
 	return nil
 }
@@ -97,7 +101,7 @@ func (c *conversation) solve(ctx context.Context, in *pb.SolveRequest) (*result,
 	case defined && name != "":
 		return nil, errors.New("cannot solve with both Definition and Frontend specified")
 	case defined:
-		root, err := llbfrontend.Load(ctx, in.GetDefinition(), c.env)
+		root, err := llbfrontend.Load(ruled(ctx, in.GetSourcePolicies(), policy.OwnFirst), in.GetDefinition(), c.env)
 		if err != nil || root == nil {
 			return &result{}, err
 		}

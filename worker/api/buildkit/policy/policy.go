@@ -2,8 +2,8 @@
 // and a service of the client's which is asked about each.
 //
 // Rules see a source as LLB has it, an identifier and attributes. Of the rules that match, the last one that allows or
-// denies counts; one that converts is applied at once, and all rules are looked at again. After them the client's service
-// decides, if the request names one.
+// denies counts; one that converts is applied at once, and all rules are looked at again. Lists of rules that are added for
+// one call (Merge) allow and deny for themselves. After them the client's service decides, if the request names one.
 package policy
 
 import (
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -37,7 +38,7 @@ var (
 
 // A Policy is what a request says of sources. It is safe for concurrent use.
 type Policy struct {
-	rules    []rule
+	lists    [][]rule                 // each of which can deny, whatever the others say
 	verifier grpc.ClientConnInterface // nil if there is none
 }
 
@@ -45,15 +46,68 @@ var _ worker.SourcePolicy = (*Policy)(nil)
 
 // New reads a policy. verifier is the connection to the client whose service is to be asked; it may be nil, as may in.
 func New(in *spb.Policy, verifier grpc.ClientConnInterface) (*Policy, error) {
-	p := &Policy{verifier: verifier}
+	rules, err := read(in)
+	if err != nil {
+		return nil, err
+	}
+	return &Policy{lists: [][]rule{rules}, verifier: verifier}, nil
+}
+
+// read reads the rules of a policy.
+func read(in *spb.Policy) ([]rule, error) {
+	var out []rule
 	for i, r := range in.GetRules() {
 		read, err := newRule(r)
 		if err != nil {
 			return nil, &frontend.UsageError{Message: fmt.Sprintf("rule %d of the source policy: %v", i+1, err)}
 		}
-		p.rules = append(p.rules, *read)
+		out = append(out, *read)
 	}
-	return p, nil
+	return out, nil
+}
+
+// An Order says which rules are looked at first.
+type Order int
+
+// The orders. They matter to conversions only.
+const (
+	OwnFirst   Order = iota // those of the build: for what is to be built
+	AddedFirst              // for questions
+)
+
+// Merge returns the policy that a call has whose build has own, which may be nil, and which adds some.
+func Merge(own worker.SourcePolicy, added []*spb.Policy, order Order) (worker.SourcePolicy, error) {
+	out := &Policy{}
+	switch own := own.(type) {
+	case nil:
+	case *Policy:
+		out.lists, out.verifier = own.lists, own.verifier
+	default:
+		return nil, fmt.Errorf("adding source policies to a %T", own)
+	}
+	var more [][]rule
+	for _, in := range added {
+		if in == nil {
+			return nil, &frontend.UsageError{Message: "invalid nil source policy"}
+		}
+		rules, err := read(in)
+		if err != nil {
+			return nil, err
+		}
+		more = append(more, rules)
+	}
+	if order == OwnFirst {
+		out.lists = slices.Concat(out.lists, more)
+	} else {
+		out.lists = slices.Concat(more, out.lists)
+	}
+	return out, nil
+}
+
+// Written returns src as LLB has it.
+func Written(src op.Source) (*pb.SourceOp, error) {
+	o, err := encode(src)
+	return o.GetSource(), err
 }
 
 // Apply implements worker.SourcePolicy.
@@ -127,9 +181,19 @@ func (p *Policy) convert(src *pb.SourceOp) error {
 
 // pass applies the rules up to the first one that changes src, and says whether one did.
 func (p *Policy) pass(src *pb.SourceOp) (bool, error) {
+	for _, rules := range p.lists {
+		if changed, err := pass(rules, src); err != nil || changed {
+			return changed, err
+		}
+	}
+	return false, nil
+}
+
+// pass applies one list of rules.
+func pass(rules []rule, src *pb.SourceOp) (bool, error) {
 	denied := false
-	for i := range p.rules {
-		r := &p.rules[i]
+	for i := range rules {
+		r := &rules[i]
 		hit, err := r.matches(src)
 		if err != nil {
 			return false, fmt.Errorf("error matching source policy: %w", err)

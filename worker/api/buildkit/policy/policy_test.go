@@ -19,6 +19,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker"
 )
 
 func image(ref string) *op.Image { return &op.Image{Ref: "docker.io/library/" + ref} }
@@ -93,6 +94,58 @@ func TestRules(t *testing.T) {
 		if src.Ref != image("app:1").Ref || src.Digest != "" {
 			t.Errorf("%s: the source was changed", name)
 		}
+	}
+}
+
+// TestMerge checks the policies that a call adds to its build's: each denies for itself, and the order decides which
+// conversion is the first.
+func TestMerge(t *testing.T) {
+	const id = "docker-image://docker.io/library/"
+	to := func(ref string) *spb.Policy {
+		return &spb.Policy{Rules: []*spb.Rule{{
+			Action: spb.PolicyAction_CONVERT, Selector: &spb.Selector{Identifier: id + "app:1"}, Updates: &spb.Update{Identifier: id + ref},
+		}}}
+	}
+	all := func(a spb.PolicyAction) *spb.Policy {
+		return &spb.Policy{Rules: []*spb.Rule{{Action: a, Selector: &spb.Selector{Identifier: "*"}}}}
+	}
+	for name, c := range map[string]struct {
+		own, added *spb.Policy // no own one for nil
+		order      Order
+		want       string
+	}{
+		"no own":       {nil, to("b:1"), OwnFirst, "b:1"},
+		"own first":    {to("own:1"), to("added:1"), OwnFirst, "own:1"},
+		"added first":  {to("own:1"), to("added:1"), AddedFirst, "added:1"},
+		"added denies": {all(spb.PolicyAction_ALLOW), all(spb.PolicyAction_DENY), OwnFirst, ""},
+		"own denies":   {all(spb.PolicyAction_DENY), all(spb.PolicyAction_ALLOW), OwnFirst, ""},
+		"and also so":  {all(spb.PolicyAction_DENY), all(spb.PolicyAction_ALLOW), AddedFirst, ""},
+	} {
+		var own worker.SourcePolicy
+		if c.own != nil {
+			p, err := New(c.own, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			own = p
+		}
+		merged, err := Merge(own, []*spb.Policy{c.added}, c.order)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := merged.Apply(t.Context(), image("app:1"), nil)
+		if c.want == "" {
+			if !errors.Is(err, ErrDenied) {
+				t.Errorf("%s: got %v, %v", name, got, err)
+			}
+			continue
+		}
+		if err != nil || got.(*op.Image).Ref != image(c.want).Ref {
+			t.Errorf("%s: got %v, %v, want %s", name, got, err, c.want)
+		}
+	}
+	if _, err := Merge(nil, []*spb.Policy{nil}, OwnFirst); err == nil {
+		t.Error("a policy that is none was merged")
 	}
 }
 

@@ -6,6 +6,7 @@
 package progress
 
 import (
+	"cmp"
 	"time"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -54,6 +55,11 @@ func New() *Teller {
 // Tell adds what ev says to m.
 func (t *Teller) Tell(m *controlapi.StatusResponse, ev *solver.Event) {
 	if ev.Vertex == nil {
+		return
+	}
+	if ev.Kind == solver.Warned && ev.Warning.Vertex != "" {
+		// The client says whose it is, which may be a vertex that nobody is told of.
+		m.Warnings = append(m.Warnings, t.warning(ev.Warning.Vertex, &ev.Warning))
 		return
 	}
 	v, fresh := t.vertex(ev.Vertex)
@@ -148,22 +154,40 @@ func (t *Teller) tellPart(m *controlapi.StatusResponse, v *controlapi.Vertex, ev
 		}
 		m.Statuses = append(m.Statuses, s)
 	case solver.Warned:
-		m.Warnings = append(m.Warnings, t.warning(v, &ev.Warning))
+		m.Warnings = append(m.Warnings, t.warning(v.Digest, &ev.Warning))
 	case solver.Declared, solver.Started, solver.Cached, solver.Done, solver.Failed, solver.Canceled:
 	}
 }
 
 // warning returns a warning with the lines of the file that it is about.
-func (t *Teller) warning(v *controlapi.Vertex, w *solver.Warning) *controlapi.VertexWarning {
-	out := &controlapi.VertexWarning{Vertex: v.Digest, Level: 1, Short: []byte(w.Short), Url: w.URL}
+func (t *Teller) warning(vertex string, w *solver.Warning) *controlapi.VertexWarning {
+	out := &controlapi.VertexWarning{Vertex: vertex, Level: int64(cmp.Or(w.Level, 1)), Short: []byte(w.Short), Url: w.URL}
 	for _, d := range w.Detail {
 		out.Detail = append(out.Detail, []byte(d))
 	}
-	if w.File == "" {
+	own := w.Vertex != "" // of the client's: what it did not say is not added
+	if w.File == "" && !own {
 		return out
 	}
 	out.Ranges = Ranges(w.Source)
-	out.Info = &pb.SourceInfo{Filename: w.File, Data: w.Text, Language: "Dockerfile"}
+	for i, c := range w.Columns {
+		if i < len(out.Ranges) {
+			out.Ranges[i].Start.Character, out.Ranges[i].End.Character = int32(c.Start), int32(c.End)
+		}
+	}
+	out.Info = &pb.SourceInfo{Filename: w.File, Data: w.Text, Language: w.Language}
+	if w.Language == "" && !own {
+		out.Info.Language = "Dockerfile"
+	}
+	if len(w.Definition) > 0 {
+		def := &pb.Definition{}
+		if err := def.UnmarshalVT(w.Definition); err == nil { // it was one when it was sent
+			out.Info.Definition = def
+		}
+	}
+	if own && w.File == "" && len(w.Text) == 0 && w.Language == "" && out.Info.GetDefinition() == nil {
+		out.Info = nil
+	}
 	return out
 }
 

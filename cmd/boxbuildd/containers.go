@@ -16,12 +16,14 @@ import (
 	"github.com/boxbuild/boxbuild/worker/images"
 	containernet "github.com/boxbuild/boxbuild/worker/network"
 	"github.com/boxbuild/boxbuild/worker/network/ipam"
+	"github.com/boxbuild/boxbuild/worker/telemetry"
 	"github.com/boxbuild/boxbuild/worker/volume"
 )
 
 // runtime opens the containers with all that they stand on, and finds those that run on from before.
 func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
-	w.events = new(eventlog.Log)
+	w.counters = telemetry.NewEngine()
+	w.events = w.counters.Events(new(eventlog.Log))
 	if w.volumes, err = volume.Open(w.meta, w.path("volumes"), w.events); err != nil {
 		return err
 	}
@@ -47,7 +49,7 @@ func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
 	w.onClose(host.Close)
 	w.containers, err = container.New(container.Deps{
 		Dir: w.path("containers"), DB: w.meta, Host: host, Snapshots: w.snapshots, Driver: w.snapshotter, Images: w.images,
-		Leases: w.leases, Maker: svc, Volumes: w.volumes, Network: w.networks, Events: w.events,
+		Leases: w.leases, Maker: svc, Volumes: w.volumes, Network: w.networks, Events: w.events, Meter: w.counters,
 		Platform: platforms.Normalize(platforms.DefaultSpec()), Log: w.log,
 	})
 	if err != nil {

@@ -55,6 +55,8 @@ type daemon struct {
 	Busy func() bool
 	// Telemetry is told of builds by Builder already; nil if nothing is.
 	Telemetry *telemetry.Telemetry
+	// Counters are of what containers and images do; nil if nobody counts.
+	Counters *telemetry.Engine
 	// Register adds more services to the socket's gRPC server; it may be nil.
 	Register func(grpc.ServiceRegistrar)
 	// About is added to what Info answers; it may be nil.
@@ -149,7 +151,13 @@ func (s *server) start() {
 	}
 	reflection.Register(s.grpc)
 	s.split = newSplitter(s.endpoints, s.presence, s.log)
-	s.engine = engine.New(s.engineOptions(info))
+	opts := s.engineOptions(info)
+	if d.Telemetry != nil && d.Telemetry.Metrics != nil && d.Counters != nil {
+		d.Telemetry.Metrics.Engine(d.Counters, telemetry.EngineInfo{
+			ID: opts.ID, Version: opts.Version, Commit: opts.Commit, Info: opts.Info(context.Background()), Containers: opts.Containers,
+		})
+	}
+	s.engine = engine.New(opts)
 	s.http = newHTTP(s.engine)
 	s.http.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 	s.started = 3

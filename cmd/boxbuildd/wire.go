@@ -51,6 +51,7 @@ import (
 	"github.com/boxbuild/boxbuild/worker/history"
 	"github.com/boxbuild/boxbuild/worker/images"
 	containernet "github.com/boxbuild/boxbuild/worker/network"
+	"github.com/boxbuild/boxbuild/worker/telemetry"
 	"github.com/boxbuild/boxbuild/worker/transfer"
 	"github.com/boxbuild/boxbuild/worker/volume"
 )
@@ -87,7 +88,8 @@ type wiring struct {
 	git         *git.Client
 	runner      *runner.Runner
 	history     *history.Store
-	events      *eventlog.Log
+	events      worker.Events
+	counters    *telemetry.Engine // of what containers and images do
 	volumes     *volume.Service
 	networks    *containernet.Service
 	containers  *container.Manager
@@ -443,7 +445,8 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		return nil, err
 	}
 	d := &daemon{
-		Builder: told, Gate: newGate(told), History: w.history, Images: eventlog.Images(svc, w.events), Platform: host, Platforms: offered, Telemetry: tel,
+		Builder: told, Gate: newGate(told), History: w.history, Images: w.counters.Images(eventlog.Images(svc, w.events)), Counters: w.counters,
+		Platform: host, Platforms: offered, Telemetry: tel,
 		OpenDirectory: func(path string) (filesync.Source, error) {
 			return filesync.Dir(path, filesync.Options{Cache: w.contexts})
 		},

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
@@ -28,7 +29,9 @@ const (
 )
 
 // Changes implements worker.Containers.
-func (m *Manager) Changes(ctx context.Context, ref string) ([]container.FilesystemChange, error) {
+func (m *Manager) Changes(ctx context.Context, ref string) (_ []container.FilesystemChange, err error) {
+	begin := time.Now()
+	defer func() { m.meter("changes", begin, err) }()
 	c, err := m.find(ref)
 	if err != nil {
 		return nil, err

@@ -22,7 +22,9 @@ import (
 )
 
 // Commit implements worker.Containers.
-func (m *Manager) Commit(ctx context.Context, ref string, opt worker.CommitOptions) (string, error) {
+func (m *Manager) Commit(ctx context.Context, ref string, opt worker.CommitOptions) (_ string, err error) {
+	begin := time.Now()
+	defer func() { m.meter("commit", begin, err) }()
 	c, err := m.find(ref)
 	if err != nil {
 		return "", err

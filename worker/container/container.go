@@ -64,9 +64,35 @@ type Deps struct {
 	Events    worker.Events
 	Platform  ocispec.Platform // the daemon's own
 	Log       *slog.Logger     // nil means slog.Default()
+	// Meter counts what is done; it may be nil.
+	Meter Meter
 	// LogDriver and LogOpts are for containers which ask for no driver; empty means json-file.
 	LogDriver string
 	LogOpts   map[string]string
+}
+
+// A Meter counts what is done with containers. Its methods do not block. What fails is not counted.
+type Meter interface {
+	// ContainerAction counts create, start, changes, commit and delete.
+	ContainerAction(action string, took time.Duration)
+	// NetworkAction counts allocate and release.
+	NetworkAction(action string, took time.Duration)
+	// HealthCheck counts a check, which took so long until its command ran.
+	HealthCheck(prepared time.Duration, failed bool)
+}
+
+// noMeter counts nothing.
+type noMeter struct{}
+
+func (noMeter) ContainerAction(string, time.Duration) {}
+func (noMeter) NetworkAction(string, time.Duration)   {}
+func (noMeter) HealthCheck(time.Duration, bool)       {}
+
+// meter counts an action, of one that began then, unless it has failed.
+func (m *Manager) meter(action string, begin time.Time, err error) {
+	if err == nil {
+		m.deps.Meter.ContainerAction(action, time.Since(begin))
+	}
 }
 
 // A Maker makes images of containers.
@@ -107,6 +133,9 @@ var errClosing = errors.New("the daemon is going down")
 func New(d Deps) (*Manager, error) {
 	if d.Log == nil {
 		d.Log = slog.Default()
+	}
+	if d.Meter == nil {
+		d.Meter = noMeter{}
 	}
 	if d.LogDriver == "" {
 		d.LogDriver = "json-file"

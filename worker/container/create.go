@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -32,7 +33,9 @@ type creation struct {
 }
 
 // Create implements worker.Containers.
-func (m *Manager) Create(ctx context.Context, req *worker.ContainerCreate) (*container.CreateResponse, error) {
+func (m *Manager) Create(ctx context.Context, req *worker.ContainerCreate) (_ *container.CreateResponse, err error) {
+	begin := time.Now()
+	defer func() { m.meter("create", begin, err) }()
 	cr := &creation{m: m, lease: m.deps.Leases.Acquire("container create")}
 	defer cr.lease.Release()
 	c, err := cr.make(ctx, req)

@@ -130,7 +130,8 @@ func (p *prober) probe(ctx context.Context) *container.HealthcheckResult {
 	tctx, cancel := context.WithTimeout(ctx, p.conf.Timeout)
 	defer cancel()
 	out := &capped{max: healthOutput}
-	exit, err := p.exec(tctx, out)
+	begun := res.Start
+	exit, err := p.exec(tctx, out, &begun)
 	res.End = p.c.m.now()
 	res.ExitCode, res.Output = exit.Code, out.String()
 	var se *executor.StartError
@@ -146,11 +147,14 @@ func (p *prober) probe(ctx context.Context) *container.HealthcheckResult {
 	default:
 		res.ExitCode, res.Output = -1, err.Error()
 	}
+	if ctx.Err() == nil { // else the container ends, and there is no result
+		p.c.m.deps.Meter.HealthCheck(begun.Sub(res.Start), res.ExitCode != 0)
+	}
 	return res
 }
 
-// exec runs the command in the container, and kills it when ctx is done.
-func (p *prober) exec(ctx context.Context, out io.Writer) (executor.Exit, error) {
+// exec runs the command in the container, and kills it when ctx is done. It sets begun to when the command runs.
+func (p *prober) exec(ctx context.Context, out io.Writer, begun *time.Time) (executor.Exit, error) {
 	rec := p.c.get()
 	id := newID()
 	proc := execProcess(rec, &container.ExecCreateRequest{Cmd: p.args})
@@ -170,6 +174,7 @@ func (p *prober) exec(ctx context.Context, out io.Writer) (executor.Exit, error)
 	if err := p.box.Run(ctx, id); err != nil {
 		return executor.Exit{}, err
 	}
+	*begun = p.c.m.now()
 	p.c.publish(events.Action(string(events.ActionExecStart)+": "+cmd), map[string]string{"execID": id})
 	exit, err := p.box.Wait(ctx, id)
 	if err != nil {

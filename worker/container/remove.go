@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -14,7 +15,9 @@ import (
 )
 
 // Remove implements worker.Containers.
-func (m *Manager) Remove(ctx context.Context, ref string, opt worker.RemoveContainerOptions) error {
+func (m *Manager) Remove(ctx context.Context, ref string, opt worker.RemoveContainerOptions) (err error) {
+	begin := time.Now()
+	defer func() { m.meter("delete", begin, err) }()
 	c, err := m.find(ref)
 	if err != nil {
 		return err

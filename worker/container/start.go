@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -70,7 +71,9 @@ func (c *ctr) reach(ctx context.Context, want Want) error {
 
 // Start implements Controller.
 func (c *ctr) Start(ctx context.Context, now Status) (Status, error) {
+	begin := time.Now()
 	r, err := c.launch(ctx)
+	c.m.meter("start", begin, err)
 	if err != nil {
 		c.failPending(err)
 		now.Error, now.ExitCode = err.Error(), startCode(err)
@@ -110,10 +113,12 @@ func (c *ctr) launch(ctx context.Context) (_ *run, err error) {
 	if err != nil {
 		return nil, err
 	}
+	begin := time.Now()
 	net, err := m.deps.Network.Setup(ctx, req)
 	if err != nil {
 		return nil, err // it has docker's words
 	}
+	m.deps.Meter.NetworkAction("allocate", time.Since(begin))
 	if err := c.writeFiles(rec, net); err != nil {
 		return nil, err
 	}
@@ -158,7 +163,12 @@ func (c *ctr) openRoot(ctx context.Context, rec *record) (*os.File, error) {
 
 // release gives back what a run had. It goes as far as it can.
 func (c *ctr) release(ctx context.Context) {
-	c.m.warn("giving back the network of a container", c.m.deps.Network.Teardown(ctx, c.id))
+	begin := time.Now()
+	err := c.m.deps.Network.Teardown(ctx, c.id)
+	if err == nil {
+		c.m.deps.Meter.NetworkAction("release", time.Since(begin))
+	}
+	c.m.warn("giving back the network of a container", err)
 	for _, p := range c.get().Mounts {
 		if p.Name != "" {
 			c.m.warn("giving back a volume", c.m.deps.Volumes.Unmount(ctx, p.Name, c.id))

@@ -17,7 +17,7 @@ import (
 	"github.com/boxbuild/boxbuild/worker"
 )
 
-// Metrics are the numbers, which all begin with boxbuild_. It is safe for concurrent use.
+// Metrics are the numbers, which all begin with boxbuild_, or with engine_ or builder_ where docker has them too. It is safe for concurrent use.
 type Metrics struct {
 	registry     *prometheus.Registry
 	builds       *prometheus.CounterVec
@@ -31,6 +31,9 @@ type Metrics struct {
 	calling      *prometheus.GaugeVec
 	collections  *prometheus.CounterVec
 	collected    prometheus.Counter
+
+	triggered prometheus.Counter // docker's, as the next
+	failed    *prometheus.CounterVec
 }
 
 // sessionMethod is the call that is open for as long as a session of BuildKit's.
@@ -62,10 +65,11 @@ func newMetrics(version string, usage func(context.Context) (*worker.DiskUsage, 
 		collections: counters("gc_runs_total", "Runs of the garbage collection, by outcome: success or error.", "outcome"),
 		collected:   prometheus.NewCounter(prometheus.CounterOpts{Name: "boxbuild_gc_freed_bytes_total", Help: "Bytes that it has freed."}),
 	}
+	m.triggered, m.failed = buildCounters()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "boxbuild_info", Help: "The daemon's version; its value is 1."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	m.registry.MustRegister(m.builds, m.building, m.buildSeconds, m.steps, m.hits, m.stepSeconds, m.warnings, m.calls, m.calling,
-		m.collections, m.collected, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.collections, m.collected, m.triggered, m.failed, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.Gauge("sessions", "Sessions of BuildKit's clients.", func() float64 { return m.running(sessionMethod) })
 	if usage != nil {
 		m.registry.MustRegister(&store{usage: usage})
@@ -120,12 +124,16 @@ func (m *measured) Build(
 ) (*worker.BuildResult, error) {
 	begin := time.Now()
 	m.metrics.building.Inc()
+	m.metrics.triggered.Inc()
 	defer m.metrics.building.Dec()
 	started := map[*solver.Vertex]time.Time{}
 	res, err := m.builder.Build(ctx, req, func(ev solver.Event) {
 		m.metrics.step(&ev, started)
 		events(ev)
 	})
+	if err != nil {
+		m.metrics.failed.WithLabelValues(buildReason(ctx, err)).Inc()
+	}
 	how := outcome(ctx, err)
 	m.metrics.builds.WithLabelValues(how).Inc()
 	m.metrics.buildSeconds.WithLabelValues(how).Observe(time.Since(begin).Seconds())

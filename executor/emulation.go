@@ -3,6 +3,7 @@ package executor
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -36,6 +37,10 @@ type PlatformError struct {
 func (e *PlatformError) Error() string {
 	if e.Supported != nil {
 		return fmt.Sprintf("no support for running processes with %s platform, supported: %v", e.Platform, e.Supported)
+	}
+	if strings.HasPrefix(e.Platform, "windows/") {
+		return fmt.Sprintf("programs for %s run on a machine with Windows only, and this one has Linux: build there, or make the "+
+			"files in a stage `FROM --platform=$BUILDPLATFORM` and COPY --from it", e.Platform)
 	}
 	return fmt.Sprintf("this machine has no emulator for %s; get one with `apt-get install qemu-user-static`, "+
 		"or with `docker run --privileged --rm tonistiigi/binfmt --install %s`, and build again", e.Platform, e.Arch)

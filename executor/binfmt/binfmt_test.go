@@ -116,7 +116,7 @@ func TestEmulator(t *testing.T) {
 		},
 		{name: "nothing", platform: "linux/riscv64", registry: registry, err: "no emulator for linux/riscv64; get one with `apt-get install qemu-user-static`"},
 		{name: "no binfmt_misc", platform: "linux/arm64", registry: "/nowhere", err: "tonistiigi/binfmt --install arm64`"},
-		{name: "another system", platform: "windows/amd64", err: "no emulator for windows/amd64"},
+		{name: "another system", platform: "windows/amd64", err: "programs for windows/amd64 run on a machine with Windows only"},
 		{name: "v2 always", platform: "linux/amd64/v2"},
 		{name: "v3", platform: "linux/amd64/v3", flags: levelThree},
 		{name: "too new", platform: "linux/amd64/v4", flags: levelThree, err: "no support for running processes with linux/amd64/v4 platform, supported: [linux/amd64 linux/amd64/v2 linux/amd64/v3]"},

@@ -22,6 +22,9 @@ type Options struct {
 	// Archive says that the tar is not a layer but an archive of a user's, as ADD unpacks it: no name means a whiteout,
 	// an entry for the root changes nothing, and ".." in a name, or in that of a hard link's file, ends at the root.
 	Archive bool
+	// Windows says that the layer is one of an image for Windows: what is below "Files" is applied, and nothing else. A tar
+	// that has entries, but none of those that each such layer has, gives ErrNotWindows.
+	Windows bool
 	// Owner, if set, owns everything instead of whom the tar says.
 	Owner *Owner
 	// Progress, if set, is called with the number of bytes read from the compressed stream so far, from one goroutine.
@@ -78,10 +81,13 @@ func Apply(ctx context.Context, t Target, r io.Reader, opt Options) (Result, err
 	defer src.Close()
 	a := &applier{
 		ctx: ctx, tree: tree, src: src, limits: limits, buf: make([]byte, 256<<10),
-		archive: opt.Archive, owner: opt.Owner,
+		archive: opt.Archive, owner: opt.Owner, windows: opt.Windows,
 	}
 	if err := a.run(); err != nil {
 		return Result{}, err
+	}
+	if a.windows && a.entries > 0 && !a.isWindows {
+		return Result{}, fmt.Errorf("unpacking layer: %w", ErrNotWindows)
 	}
 	if _, err := io.Copy(io.Discard, src); err != nil { // what follows the end of the tar counts for the digest
 		return Result{}, fmt.Errorf("unpacking layer: %w", err)
@@ -106,7 +112,10 @@ type applier struct {
 	bytes   int64 // sum of the files' sizes
 	buf     []byte
 	archive bool
+	windows bool
 	owner   *Owner
+	// isWindows says that there was an entry which shows that the layer is one for Windows.
+	isWindows bool
 	// unsayable is Result.Unsayable.
 	unsayable string
 }
@@ -128,10 +137,13 @@ func (a *applier) run() error {
 		if err := a.count(hdr); err != nil {
 			return &EntryError{Name: hdr.Name, Err: err}
 		}
-		if err := a.entry(hdr, tr); err != nil {
-			return &EntryError{Name: hdr.Name, Err: err}
-		}
 		last = hdr.Name
+		if a.windows && !a.windowsEntry(hdr) {
+			continue
+		}
+		if err := a.entry(hdr, tr); err != nil {
+			return &EntryError{Name: last, Err: err}
+		}
 	}
 	if err := a.tree.finish(); err != nil {
 		return fmt.Errorf("unpacking layer: %w", err)

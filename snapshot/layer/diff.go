@@ -19,6 +19,9 @@ import (
 type DiffOptions struct {
 	// Epoch, if not nil, is the latest modification time that is written (SOURCE_DATE_EPOCH).
 	Epoch *time.Time
+	// Windows says that the layer is for an image for Windows: its files are below "Files", and described for Windows.
+	// DiffSnapshot sets it where IsWindows says so.
+	Windows bool
 	// Files, if not nil, is set to the sum of the files' sizes, in bytes; each is counted once, whatever links it has.
 	Files *int64
 	// LeftOut, if not nil, gets the first of the files that no layer can have, by their names.
@@ -380,6 +383,11 @@ func writeItems(q *queue, w io.Writer, opt DiffOptions) error {
 	}()
 	tw := tar.NewWriter(bw)
 	var files int64
+	if opt.Windows {
+		if err := writeWindowsTop(tw); err != nil {
+			return err
+		}
+	}
 	for it := range q.items {
 		<-it.ready
 		if it.err == nil {
@@ -407,11 +415,18 @@ func writeItems(q *queue, w io.Writer, opt DiffOptions) error {
 // writeItem writes an entry, and returns the size of the file that is in it.
 func writeItem(tw *tar.Writer, it *item, opt DiffOptions) (int64, error) {
 	if it.white {
-		return 0, tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: it.path})
+		hdr := &tar.Header{Typeflag: tar.TypeReg, Name: it.path}
+		if opt.Windows {
+			windowsHeader(hdr)
+		}
+		return 0, tw.WriteHeader(hdr)
 	}
 	hdr := header(it)
 	if opt.Epoch != nil && hdr.ModTime.After(*opt.Epoch) {
 		hdr.ModTime = opt.Epoch.Truncate(time.Second)
+	}
+	if opt.Windows {
+		windowsHeader(hdr)
 	}
 	if err := tw.WriteHeader(hdr); err != nil {
 		return 0, err

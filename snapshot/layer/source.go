@@ -21,6 +21,9 @@ func DiffSnapshot(ctx context.Context, sn snapshot.Snapshotter, id snapshot.ID, 
 	if err != nil {
 		return err
 	}
+	if opt.Windows, err = IsWindows(ctx, sn, id); err != nil {
+		return err
+	}
 	return DiffDelta(ctx, sn, DeltaOf(info), w, opt)
 }
 

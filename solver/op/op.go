@@ -89,7 +89,11 @@ func (i *Image) Pinned() bool { return i.Digest != "" }
 
 // WriteKey implements solver.Op. The reference is not part of it: equal manifests are equal images.
 func (i *Image) WriteKey(h *solver.Hasher) {
-	h.Version("image", 1)
+	version := 1
+	if i.Platform.OS == "windows" {
+		version = 2 // its layers were unpacked as others are
+	}
+	h.Version("image", version)
 	if i.Digest != "" {
 		h.Str("digest", string(i.Digest))
 	} else {

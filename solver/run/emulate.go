@@ -55,6 +55,19 @@ func (r *Runner) startFailure(ctx context.Context, step *solver.Step, e *op.Exec
 	return executor.Exit{Code: start.Code}.Err(e.Meta.Args, 0)
 }
 
+// onlyWindows adds to the reason why a step for Windows did not start what would: there is no emulator to install. Steps
+// whose root holds programs for Linux do start.
+func (r *Runner) onlyWindows(ctx context.Context, e *op.Exec, err error) error {
+	if r.deps.Emulators == nil {
+		return err
+	}
+	var platform *executor.PlatformError
+	if _, perr := r.deps.Emulators.Emulator(ctx, e.Platform); !errors.As(perr, &platform) {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", platform, err)
+}
+
 // execFailed is the exit status of a sandbox whose command the kernel did not execute, after everything else was done.
 const execFailed = 255
 

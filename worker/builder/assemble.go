@@ -13,6 +13,7 @@ import (
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/worker/images"
 )
 
 // A built is an image that a build has made: what is to be exported.
@@ -98,7 +99,7 @@ func (b *Builder) variants(ctx context.Context, images []*built, p *plan) ([]*bu
 		v.draft.Epoch, v.draft.Layers = v.epoch, slices.Clone(img.draft.Layers)
 		if p.rewrite && v.epoch != nil {
 			var err error
-			if v.Layers, err = b.deps.Layers.Clamp(ctx, img.Layers, img.base, *v.epoch, p.form); err != nil {
+			if v.Layers, err = b.deps.Layers.Clamp(ctx, img.Layers, img.clamping(*v.epoch, p)); err != nil {
 				return nil, err
 			}
 			for n, l := range v.Layers {
@@ -111,6 +112,11 @@ func (b *Builder) variants(ctx context.Context, images []*built, p *plan) ([]*bu
 		out[i] = &v
 	}
 	return out, nil
+}
+
+// clamping says how the layers are rewritten that an image has beyond its base.
+func (img *built) clamping(epoch time.Time, p *plan) images.Clamping {
+	return images.Clamping{From: img.base, Epoch: epoch, Form: p.form, Windows: img.Platform.OS == images.Windows}
 }
 
 // chain returns the snapshots from the lowest up to top.

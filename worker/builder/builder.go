@@ -121,9 +121,6 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if err := b.admit(out.Targets(), grants); err != nil {
 		return nil, located(err, out)
 	}
-	if err := checkWindows(out); err != nil {
-		return nil, err
-	}
 	if outputs, err = b.more(ctx, req, out, outputs); err != nil {
 		return nil, err
 	}

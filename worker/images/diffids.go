@@ -143,9 +143,20 @@ func (d *DiffIDs) original(id snapshot.ID) (of snapshot.ID, delta snapshot.Delta
 	if err != nil || info.Delta.Upper == "" {
 		return "", info.Delta, err
 	}
+	var windows []bool
 	upper, err := d.snapshots.Stat(d.ctx, info.Delta.Upper)
 	if err != nil || upper.Parent != info.Delta.Lower || upper.Delta != (snapshot.Delta{}) {
 		return "", info.Delta, err
+	}
+	for _, id := range []snapshot.ID{upper.ID, id} {
+		is, err := layer.IsWindows(d.ctx, d.snapshots, id)
+		if err != nil {
+			return "", info.Delta, err
+		}
+		windows = append(windows, is)
+	}
+	if windows[0] != windows[1] {
+		return "", info.Delta, nil // the same files in another form
 	}
 	return upper.ID, info.Delta, nil
 }

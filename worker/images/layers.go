@@ -3,7 +3,6 @@ package images
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -38,7 +37,7 @@ type Layers struct {
 	// DiffIDs computes the diff IDs of snapshots.
 	DiffIDs *DiffIDs
 
-	unpacks flights[digest.Digest, image.Layer] // by chain ID
+	unpacks flights[snapshot.ID, image.Layer] // by chainSnapshot
 	packs   flights[packKey, exporter.Descriptor]
 }
 
@@ -156,27 +155,3 @@ func (f *flights[K, V]) join(ctx context.Context, k K, fn func(ctx context.Conte
 	}
 	return val, context.Cause(ctx), false
 }
-
-// stat describes the chain's snapshot if there is one, held for the lease in ctx.
-func (l *Layers) chain(ctx context.Context, chain digest.Digest) (snapshot.ID, bool, error) {
-	ids := []snapshot.ID{chainSnapshot(chain)}
-	if id, ok := l.Images.Snapshot(chain); ok {
-		ids = append([]snapshot.ID{id}, ids...)
-	}
-	for _, id := range ids {
-		err := hold(ctx, lease.ID(id))
-		if err == nil {
-			_, err = l.Snapshots.Stat(ctx, id)
-		}
-		switch {
-		case err == nil:
-			return id, true, nil
-		case !errors.Is(err, snapshot.ErrNotFound):
-			return "", false, fmt.Errorf("looking for the layers of %s: %w", chain, err)
-		}
-	}
-	return "", false, nil
-}
-
-// chainSnapshot is the ID of the snapshot that holds a chain of layers which were applied, as opposed to built.
-func chainSnapshot(chain digest.Digest) snapshot.ID { return snapshot.ID(chain.Encoded()[:64]) }

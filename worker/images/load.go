@@ -83,7 +83,7 @@ func runsOn(have, want op.Platform) bool {
 func (s *Service) unpackArchived(ctx context.Context, m archive.Manifest, status func(solver.Status)) (*image.Image, error) {
 	packed := make([]Packed, len(m.Layers))
 	for i, l := range m.Layers {
-		packed[i] = Packed{DiffID: l.DiffID, Blob: l.Blob}
+		packed[i] = Packed{DiffID: l.DiffID, Blob: l.Blob, Windows: m.Platform.OS == Windows}
 	}
 	layers, err := s.deps.Layers.Unpack(ctx, packed, statusProgress("extracting", status))
 	if err != nil {

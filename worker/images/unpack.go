@@ -22,6 +22,9 @@ type Packed struct {
 	DiffID digest.Digest
 	Blob   exporter.Descriptor
 	Origin string // the repository that has the blob; may be empty
+	// Windows says that the layer is of an image whose configuration says that it is for Windows. Its tree is what the layer
+	// has below "Files", if it is of Windows' form, and the layers that are made on top of that will be of it, too.
+	Windows bool
 	// Fetch makes the blob be in the store, and returns when it is. It is called only if it is needed, and may be called
 	// when the blob is there already. nil if it must be there.
 	Fetch func(ctx context.Context) error
@@ -67,11 +70,11 @@ func (l *Layers) Unpack(ctx context.Context, layers []Packed, progress exporter.
 }
 
 // Have returns the snapshots of the lowest layers that are there, held by the lease in ctx. A pull need not wait for
-// the blobs of these to begin with the others.
-func (l *Layers) Have(ctx context.Context, diffIDs []digest.Digest) ([]snapshot.ID, error) {
+// the blobs of these to begin with the others. windows is what Packed.Windows of them will be.
+func (l *Layers) Have(ctx context.Context, diffIDs []digest.Digest, windows bool) ([]snapshot.ID, error) {
 	var out []snapshot.ID
 	for n := range diffIDs {
-		id, ok, err := l.chain(ctx, image.ChainID(diffIDs[:n+1]))
+		id, ok, err := l.chain(ctx, image.ChainID(diffIDs[:n+1]), windows)
 		if err != nil || !ok {
 			return out, err
 		}
@@ -109,7 +112,7 @@ func (l *Layers) unpack(ctx context.Context, u unpacking) (image.Layer, error) {
 	if err := reserve(ctx, blobItem(u.Blob.Digest)); err != nil {
 		return image.Layer{}, err
 	}
-	id, ok, err := l.chain(ctx, u.chain)
+	id, ok, err := l.chain(ctx, u.chain, u.Windows)
 	if err != nil {
 		return image.Layer{}, err
 	}
@@ -118,10 +121,23 @@ func (l *Layers) unpack(ctx context.Context, u unpacking) (image.Layer, error) {
 		return d.layer(id), err
 	}
 	// Whoever waits reserves for itself: the one who began may leave.
-	if err := reserve(ctx, lease.ID(chainSnapshot(u.chain))); err != nil {
+	id = chainSnapshot(u.chain, u.Windows)
+	if err := reserve(ctx, lease.ID(id)); err != nil {
 		return image.Layer{}, err
 	}
-	return l.unpacks.do(ctx, u.chain, func(ctx context.Context) (image.Layer, error) { return l.applyLayer(ctx, u) })
+	if u.Windows {
+		if err := reserve(ctx, lease.ID(plainSnapshot(u.chain))); err != nil {
+			return image.Layer{}, err
+		}
+	}
+	return l.unpacks.do(ctx, id, func(ctx context.Context) (image.Layer, error) {
+		got, err := l.applyLayer(ctx, u, id)
+		if errors.Is(err, layer.ErrNotWindows) {
+			u.Windows = false
+			got, err = l.applyLayer(ctx, u, plainSnapshot(u.chain))
+		}
+		return got, err
+	})
 }
 
 // confirm makes sure that a blob is a form of a layer which is there.
@@ -185,14 +201,13 @@ func (l *Layers) open(ctx context.Context, u unpacking) (*blob.Reader, error) {
 	return l.Blobs.Open(u.Blob.Digest)
 }
 
-// applyLayer makes the snapshot of one layer.
-func (l *Layers) applyLayer(ctx context.Context, u unpacking) (image.Layer, error) {
+// applyLayer makes the snapshot id of one layer.
+func (l *Layers) applyLayer(ctx context.Context, u unpacking, id snapshot.ID) (image.Layer, error) {
 	r, err := l.open(ctx, u)
 	if err != nil {
 		return image.Layer{}, err
 	}
 	defer r.Close()
-	id := chainSnapshot(u.chain)
 	d := layer.NewDraft("unpack")
 	mounts, err := l.Snapshots.Prepare(ctx, d, u.parent)
 	if err != nil {
@@ -209,7 +224,7 @@ func (l *Layers) applyLayer(ctx context.Context, u unpacking) (image.Layer, erro
 		return image.Layer{}, fmt.Errorf("draft on %q cannot be written to", u.parent)
 	}
 	res, err := layer.Apply(ctx, t, r, layer.Options{
-		DiffID: u.DiffID, Limits: l.Limits, Progress: func(n int64) { u.report(n, false) },
+		DiffID: u.DiffID, Limits: l.Limits, Windows: u.Windows, Progress: func(n int64) { u.report(n, false) },
 	})
 	if err != nil {
 		return image.Layer{}, err

@@ -32,7 +32,7 @@ func (s *Service) Import(ctx context.Context, src *op.OCILayout, files archive.F
 	}
 	packed := make([]images.Packed, len(m.Layers))
 	for i, l := range m.Layers {
-		packed[i] = images.Packed{DiffID: l.DiffID, Blob: l.Blob, Fetch: func(ctx context.Context) error {
+		packed[i] = images.Packed{DiffID: l.DiffID, Blob: l.Blob, Windows: m.Platform.OS == images.Windows, Fetch: func(ctx context.Context) error {
 			return archive.PutLayer(ctx, files, l.Blob, opt)
 		}}
 	}

@@ -173,7 +173,8 @@ func plain(d ocispec.Descriptor) ocispec.Descriptor {
 
 // unpack fetches the layers that the store lacks, all at once, and applies them in order as they arrive.
 func (s *Service) unpack(ctx context.Context, r *remote, status func(solver.Status)) (_ []image.Layer, err error) {
-	have, err := s.deps.Layers.Have(ctx, r.diffIDs())
+	windows := r.image.OS == images.Windows
+	have, err := s.deps.Layers.Have(ctx, r.diffIDs(), windows)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +195,9 @@ func (s *Service) unpack(ctx context.Context, r *remote, status func(solver.Stat
 	packed := make([]images.Packed, len(r.layers))
 	for i, desc := range r.layers {
 		l := f.layer(desc)
-		packed[i] = images.Packed{DiffID: r.diffIDs()[i], Blob: plain(desc), Origin: r.repo.String(), Fetch: l.fetch}
+		packed[i] = images.Packed{
+			DiffID: r.diffIDs()[i], Blob: plain(desc), Origin: r.repo.String(), Windows: windows, Fetch: l.fetch,
+		}
 		if i >= len(have) {
 			l.start()
 		}

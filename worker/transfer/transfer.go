@@ -396,7 +396,14 @@ func (s *Service) Root(ctx context.Context, img *op.Image, status func(solver.St
 	if err != nil {
 		return "", err
 	}
-	if have == nil {
+	if have != nil {
+		switch ok, err := s.deps.Layers.Usable(ctx, have); {
+		case err != nil:
+			return "", err
+		case !ok:
+			return "", fmt.Errorf("%s: its layers were unpacked by a version that knew none of Windows; pull or load it again", img.Ref)
+		}
+	} else {
 		ref, err := reference(img)
 		if err != nil {
 			return "", err

@@ -77,9 +77,9 @@ type BuildRequest struct {
 	Call     frontend.Call   // what is wanted; anything but Build has only a Report for a result
 	Tags     []string        // names for the image, as the user wrote them
 	Outputs  []Output
-	// More returns further outputs, for a client that chooses them when it knows what a frontend says of the result; it may
-	// be nil.
-	More func(ctx context.Context, metadata map[string][]byte) ([]Output, error)
+	// More returns further outputs, for a client that chooses them when it knows what a frontend says of the result, and
+	// warnings about them; it may be nil.
+	More func(ctx context.Context, metadata map[string][]byte) ([]Output, []solver.Warning, error)
 }
 
 // An Origin is a request for a build in the client's words. It has no secrets.

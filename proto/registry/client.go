@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -62,6 +63,20 @@ func (c *Client) Close() error {
 		t.CloseIdleConnections()
 	}
 	return nil
+}
+
+// Insecure returns a client like c which does not ask the hosts of those names to prove who they are, and speaks plain HTTP
+// with one that does not know TLS, whatever c knows of their certificates. It shares nothing with c, and is to be closed.
+func (c *Client) Insecure(hosts ...string) (*Client, error) {
+	opts := c.opts
+	if opts.Hosts = maps.Clone(opts.Hosts); opts.Hosts == nil {
+		opts.Hosts = make(map[string]Host)
+	}
+	for _, h := range hosts {
+		was := opts.Hosts[h]
+		opts.Hosts[h] = Host{Insecure: true, TokenServers: was.TokenServers, ChunkSize: was.ChunkSize}
+	}
+	return New(opts)
 }
 
 // A slotKey names one limit: the blobs that go in one direction between us and one registry. Directions are limited

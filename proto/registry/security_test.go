@@ -279,6 +279,36 @@ func TestInsecure(t *testing.T) {
 	})
 }
 
+// A client for one push trusts the hosts that it is made for, and the one that it is made of trusts them no more than
+// before.
+func TestInsecureClient(t *testing.T) {
+	reg := registrytest.New(registrytest.Behaviour{})
+	setUp := func(w *world) {
+		w.net.HTTPS("unknown.test:443", reg)
+		w.net.HTTPS("other.test:443", reg)
+		w.net.HTTP("plain.test:443", reg)
+		w.net.HTTP("plain.test:80", reg)
+	}
+	inWorld(t, setUp, func(ctx context.Context, w *world) {
+		trusting, err := w.c.Insecure("unknown.test", "plain.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer trusting.Close()
+		for _, host := range []string{"unknown.test", "plain.test"} {
+			if err := trusting.Ping(ctx, host); err != nil {
+				t.Errorf("%s: %v", host, err)
+			}
+			if err := w.c.Ping(ctx, host); err == nil {
+				t.Errorf("%s is trusted by all", host)
+			}
+		}
+		if err := trusting.Ping(ctx, "other.test"); err == nil {
+			t.Error("a host is trusted that nobody has named")
+		}
+	})
+}
+
 // A redirect's host is verified with the registry's CA, or its own configuration, and gets neither the registry's client
 // certificate nor its leave to be unverified.
 func TestRedirectTLS(t *testing.T) {

@@ -68,7 +68,7 @@ var attributes = map[string]attribute{
 	"name-canonical":          {onImage, boolean("name-canonical", func(*plan) *bool { return new(bool) })},
 	"dangling-name-prefix":    {onImage, func(p *plan, v string) error { p.dangling = v; return nil }},
 	"danging-name-empty-only": {onImage, boolean("danging-name-empty-only", func(p *plan) *bool { return &p.danglingEmptyOnly })},
-	"registry.insecure":       {onImage, refuseTrue("registry.insecure", "the daemon's configuration says which registries are")},
+	"registry.insecure":       {onImage, boolean("registry.insecure", func(p *plan) *bool { return &p.insecure })},
 	"tar":                     {onArchive, boolean("tar", func(p *plan) *bool { return &p.tar })},
 	"compression":             {onAny, (*plan).readCompression},
 	"compression-level":       {onAny, (*plan).readLevel},
@@ -143,6 +143,10 @@ func refuseTrue(key, why string) func(*plan, string) error {
 }
 
 func (p *plan) readNames(value string) error {
+	if value == "*" {
+		p.asSaid = true
+		return nil
+	}
 	for name := range strings.SplitSeq(value, ",") {
 		if name = strings.TrimSpace(name); name == "" {
 			continue

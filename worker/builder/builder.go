@@ -121,7 +121,10 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if err := b.admit(out.Targets(), grants); err != nil {
 		return nil, located(err, out)
 	}
-	if outputs, err = b.more(ctx, req, out, outputs); err != nil {
+	if outputs, err = b.more(ctx, req, out, outputs, em); err != nil {
+		return nil, err
+	}
+	if err := nameAsSaid(outputs, out); err != nil {
 		return nil, err
 	}
 	stores := slices.ContainsFunc(outputs, func(p plan) bool { return p.Type == worker.OutputImage })

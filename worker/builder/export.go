@@ -193,7 +193,7 @@ func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update,
 	defer layers()
 	defer func() { sent() }()
 	desc, err := b.deps.Transfer.Export(ctx, out, transfer.ExportOptions{
-		Form: p.form, ByDigest: p.byDigest,
+		Form: p.form, ByDigest: p.byDigest, Insecure: p.insecure,
 		Made: func(c exporter.Contents) {
 			layers()
 			pr.made(c)

@@ -19,6 +19,7 @@ import (
 type plan struct {
 	worker.Output
 	names  []string // canonical
+	asSaid bool     // the names are the frontend's to say
 	tagged string   // one of the names that was written with a tag or a digest; empty if none was
 	form   exporter.Form
 	tar    bool // of an OCI layout: as one file
@@ -31,6 +32,7 @@ type plan struct {
 	ociArtifact bool
 
 	store, byDigest   bool
+	insecure          bool   // the registry that it is pushed to need not prove who it is, nor speak TLS
 	dangling          string // the name, but for the digest, that the image gets too
 	danglingEmptyOnly bool
 }
@@ -66,16 +68,38 @@ func (b *Builder) plan(req *worker.BuildRequest) ([]plan, error) {
 }
 
 // more adds to the plans those of outputs that the client chooses now.
-func (b *Builder) more(ctx context.Context, req *worker.BuildRequest, out *frontend.Output, plans []plan) ([]plan, error) {
+func (b *Builder) more(ctx context.Context, req *worker.BuildRequest, out *frontend.Output, plans []plan, em *emitter) ([]plan, error) {
 	if req.More == nil {
 		return plans, nil
 	}
-	outputs, err := req.More(ctx, out.Metadata)
+	outputs, warnings, err := req.More(ctx, out.Metadata)
+	em.remark(stepChosen, warnings)
 	if err != nil || len(outputs) == 0 {
 		return plans, err
 	}
 	chosen, err := b.plan(&worker.BuildRequest{Outputs: outputs, Tags: req.Tags})
 	return append(plans, chosen...), err
+}
+
+// metaSaid is where a frontend says which names its image has.
+const metaSaid = "image.name"
+
+// nameAsSaid gives the names that a frontend has said to the outputs that ask for these, which "name=*" does.
+func nameAsSaid(plans []plan, out *frontend.Output) error {
+	for i := range plans {
+		p := &plans[i]
+		if !p.asSaid {
+			continue
+		}
+		said := string(out.Metadata[metaSaid])
+		if said == "" {
+			return &frontend.UsageError{Message: fmt.Sprintf("output %s: name=* asks for the frontend's name of the image, and it has none", p.Type)}
+		}
+		if err := p.readNames(said); err != nil {
+			return &frontend.UsageError{Message: fmt.Sprintf("output %s: the frontend's name of the image: %v", p.Type, err)}
+		}
+	}
+	return nil
 }
 
 // noteTag notes that a name was written with a tag.
@@ -119,7 +143,7 @@ func (p *plan) conflicts() error {
 		return errors.New(`exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"`)
 	case p.Push && p.Type != worker.OutputImage:
 		return errors.New("only an image can be pushed")
-	case p.Push && len(p.names) == 0:
+	case p.Push && len(p.names) == 0 && !p.asSaid:
 		return errors.New("a tag is needed when pushing to a registry")
 	case p.Push && p.byDigest && p.tagged != "":
 		return fmt.Errorf("can't push tagged ref %s by digest", p.tagged)

@@ -10,6 +10,7 @@ import (
 // The steps that warnings about requests belong to.
 const (
 	stepReading = "[internal] reading the request"
+	stepChosen  = "[internal] reading the outputs that the client has chosen"
 	stepMissing = "[internal] finding out what the result lacks"
 )
 

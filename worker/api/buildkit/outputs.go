@@ -37,22 +37,22 @@ func (b *build) outputs(ctx context.Context, req *worker.BuildRequest) ([]worker
 
 // more are the outputs that the client chooses when it knows what a frontend says of the result. Their places come after
 // those of the request.
-func (b *build) more(ctx context.Context, metadata map[string][]byte) ([]worker.Output, error) {
+func (b *build) more(ctx context.Context, metadata map[string][]byte) ([]worker.Output, []solver.Warning, error) {
 	list, err := b.sess.FindExporters(ctx, metadata, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var out []worker.Output
+	said := &worker.BuildRequest{}
 	for i, e := range list {
 		x := &controlapi.Exporter{Type: e.Type, Attrs: e.Attrs}
-		// It is too late for a warning about an attribute.
-		o, err := b.output(ctx, len(b.in.GetExporters())+i, x, &worker.BuildRequest{})
+		o, err := b.output(ctx, len(b.in.GetExporters())+i, x, said)
 		if err != nil {
-			return nil, err
+			return nil, said.Warnings, err
 		}
 		out, b.chosen = append(out, o), append(b.chosen, x)
 	}
-	return out, nil
+	return out, said.Warnings, nil
 }
 
 // output is one exporter, which clients know by its place in the request.
@@ -75,10 +75,7 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 	}
 	switch o.Type {
 	case worker.OutputImage:
-		// Who has an image pushed has it in the registry. Here it would take up the disk, where these clients do not get at it.
-		if push, err := strconv.ParseBool(o.Attrs["push"]); err == nil && push && o.Attrs["store"] == "" {
-			o.Attrs["store"] = "false"
-		}
+		b.pushed(&o, req)
 		return o, nil
 	case worker.OutputNone:
 		return o, nil
@@ -108,6 +105,25 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 		return sess.SendStream(context.WithoutCancel(ctx), place, nil)
 	}}
 	return o, nil
+}
+
+// pushed settles what it means that an image is pushed, if it is.
+func (b *build) pushed(o *worker.Output, req *worker.BuildRequest) {
+	v, asked := o.Attrs["push"]
+	if push, err := strconv.ParseBool(v); !asked || v != "" && (err != nil || !push) {
+		return
+	}
+	if _, set := o.Attrs["store"]; !set {
+		// Who has an image pushed has it in the registry. Here it would take up the disk, where these clients do not get at it.
+		o.Attrs["store"] = "false"
+	}
+	if o.Attrs["name"] == "" { // which BuildKit does not mind
+		o.Attrs["push"] = "false"
+		req.Warnings = append(req.Warnings, solver.Warning{
+			Short:  "nothing is pushed: the output has no name",
+			Detail: []string{"Give the image a name, as in type=image,name=registry.example/app:1,push=true."},
+		})
+	}
 }
 
 // A lateStream is an output stream that is opened with the first byte, so that a build that fails before leaves nothing

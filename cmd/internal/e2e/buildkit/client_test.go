@@ -176,9 +176,12 @@ func (c *chooser) FinalizeExport(_ context.Context, req *exporter.FinalizeExport
 func TestChosenOutputs(t *testing.T) {
 	d := start(t)
 	opt := opts(t, small)
-	c := &chooser{list: []*exporter.ExporterRequest{{Type: "image", Attrs: map[string]string{"name": "chosen:1"}}}}
+	c := &chooser{list: []*exporter.ExporterRequest{{Type: "image", Attrs: map[string]string{"name": "chosen:1", "glitter": "1"}}}}
 	opt.Session, opt.EnableSessionExporter = []session.Attachable{c}, true
-	resp, _ := d.must(opt)
+	resp, p := d.must(opt)
+	if len(p.warnings) != 1 || !strings.Contains(string(p.warnings[0].Short), `"glitter"`) {
+		t.Errorf("the warnings are %v", p.warnings)
+	}
 	if got := resp.ExporterResponse["image.name"]; got != "chosen:1" || c.final["image.name"] != got {
 		t.Errorf("the response is %v, the client was told %v", resp.ExporterResponse, c.final)
 	}

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log"
 	"maps"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,8 @@ import (
 
 	"github.com/moby/buildkit/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
 
 // small is a directory with a build that needs no base image.
@@ -174,5 +178,48 @@ func TestUnknownOutput(t *testing.T) {
 	_, p := d.must(opt)
 	if len(p.warnings) != 1 || !strings.Contains(string(p.warnings[0].Short), `"glitter"`) {
 		t.Errorf("the warnings are %v", p.warnings)
+	}
+}
+
+// TestPushUnverified checks that an image is pushed to a registry which cannot prove who it is, or which speaks no TLS, if
+// the output says so, and then by that output only.
+func TestPushUnverified(t *testing.T) {
+	d := start(t)
+	reg := registrytest.New(registrytest.Behaviour{})
+	secure := httptest.NewUnstartedServer(reg)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	for _, host := range []string{strings.TrimPrefix(secure.URL, "https://"), registrytest.Start(t, reg)} {
+		push := func(attrs map[string]string) error {
+			opt := opts(t, small)
+			attrs["name"], attrs["push"] = host+"/app:1", "true"
+			opt.Exports = []client.ExportEntry{{Type: client.ExporterImage, Attrs: attrs}}
+			_, _, err := d.solve(t.Context(), opt)
+			return err
+		}
+		if err := push(map[string]string{"registry.insecure": "true"}); err != nil {
+			t.Errorf("%s: %v", host, err)
+		}
+		if err := push(map[string]string{"registry.insecure": "false"}); (err != nil) != (host == strings.TrimPrefix(secure.URL, "https://")) {
+			t.Errorf("%s, verified: %v", host, err)
+		}
+	}
+}
+
+// TestPushNowhere checks that an output which is to be pushed and has no name is exported all the same, as by BuildKit, and
+// that the user is told.
+func TestPushNowhere(t *testing.T) {
+	d := start(t)
+	for _, push := range []string{"true", ""} {
+		opt := opts(t, small)
+		opt.Exports = []client.ExportEntry{{Type: client.ExporterImage, Attrs: map[string]string{"push": push}}}
+		resp, p := d.must(opt)
+		if resp.ExporterResponse["containerimage.digest"] == "" || resp.ExporterResponse["image.name"] != "" {
+			t.Errorf("push=%s: the response is %v", push, resp.ExporterResponse)
+		}
+		if len(p.warnings) != 1 || !strings.Contains(string(p.warnings[0].Short), "nothing is pushed") {
+			t.Errorf("push=%s: the warnings are %v", push, p.warnings)
+		}
 	}
 }

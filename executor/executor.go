@@ -115,6 +115,9 @@ type Spec struct {
 	// AppArmor is a profile that the kernel has loaded, SELinux a label of the process. It is an error if the kernel knows no
 	// such thing; "" and, for AppArmor, "unconfined" ask for none.
 	AppArmor, SELinux string
+	// Hooks are run as the OCI runtime specification says, those of a stage in order. They are the administrator's: what a
+	// caller's user says must never get here.
+	Hooks []Hook
 }
 
 // A DeviceRule allows access to devices, as device_cgroup does.

@@ -41,6 +41,7 @@ func (s *session) startBox(req *wire.Request, files []*os.File, p *proc, tr *tra
 	}()
 	opts.Stdio = stdio(req, files)
 	opts.Admit = func(cgroup string) bool { return s.mayStart(p, cgroup) }
+	opts.AskHooks = func(pid int) error { return s.askHooks(req.ID, p, opts, pid) }
 	box, terminal, err := s.rt.Start(opts)
 	if errors.Is(err, libcontainer.ErrNotAdmitted) {
 		return nil, errKilled
@@ -92,6 +93,7 @@ func (s *session) plan(req *wire.Request, files []*os.File, tr *trace, adjust ..
 	tr.mark("describe")
 	return &libcontainer.Options{
 		ID: spec.ID, Spec: desc, Root: root, Attachments: attach, NetNS: wire.Pick(files, req.Files.NetNS), Trace: tr.mark,
+		Hooks: spec.Hooks, Bundle: req.Bundle,
 	}, nil
 }
 

@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/executor"
@@ -34,6 +33,9 @@ type keeper struct {
 	opts executor.HostOptions
 	host *sandbox.Host // what the sandbox was described with
 	dir  *os.Root      // the container's directory
+	// Until the container is made: the connection to the daemon, and the call that waits for it.
+	conn     *wire.Conn
+	creating uint64
 
 	paused   atomic.Bool
 	turn     sync.Mutex // serialises Pause, Resume and Update, which the kernel carries out at once
@@ -52,7 +54,7 @@ func container(scratch string) error {
 	if err := libcontainer.EnterAlone(scratch); err != nil {
 		return err
 	}
-	logrus.SetLevel(logrus.WarnLevel)
+	useLog()
 	conn, err := wire.FromFile(os.NewFile(connFD, "daemon"))
 	if err != nil {
 		return err
@@ -63,7 +65,7 @@ func container(scratch string) error {
 		return err
 	}
 	rt.Single = true
-	kp := &keeper{s: newSession(nil, rt, "", nil)}
+	kp := &keeper{s: newSession(nil, rt, "", nil), conn: conn}
 	for {
 		call := new(wire.Call)
 		files, err := conn.Recv(call)
@@ -80,7 +82,9 @@ func container(scratch string) error {
 		case call.Op == wire.Warm:
 			err = kp.warm(call.Create)
 		case call.Op == wire.Create:
+			kp.creating = call.ID
 			server, l, err = kp.create(call.Create, files)
+			a.ID = kp.creating
 		}
 		wire.CloseAll(files)
 		if server != nil {
@@ -238,6 +242,7 @@ func (kp *keeper) start(c *wire.NewContainer, files []*os.File) (_ keep.Running,
 			return nil, err
 		}
 	}
+	opts.AskHooks = func(pid int) error { return kp.askHooks(opts, pid) }
 	pipes, err := keep.NewPipes(kp.spec.Process.Terminal, kp.opts.OpenStdin)
 	if err != nil {
 		return nil, err

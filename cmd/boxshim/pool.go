@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/executor/libcontainer"
@@ -31,7 +30,7 @@ func pool(scratch, cgroup string) error {
 	}
 	unix.CloseOnExec(connFD)
 	// The library reports on standard error what it could not do and went on without; that is the daemon's log.
-	logrus.SetLevel(logrus.WarnLevel)
+	useLog()
 	conn, err := wire.FromFile(os.NewFile(connFD, "daemon"))
 	if err != nil {
 		return err

@@ -37,6 +37,7 @@ type proc struct {
 	box    *libcontainer.Container
 	signal func(syscall.Signal) error // nil until it runs
 	killed bool                       // asked for before it ran
+	hooked chan error                 // gets how the hooks went that the daemon has run
 }
 
 var errKilled = errors.New("killed before it ran")
@@ -49,7 +50,7 @@ func newSession(conn *wire.Conn, rt *libcontainer.Runtime, cgroup string, limits
 func (s *session) handle(req *wire.Request, files []*os.File) error {
 	switch req.Op {
 	case wire.Start, wire.Exec:
-		p := &proc{spec: req.Spec}
+		p := &proc{spec: req.Spec, hooked: make(chan error, 1)}
 		s.mu.Lock()
 		_, exists := s.procs[req.ID]
 		if !exists {
@@ -63,6 +64,16 @@ func (s *session) handle(req *wire.Request, files []*os.File) error {
 	case wire.Signal, wire.Kill:
 		// In a goroutine, as the runtime has locks that it holds while it starts a process.
 		go s.send(req)
+	case wire.Hooked:
+		s.mu.Lock()
+		p := s.procs[req.ID]
+		s.mu.Unlock()
+		if p != nil {
+			select {
+			case p.hooked <- req.Err.Err():
+			default: // nobody has asked
+			}
+		}
 	default:
 		return errors.New("unknown operation")
 	}

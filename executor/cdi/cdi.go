@@ -12,9 +12,11 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -130,9 +132,7 @@ func (d *Devices) autoAllowed(cache *cdi.Cache, name string) bool {
 	return err == nil && yes
 }
 
-// Inject implements executor.Devices: it adds nodes, mounts, variables and groups.
-//
-// A device that wants a program of the host's run at the start of its container is refused; executor/DESIGN.md says why.
+// Inject implements executor.Devices: it adds nodes, mounts, variables, groups and hooks.
 func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err error) {
 	cache, err := d.load()
 	if err != nil {
@@ -142,10 +142,7 @@ func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err 
 	if missing, err := cache.InjectDevices(&edits, names...); err != nil {
 		return nil, fmt.Errorf("adding devices %s: %w", strings.Join(append(names[:0:0], names...), ", "), orMissing(err, missing))
 	}
-	if hooks := hookList(edits.Hooks); len(hooks) > 0 {
-		return nil, fmt.Errorf("adding devices %s: their description wants programs of this machine run for the container, which builds do not do: %s",
-			strings.Join(names, ", "), strings.Join(hooks, ", "))
-	}
+	spec.Hooks = slices.Concat(spec.Hooks, hooks(edits.Hooks))
 	if edits.Process != nil {
 		spec.Process.Env = slices.Concat(spec.Process.Env, edits.Process.Env)
 		for _, g := range edits.Process.User.AdditionalGids {
@@ -156,26 +153,30 @@ func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err 
 	return addMounts(spec, edits.Mounts)
 }
 
-// hookList names the programs of hooks, each with when it is to be run.
-func hookList(hooks *specs.Hooks) []string {
-	if hooks == nil {
+// hooks are the programs that are to be run for the sandbox, each once: several devices of a kind have the same.
+func hooks(all *specs.Hooks) []executor.Hook {
+	if all == nil {
 		return nil
 	}
-	var out []string
+	var out []executor.Hook
 	for _, stage := range []struct {
-		name string
+		name executor.HookStage
 		list []specs.Hook
 	}{
-		{"prestart", hooks.Prestart}, //nolint:staticcheck // deprecated, but there are descriptions that have it
-		{"createRuntime", hooks.CreateRuntime},
-		{"createContainer", hooks.CreateContainer},
-		{"startContainer", hooks.StartContainer},
-		{"poststart", hooks.Poststart},
-		{"poststop", hooks.Poststop},
+		{executor.Prestart, all.Prestart}, //nolint:staticcheck // deprecated, but there are descriptions that have it
+		{executor.CreateRuntime, all.CreateRuntime},
+		{executor.CreateContainer, all.CreateContainer},
+		{executor.StartContainer, all.StartContainer},
+		{executor.Poststart, all.Poststart},
+		{executor.Poststop, all.Poststop},
 	} {
 		for _, h := range stage.list {
-			if text := stage.name + " " + h.Path; !slices.Contains(out, text) {
-				out = append(out, text)
+			hook := executor.Hook{Stage: stage.name, Path: h.Path, Args: h.Args, Env: h.Env}
+			if h.Timeout != nil {
+				hook.Timeout = time.Duration(*h.Timeout) * time.Second
+			}
+			if !slices.ContainsFunc(out, func(o executor.Hook) bool { return reflect.DeepEqual(o, hook) }) {
+				out = append(out, hook)
 			}
 		}
 	}

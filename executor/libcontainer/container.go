@@ -36,6 +36,12 @@ type Options struct {
 	// Admit, if set, is called before anything runs that belongs to the sandbox, with its cgroup, for
 	// KillAll. If it returns false, Start returns ErrNotAdmitted.
 	Admit func(cgroup string) bool
+	// Hooks are the sandbox's. If there are any, AskHooks is called while the first process, with that number, waits before
+	// it enters its root, and has those run that come before StartContainer; an error ends the sandbox, and is that of Start.
+	// Those of StartContainer are run by Start, or by Release; the others are the caller's.
+	Hooks    []executor.Hook
+	AskHooks func(pid int) error
+	Bundle   string // what the hooks of StartContainer are told of it
 	// Trace, if set, is called at the end of each phase.
 	Trace func(phase string)
 }
@@ -55,6 +61,7 @@ type Container struct {
 	stubs  stubs
 	filter *os.File // the compiled filter, which the Runtime owns; nil if there is none
 	hold   bool
+	hooks  *hooks // nil if there are none
 
 	mu       sync.Mutex
 	finished bool // guarded by mu; the first process has been reaped
@@ -81,6 +88,7 @@ func (r *Runtime) Start(o *Options) (_ *Container, _ *os.File, err error) {
 	}
 	trace("config")
 	c := &Container{rt: r, id: o.ID, state: o.ID, cgroup: config.Cgroups.Path, root: o.Root, filter: filter, hold: o.Hold}
+	c.useHooks(o, config)
 	kind := r.shape(config, o.Spec.Process.Terminal)
 	sp := r.takeSpare(kind, network(config))
 	if sp != nil {
@@ -149,10 +157,16 @@ func (c *Container) launch(p *lc.Process, desc *specs.Process, mounts []Attachme
 	defer console.close()
 	err = c.lc.Start(p)
 	if err == nil && p.Init && !c.hold {
-		err = c.lc.Exec()
+		err = c.Release()
+		if err != nil && c.hooks != nil {
+			c.end()
+		}
 	}
 	child.Close()
 	if err != nil {
+		if herr := c.hooks.failed(); p.Init && herr != nil {
+			return nil, herr
+		}
 		if aerr := awaitAttach(parent); aerr != nil {
 			return nil, aerr
 		}
@@ -163,6 +177,9 @@ func (c *Container) launch(p *lc.Process, desc *specs.Process, mounts []Attachme
 
 // Release lets the first process of a sandbox that was started with Hold execute its command.
 func (c *Container) Release() error {
+	if err := c.runStartHooks(); err != nil {
+		return err
+	}
 	if err := c.lc.Exec(); err != nil {
 		return fmt.Errorf("starting the command: %w", err)
 	}

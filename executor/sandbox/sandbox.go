@@ -93,6 +93,9 @@ func Validate(spec *executor.Spec) error {
 	if err := validatePaths(spec); err != nil {
 		return err
 	}
+	if err := validateHooks(spec.Hooks); err != nil {
+		return err
+	}
 	return ValidateProcess(&spec.Process)
 }
 

@@ -28,6 +28,9 @@ type call struct {
 	lostErr error // why the end was not seen
 
 	once sync.Once // of started
+
+	// hooks, of a sandbox that has any, runs those of before its start, and returns at once.
+	hooks func(w *wire.HooksWait, pidfd *os.File)
 }
 
 func newCall() *call {
@@ -57,8 +60,13 @@ func (c *call) reply(r *wire.Reply, files []*os.File) {
 			c.exit = *r.Exit
 		}
 		close(c.ended)
+	case wire.Hooks:
+		if c.hooks != nil && r.Wait != nil && len(files) == 1 {
+			c.hooks(r.Wait, files[0])
+			files = nil
+		}
 	case wire.Gone: // below
-	case wire.Start, wire.Exec, wire.Signal, wire.Kill: // requests; the shim sends none
+	case wire.Start, wire.Exec, wire.Signal, wire.Kill, wire.Hooked: // requests; the shim sends none
 	}
 	if c.gone != nil && c.isLast(r) {
 		close(c.gone)

@@ -38,7 +38,7 @@ func (h *Host) Create(ctx context.Context, dir string, spec *executor.Spec, opt 
 		}
 	}
 	call := &wire.Call{Op: wire.Create, Create: &wire.NewContainer{Options: opt, Cgroup: h.opts.CgroupParent, AppArmor: hasAppArmor()}}
-	call.Create.Request.Spec = withoutFiles(spec)
+	call.Create.Request.Spec, call.Create.Request.Bundle = withoutFiles(spec), filepath.Join(dir, bundleDir)
 	p := &parcel{c: call.Create}
 	defer p.close()
 	if err := h.pack(ctx, p, dir, spec); err != nil {
@@ -54,7 +54,7 @@ func (h *Host) Create(ctx context.Context, dir string, spec *executor.Spec, opt 
 		return nil, err
 	}
 	defer h.stock()
-	a, files, err := keeper.conn.call(ctx, call, p.files)
+	a, files, err := h.make(ctx, keeper.conn, call, p.files)
 	if err == nil {
 		h.learn(filterKey(spec), a, files)
 		wire.CloseAll(files)
@@ -71,6 +71,18 @@ func (h *Host) Create(ctx context.Context, dir string, spec *executor.Spec, opt 
 		return nil, err
 	}
 	return &hosted{h: h, dir: dir, conn: keeper.conn, cgroup: a.Cgroup, trace: a.Trace}, nil
+}
+
+// make has a keeper make a container, and runs its hooks meanwhile.
+func (h *Host) make(ctx context.Context, k *keeperConn, call *wire.Call, in []*os.File) (*wire.Answer, []*os.File, error) {
+	a, files, err := k.call(ctx, call, in)
+	if err != nil || a.Wait == nil || len(files) != 1 {
+		return a, files, err
+	}
+	req := &call.Create.Request
+	err = h.createHooks(ctx, filepath.Dir(req.Bundle), req.Spec, a.Wait, files[0])
+	wire.CloseAll(files)
+	return k.call(ctx, &wire.Call{Op: wire.Ran, Err: wire.ErrorOf(err)}, nil)
 }
 
 // abandon has nothing be left of a container whose Create has failed: also where it was only given up.

@@ -383,6 +383,7 @@ func (h *Host) Open(ctx context.Context, dir string) (executor.Container, error)
 // clearAway removes what a keeper that was killed has left.
 func (h *Host) clearAway(dir string) {
 	_ = os.Remove(filepath.Join(dir, wire.SocketFile))
+	defer h.stopHooks(dir) // when nothing of it runs
 	b, err := os.ReadFile(filepath.Join(dir, wire.StateFile))
 	if err != nil {
 		return

@@ -95,7 +95,17 @@ func (a *attachment) Read(p []byte) (int, error) {
 
 // Run implements executor.Container.
 func (c *hosted) Run(ctx context.Context, id string) error {
-	return c.do(ctx, &wire.Call{Op: wire.Run, Proc: id})
+	if err := c.do(ctx, &wire.Call{Op: wire.Run, Proc: id}); err != nil || id != "" {
+		return err
+	}
+	b, err := hooksOf(c.dir)
+	if err == nil && b != nil {
+		err = b.Started(ctx, c.Pid(""))
+	}
+	if err != nil {
+		_ = c.Signal(context.WithoutCancel(ctx), "", syscall.SIGKILL)
+	}
+	return err
 }
 
 // Signal implements executor.Container.

@@ -79,16 +79,22 @@ func (e *Executor) start(ctx context.Context, c *call, id *claim, spec *executor
 		return nil, err
 	}
 	all = s.files(all, &req.Files)
+	h := e.useHooks(ctx, c, spec, req)
 	if err := e.begin(ctx, c, req, all); err != nil {
 		s.close()
+		h.stop()
 		return nil, err
 	}
 	b := &box{e: e, c: c, id: spec.ID, claim: id, s: s, done: make(chan struct{})}
-	if err := s.run(c.terminal); err != nil {
+	if err = s.run(c.terminal); err == nil {
+		err = h.started(ctx)
+	}
+	if err != nil {
 		e.kill(c)
 		<-c.ended
 		<-c.gone
 		s.close()
+		h.stop()
 		return nil, err
 	}
 	e.work.Go(func() {
@@ -96,6 +102,7 @@ func (e *Executor) start(ctx context.Context, c *call, id *claim, spec *executor
 		// All processes of the sandbox are dead: the kernel kills a pid namespace with its first process.
 		release()
 		s.drain()
+		h.stop()
 		close(b.done)
 		<-c.gone
 		e.settle(b.id, id, false, true)

@@ -23,6 +23,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -110,6 +111,9 @@ func Start(ctx context.Context, opts Options) (_ *Executor, err error) {
 	}()
 	if err := cgroups.Delegate(opts.CgroupParent); err != nil {
 		return nil, err
+	}
+	if err := os.RemoveAll(filepath.Join(opts.Dir, hooksDir)); err != nil {
+		return nil, fmt.Errorf("clearing up after hooks: %w", err)
 	}
 	conn, child, err := wire.Pair()
 	if err != nil {

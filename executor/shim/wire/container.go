@@ -31,6 +31,7 @@ const (
 	Update Verb = "update"
 	Stats  Verb = "stats"
 	Delete Verb = "delete"
+	Ran    Verb = "ran" // of hooks, which an answer to Create has asked for; its answer is that of Create
 )
 
 // A Call goes from a daemon to a keeper.
@@ -46,6 +47,7 @@ type Call struct {
 	Rows      uint16            `json:",omitempty"`
 	Cols      uint16            `json:",omitempty"`
 	Limits    *executor.Limits  `json:",omitempty"`
+	Err       *Error            `json:",omitempty"` // of Ran: why the container must not run
 }
 
 // NewContainer is what a container is made of. The indices of descriptors are counted from 1, 0 stands for none.
@@ -74,6 +76,8 @@ type Answer struct {
 	// Filter is, of Warm and Create, what the keeper has compiled. Its code comes as a descriptor.
 	Filter  json.RawMessage `json:",omitempty"`
 	Program int             `json:",omitempty"`
+	// Wait is set by Create if hooks have to be run: the caller then says Ran, and has the rest of the answer from that.
+	Wait *HooksWait `json:",omitempty"`
 	// Trace holds, for Create, how long each phase took, in nanoseconds.
 	Trace map[string]int64 `json:",omitempty"`
 }

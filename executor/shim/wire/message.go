@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/json"
 	"os"
 
 	"github.com/boxbuild/boxbuild/executor"
@@ -19,11 +20,14 @@ const (
 	Signal Op = "signal"
 	// Kill ends the whole process tree of a sandbox, also one that is still being started, or the process of an Exec.
 	Kill Op = "kill"
+	// Hooked answers Hooks.
+	Hooked Op = "hooked"
 
 	Started Op = "started" // the process runs; the descriptor, if any, is the terminal's
 	Exited  Op = "exited"  // the process has ended and nothing holds the root any more
 	Gone    Op = "gone"    // the cgroup and the rest are gone; the sandbox's name may be used again
 	Failed  Op = "failed"  // nothing runs and nothing is left
+	Hooks   Op = "hooks"   // before Started or Failed: the sandbox waits for the hooks that the host runs, until Hooked
 )
 
 // A Request goes from the daemon to the shim.
@@ -36,6 +40,8 @@ type Request struct {
 	Files  Files
 	Signal int    `json:",omitempty"`
 	Nodes  []Node `json:",omitempty"`
+	Bundle string `json:",omitempty"` // where the daemon will make that of the hooks
+	Err    *Error `json:",omitempty"` // of Hooked: why the sandbox must not run
 }
 
 // Files says which of a message's descriptors is what: an index from 1, or 0 for none.
@@ -70,9 +76,16 @@ type Reply struct {
 	Op   Op
 	ID   uint64
 	Err  *Error         `json:",omitempty"` // of Failed
+	Wait *HooksWait     `json:",omitempty"` // of Hooks
 	Exit *executor.Exit `json:",omitempty"` // of Exited
 	// Trace holds, for Started, how long each phase took, in nanoseconds.
 	Trace map[string]int64 `json:",omitempty"`
+}
+
+// HooksWait is what the daemon needs to run hooks. A pidfd of the sandbox's first process comes with it.
+type HooksWait struct {
+	Place  string          // where the root is, in the process's mount namespace
+	Config json.RawMessage // the OCI runtime specification
 }
 
 // An Error is an error that crosses the connection.

@@ -5,6 +5,7 @@ BIN        := bin
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS    := -s -w -X main.version=$(VERSION)
 BASES      ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/boxbuild/bases
+CLIENTS    ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/boxbuild/clients
 SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES   := gcc libc6-dev pkg-config libseccomp-dev debootstrap busybox-static nftables iproute2 xz-utils zstd bzip2 git
 TESTPKGS   := docker-registry skopeo umoci attr jq procps openssh-client dropbear-bin
@@ -17,8 +18,9 @@ GOTOOL     := go run
 LINTCACHE  := $(CURDIR)/$(BIN)/lint-cache
 
 export BOXBUILD_BASES := $(BASES)
+export BOXBUILD_CLIENTS := $(CLIENTS)
 
-.PHONY: all setup setup-test bases build demo test check bench proto fmt clean
+.PHONY: all setup setup-test bases clients build demo test check bench proto fmt clean
 
 all: build
 
@@ -33,6 +35,10 @@ setup-test: setup
 bases: setup
 	@./cmd/internal/bases/bases.sh $(BASES)
 
+# clients builds buildctl and buildx, which take a minute or two the first time; they are kept outside the tree, too.
+clients: setup
+	@./cmd/internal/bases/clients.sh $(CLIENTS)
+
 build: setup
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/boxbuild ./cmd/boxbuildd
 	CGO_ENABLED=1 go build $(SHIMFLAGS) -ldflags '-s -w -linkmode external -extldflags "-static"' -o $(BIN)/ ./cmd/boxshim
@@ -41,9 +47,10 @@ demo: build bases
 	@./cmd/internal/bases/demo.sh $(BIN) $(BASES)
 
 # test runs everything; the suites that need root run as root and skip themselves otherwise.
-test: setup-test build bases
+test: setup-test build bases clients
 	go vet ./...
-	$(SUDO) env PATH="$$PATH" HOME="$$HOME" BOXBUILD_BASES=$(BASES) BOXBUILD_BIN=$(CURDIR)/$(BIN) go test -p 2 ./...
+	$(SUDO) env PATH="$$PATH" HOME="$$HOME" BOXBUILD_BASES=$(BASES) BOXBUILD_CLIENTS=$(CLIENTS) \
+		BOXBUILD_BIN=$(CURDIR)/$(BIN) go test -p 2 ./...
 
 # check is what a change must pass before anything else; no root needed.
 check: setup

@@ -14,42 +14,28 @@ import (
 	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
 
-// buildctl returns the directory of buildctl. It is built once a machine, and kept with the user's caches.
-func buildctl(t *testing.T) string {
+// clientDir returns the directory of a client that the tests have not made themselves: one that `make clients` has built,
+// or that is on PATH.
+func clientDir(t *testing.T, name string) string {
 	t.Helper()
-	if path, err := exec.LookPath("buildctl"); err == nil {
-		return filepath.Dir(path)
+	dir := os.Getenv("BOXBUILD_CLIENTS")
+	if cache, err := os.UserCacheDir(); dir == "" && err == nil {
+		dir = filepath.Join(cache, "boxbuild", "clients")
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skip(err)
-	}
-	src, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/moby/buildkit").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	from := strings.TrimSpace(string(src))
-	dir := filepath.Join(cache, "boxbuild", "buildctl", filepath.Base(from)) // which ends with the version
-	if _, err := os.Stat(filepath.Join(dir, "buildctl")); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 		return dir
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("needs %s: on PATH, or built by `make clients`", name)
 	}
-	// Its module has exclusions, with which `go install` of a version does not work.
-	cmd := exec.Command("go", "build", "-C", from, "-mod=readonly", "-trimpath", "-ldflags=-s -w",
-		"-o", filepath.Join(dir, "buildctl"), "./cmd/buildctl")
-	cmd.Env = append(os.Environ(), "GOFLAGS=", "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Skipf("buildctl cannot be built: %v\n%s", err, out)
-	}
-	return dir
+	return filepath.Dir(path)
 }
 
 // TestBuildctl runs the scripts of buildctl.
 func TestBuildctl(t *testing.T) {
 	needed(t)
-	scripts(t, "testdata/script", buildctl(t), nil)
+	scripts(t, "testdata/script", clientDir(t, "buildctl"), nil)
 }
 
 // needed skips a test that has not got what its daemons need.

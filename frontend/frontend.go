@@ -97,6 +97,7 @@ type Request struct {
 	NoCache       bool
 	NoCacheStages []string // only these stages, if not empty
 	Pull          bool     // look tags up in the registry even if the store has them
+	PreferLocal   bool     // use what the store has under a tag even if the builder asks registries
 	Network       op.Network
 	ExtraHosts    []op.HostIP
 	Hostname      string
@@ -113,6 +114,8 @@ type Request struct {
 	Attrs map[string]string
 	// Session is the client's, as BuildKit names it; may be empty.
 	Session string
+	// SharedKeys tell directories of the client's apart that have one name, by the name of the context: see op.Local.
+	SharedKeys map[string]string
 	// Sessions say whose a directory is, by its name, that is not the client's own.
 	Sessions map[string]string
 	// Forwarded says that it has been settled which frontend the Dockerfile is for, whatever its syntax line says.

@@ -68,7 +68,7 @@ type BuildRequest struct {
 	// Policy is applied to every source before it is pinned; nil allows all.
 	Policy SourcePolicy
 	// AskRegistries says that tags mean what their registries say now, whatever was pulled before, and that images which are
-	// pulled get no name in the store: see op.ResolveRegistry. It counts for images that ask for nothing else.
+	// pulled get no name in the store: see op.ResolveRegistry. The first counts for images that ask for nothing else.
 	AskRegistries bool
 
 	Sources  Sources

@@ -246,17 +246,22 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-// TestPull checks that --pull, and only it, goes past the store.
+// TestPull checks where a request has tags looked up: --pull goes past the store.
 func TestPull(t *testing.T) {
-	for _, pull := range []bool{false, true} {
+	for _, tc := range []struct {
+		pull, local bool
+		want        op.ResolveMode
+	}{
+		{false, false, op.ResolveDefault}, {true, false, op.ResolveForcePull}, {false, true, op.ResolvePreferLocal},
+	} {
 		c := dockerfileCase(t, "FROM busybox\n")
-		c.req.Pull = pull
+		c.req.Pull, c.req.PreferLocal = tc.pull, tc.local
 		out, err := c.translate()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := out.Images[0].Base.Resolve == op.ResolveForcePull; got != pull {
-			t.Errorf("pull %v: %v", pull, got)
+		if got := out.Images[0].Base.Resolve; got != tc.want {
+			t.Errorf("pull %v, local %v: got %v, want %v", tc.pull, tc.local, got, tc.want)
 		}
 	}
 }

@@ -148,7 +148,7 @@ func (t *translation) loadNamed(ctx context.Context, nc *namedContext, p op.Plat
 
 // loadNamedLocal returns a directory of the client's, which has a .dockerignore of its own.
 func (t *translation) loadNamedLocal(ctx context.Context, nc *namedContext, name string) (*origin, error) {
-	dir := op.Local{Name: name, SharedKey: "context:" + nc.name, Session: t.req.Sessions[name]}
+	dir := op.Local{Name: name, SharedKey: "context:" + nc.name + "-" + t.req.SharedKeys[nc.name], Session: t.req.Sessions[name]}
 	prefix := "[context " + nc.name + "] "
 	text, err := readIgnore(ctx, t.env, &dir, prefix+"load "+ignoreName)
 	if err != nil {

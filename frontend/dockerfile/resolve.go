@@ -193,6 +193,8 @@ func (t *translation) pinImage(ctx context.Context, ref reference.Named, p op.Pl
 	}
 	if t.req.Pull {
 		img.Resolve = op.ResolveForcePull
+	} else if t.req.PreferLocal {
+		img.Resolve = op.ResolvePreferLocal
 	}
 	o, err := t.loadImage(ctx, img, prefix+" load metadata for "+ref.String())
 	if err != nil {

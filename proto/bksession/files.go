@@ -69,7 +69,7 @@ func (d *source) Tree(ctx context.Context, sel filesync.Selection) (treehash.Tre
 	var after *filesync.Intake
 	for n := 1; ; n++ {
 		in, err := d.s.opt.Store.Intake(ctx, filesync.IntakeRequest{
-			Key: d.key(), Shared: d.s.sharedKey == "", Select: sel, Limits: d.s.opt.Limits, After: after,
+			Key: d.key(sel.Hint), Shared: d.s.sharedKey == "", Select: sel, Limits: d.s.opt.Limits, After: after,
 		})
 		if err != nil {
 			return nil, d.fail(err)
@@ -95,9 +95,13 @@ func (d *source) fail(err error) error {
 	return fmt.Errorf("%s (session %s): %w", d.what(), d.s.id, err)
 }
 
-// key names the directory from one build to the next.
-func (d *source) key() string {
-	return fmt.Sprintf("%q %q", d.s.sharedKey, d.name)
+// key names the directory from one build to the next. Most hints are only its name again.
+func (d *source) key(hint string) string {
+	key := fmt.Sprintf("%q %q", d.s.sharedKey, d.name)
+	if hint != "" && hint != d.name {
+		key += fmt.Sprintf(" %q", hint)
+	}
+	return key
 }
 
 // transfer makes one DiffCopy call, which puts the directory into in.

@@ -287,6 +287,10 @@ func TestIncremental(t *testing.T) {
 	}
 	check("other mode", opt, "key", all, "a")
 	check("unchanged after all that", opt, "key", all)
+	other := filesync.Selection{Hint: "another of that name"}
+	check("another hint", opt, "key", other, "a", "b/c", "b/new", "big")
+	check("the same hint", opt, "key", other)
+	check("no hint after that", opt, "key", all)
 	check("fresh", opt, "key", filesync.Selection{Fresh: true}, "a", "b/c", "b/new", "big")
 }
 

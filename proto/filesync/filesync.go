@@ -43,4 +43,7 @@ type Selection struct {
 	// Fresh has a client that sends its files send all of them, whatever is known of them: LLB's local.differ=none. A
 	// Source that compares contents anyway need not look at it.
 	Fresh bool
+	// Hint tells directories of one name apart that have different content: what was received under another is not what a
+	// transfer continues. A Source that compares contents anyway need not look at it.
+	Hint string
 }

@@ -148,6 +148,7 @@ func (f *filler) vertices(base, tree solver.Input, sparse bool) []*solver.Vertex
 	}
 	img.Ref, layout.Ref, blob.Ref, blob.Digest = f.text("Ref"), f.text("Ref"), "example.com/a", f.digest()
 	img.Tagged = img.Tagged && img.Digest != ""
+	img.Unnamed = false // the builder says it when it pins the image
 	if !blob.Layout {
 		blob.Store, blob.Session = "", ""
 	}

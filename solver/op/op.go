@@ -62,6 +62,8 @@ type Image struct {
 	Platform Platform
 	// Resolve says where a tag is looked up; it matters for pinning only.
 	Resolve ResolveMode
+	// Unnamed says that the image gets no name in the store if it is pulled. It is the builder's to say.
+	Unnamed bool
 	// LayerLimit keeps only that many of the lowest layers; 0 means all.
 	LayerLimit int
 	// Checksum is the digest that the reference has to mean, of an index or a manifest; empty for any.
@@ -79,8 +81,8 @@ const (
 	ResolveForcePull                      // the registry
 	ResolvePreferLocal                    // the store if it has the name, whatever its platform, else the registry
 	// ResolveRegistry is what a service does for clients that expect a tag to mean what its registry says now: the store
-	// counts for names that were given here, and if the registry cannot be asked. What is pulled gets no name. LLB has no
-	// word for it, since there it is the default.
+	// counts for names that were given here, and if the registry cannot be asked. LLB has no word for it, since there it is
+	// the default.
 	ResolveRegistry
 )
 

@@ -126,3 +126,53 @@ func TestAskAboutOwnNames(t *testing.T) {
 		t.Error("a name that was asked for was not given")
 	}
 }
+
+// TestAskModes checks what the modes of a client's request mean for a tag that the store has from a registry and that has
+// moved there since, and for one that no registry has any more: BuildKit's default, pull and local. None names an image.
+func TestAskModes(t *testing.T) {
+	r := newRig(t)
+	r.multi("moved", "old")
+	if _, err := r.pull("moved"); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := r.store.Get(r.name("moved"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := func(req *worker.BuildRequest) { req.Tags = []string{r.name("own")} }
+	if _, _, err := r.build("FROM HOST/moved\nSHELL [\"/sh\", \"-c\"]\nRUN write out own\n", own); err != nil {
+		t.Fatal(err)
+	}
+	fresh := layer(t, "sh", "another shell")
+	moved := r.multi("moved", "new")
+	r.registry.PutImage("new", "latest", config(t, fresh), fresh)
+	for name, c := range map[string]struct {
+		set   func(*worker.BuildRequest)
+		moves bool // to what the registry has
+		own   bool // what only the store has is found
+	}{
+		"default": {func(*worker.BuildRequest) {}, true, true},
+		"pull":    {func(req *worker.BuildRequest) { req.Frontend.Pull = true }, true, false},
+		"local":   {func(req *worker.BuildRequest) { req.Frontend.PreferLocal = true }, false, true},
+	} {
+		_, rec, err := r.build("FROM HOST/moved\nSHELL [\"/sh\", \"-c\"]\nRUN write out hello\n", asking, c.set)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := shown(rec); strings.HasSuffix(got, "@"+digestOf(moved)) != c.moves {
+			t.Errorf("%s: the image is %s, the registry's %s", name, got, digestOf(moved))
+		}
+		if _, _, err := r.build("FROM HOST/own\n", asking, c.set); (err == nil) != c.own {
+			t.Errorf("%s: what only the store has: %v", name, err)
+		}
+		if _, _, err := r.build("FROM HOST/new\n", asking, c.set); err != nil {
+			t.Errorf("%s: what only the registry has: %v", name, err)
+		}
+		if _, err := r.store.Name(r.name("new")); err == nil {
+			t.Errorf("%s: what was pulled has a name", name)
+		}
+		if now, err := r.store.Get(r.name("moved"), nil); err != nil || now.ID != kept.ID {
+			t.Errorf("%s: the name in the store has moved, %v", name, err)
+		}
+	}
+}

@@ -122,9 +122,12 @@ func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
 	case *op.Local:
 		return e.pinLocal(ctx, s)
 	case *op.Image:
-		if e.req.AskRegistries && s.Resolve == op.ResolveDefault {
+		if e.req.AskRegistries {
 			asked := *s
-			asked.Resolve, s = op.ResolveRegistry, &asked
+			if asked.Unnamed = true; s.Resolve == op.ResolveDefault {
+				asked.Resolve = op.ResolveRegistry
+			}
+			s = &asked
 		}
 		return e.b.deps.Images.Resolve(ctx, s)
 	case *op.HTTP:
@@ -144,7 +147,7 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	}
 	tctx, arrived := counting(ctx, "transferring "+l.Name+":")
 	tree, err := dir.Tree(tctx, filesync.Selection{
-		Include: l.Include, Exclude: l.Exclude, Follow: l.Follow, Fresh: l.Differ == op.DifferNone,
+		Include: l.Include, Exclude: l.Exclude, Follow: l.Follow, Fresh: l.Differ == op.DifferNone, Hint: l.SharedKey,
 	})
 	arrived()
 	if err != nil {

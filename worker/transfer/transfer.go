@@ -408,7 +408,7 @@ func (s *Service) Root(ctx context.Context, img *op.Image, status func(solver.St
 		if err != nil {
 			return "", err
 		}
-		if img.Resolve == op.ResolveRegistry {
+		if img.Unnamed {
 			layers, err := s.unpack(ctx, r, status)
 			if err != nil {
 				return "", fmt.Errorf("pulling %s: %w", ref, err)

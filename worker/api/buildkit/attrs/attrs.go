@@ -52,8 +52,6 @@ type Build struct {
 	Call    frontend.Call
 	// Describe says that the list of calls is asked for, in place of a build.
 	Describe bool
-	// SharedKeys are by the name of a named context.
-	SharedKeys map[string]string
 	// InputMetadata are the documents about inputs, by the name of the input.
 	InputMetadata map[string]string
 	// DockerfileForced says that the Dockerfile is the client's even if the context is not.
@@ -73,9 +71,9 @@ func Parse(in map[string]string) (*Build, error) {
 		return nil, err
 	}
 	b := &Build{
-		SharedKeys: filter(in, prefixShared), InputMetadata: filter(in, prefixInput),
+		InputMetadata: filter(in, prefixInput),
 		Request: frontend.Request{
-			Sessions:  filter(in, prefixSession),
+			Sessions: filter(in, prefixSession), SharedKeys: filter(in, prefixShared),
 			BuildArgs: filter(in, prefixArg), Labels: filter(in, prefixLabel), Contexts: filter(in, prefixContext),
 			Target: in["target"], CgroupParent: in["cgroup-parent"], Hostname: in["hostname"],
 			Filename: in["filename"],
@@ -130,7 +128,9 @@ func (b *Build) readPlatforms(in map[string]string) error {
 // readModes reads what has one of a few values.
 func (b *Build) readModes(in map[string]string) error {
 	switch v := in["image-resolve-mode"]; v {
-	case "", "default", "local": // what the store has under a name is used, whatever its age
+	case "", "default":
+	case "local":
+		b.Request.PreferLocal = true
 	case "pull":
 		b.Request.Pull = true
 	default:

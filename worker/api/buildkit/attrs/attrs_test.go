@@ -36,6 +36,7 @@ func TestParse(t *testing.T) {
 			Context:    &op.Local{Name: "context", SharedKey: "context", Session: "other"},
 			Dockerfile: &op.Local{Name: "dockerfile", SharedKey: "dockerfile"},
 			Sessions:   map[string]string{"context": "other"},
+			SharedKeys: map[string]string{"base": "k"},
 			Target:     "prod", Filename: "x/Dockerfile.dev", CgroupParent: "/cg", Hostname: "h",
 			BuildArgs: map[string]string{"A": "1"}, Labels: map[string]string{"l": "v"},
 			Contexts:  map[string]string{"base::linux/arm64": "docker-image://x"},
@@ -48,7 +49,6 @@ func TestParse(t *testing.T) {
 			},
 		},
 		Call:          frontend.Outline,
-		SharedKeys:    map[string]string{"base": "k"},
 		InputMetadata: map[string]string{"in": "{}"},
 		CacheImports: []CacheEntry{
 			{"gha", map[string]string{"scope": "s"}}, {"registry", map[string]string{"ref": "r/a"}}, {"registry", map[string]string{"ref": "r/b"}},

@@ -35,6 +35,7 @@ func format(req *frontend.Request, call frontend.Call) map[string]string {
 	set("contextsubdir", req.ContextSubdir)
 	for prefix, m := range map[string]map[string]string{
 		"build-arg:": req.BuildArgs, "label:": req.Labels, "context:": req.Contexts, "local-sessionid:": req.Sessions,
+		"sharedkey:localdir:": req.SharedKeys,
 	} {
 		for k, v := range m {
 			out[prefix+k] = v
@@ -53,6 +54,8 @@ func format(req *frontend.Request, call frontend.Call) map[string]string {
 	}
 	if req.Pull {
 		out["image-resolve-mode"] = "pull"
+	} else if req.PreferLocal {
+		out["image-resolve-mode"] = "local"
 	}
 	set("force-network-mode", map[op.Network]string{op.NetworkHost: "host", op.NetworkNone: "none"}[req.Network])
 	var hosts, ulimits []string

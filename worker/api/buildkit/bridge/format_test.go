@@ -24,6 +24,7 @@ func TestFormat(t *testing.T) {
 			Ulimits: []op.Ulimit{{Name: "nofile", Soft: 1, Hard: 2}}, Limits: op.ExecLimits{Memory: 7, CPUSetCPUs: "0"},
 		},
 		"no cache": {NoCache: true},
+		"local":    {PreferLocal: true, SharedKeys: map[string]string{"x": "key"}},
 	} {
 		parsed, err := attrs.Parse(format(&req, frontend.Build))
 		if err != nil {
@@ -32,7 +33,7 @@ func TestFormat(t *testing.T) {
 		}
 		got := parsed.Request
 		got.Context, got.Dockerfile, got.Attrs = nil, nil, nil
-		for _, m := range []*map[string]string{&got.BuildArgs, &got.Labels, &got.Contexts, &got.Sessions} {
+		for _, m := range []*map[string]string{&got.BuildArgs, &got.Labels, &got.Contexts, &got.Sessions, &got.SharedKeys} {
 			if len(*m) == 0 {
 				*m = nil
 			}

@@ -55,17 +55,17 @@ func (r *Runner) startFailure(ctx context.Context, step *solver.Step, e *op.Exec
 	return executor.Exit{Code: start.Code}.Err(e.Meta.Args, 0)
 }
 
-// onlyWindows adds to the reason why a step for Windows did not start what would: there is no emulator to install. Steps
-// whose root holds programs for Linux do start.
-func (r *Runner) onlyWindows(ctx context.Context, e *op.Exec, err error) error {
-	if r.deps.Emulators == nil {
-		return err
+// onlyWindows says why a step for Windows did not start, and which machine could start it; nil for other steps. There is no
+// emulator to install. A step whose root holds programs for Linux starts.
+func onlyWindows(ctx context.Context, e *op.Exec, err error) error {
+	if e.Platform.OS != "windows" || ctx.Err() != nil {
+		return nil
 	}
-	var platform *executor.PlatformError
-	if _, perr := r.deps.Emulators.Emulator(ctx, e.Platform); !errors.As(perr, &platform) {
-		return err
-	}
-	return fmt.Errorf("%w (%w)", platform, err)
+	return fmt.Errorf("%w (%w)", windowsError(e), err)
+}
+
+func windowsError(e *op.Exec) error {
+	return &executor.PlatformError{Platform: op.PlatformString(e.Platform), Arch: e.Platform.Architecture}
 }
 
 // execFailed is the exit status of a sandbox whose command the kernel did not execute, after everything else was done.
@@ -78,6 +78,9 @@ func (r *Runner) foreign(ctx context.Context, e *op.Exec, said string) error {
 	if r.deps.Emulators == nil || strings.Contains(said, "\n") ||
 		!strings.HasSuffix(said, ": exec format error") && !strings.HasSuffix(said, ": no such file or directory") {
 		return nil
+	}
+	if e.Platform.OS == "windows" {
+		return windowsError(e)
 	}
 	var platform *executor.PlatformError
 	if _, err := r.deps.Emulators.Emulator(ctx, e.Platform); errors.As(err, &platform) {

@@ -109,6 +109,38 @@ func TestForeign(t *testing.T) {
 	}
 }
 
+// A step for Windows that did not start says which machine could start it, whatever the reason, and that reason; other steps
+// and cancelled ones do not.
+func TestOnlyWindows(t *testing.T) {
+	reason := errors.New("unable to find user ContainerUser")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, tt := range []struct {
+		ctx      context.Context
+		platform string
+		want     string
+	}{
+		{t.Context(), "linux/amd64", ""},
+		{t.Context(), "windows/amd64", "programs for windows/amd64 run on a machine with Windows only"},
+		{gone, "windows/amd64", ""},
+	} {
+		e := &op.Exec{Platform: platforms.MustParse(tt.platform)}
+		err := onlyWindows(tt.ctx, e, reason)
+		if (err != nil) != (tt.want != "") {
+			t.Errorf("%s: %v", tt.platform, err)
+			continue
+		}
+		var p *executor.PlatformError
+		if err != nil && (!strings.Contains(err.Error(), tt.want) || !errors.Is(err, reason) || !errors.As(err, &p)) {
+			t.Errorf("%s: %v", tt.platform, err)
+		}
+	}
+	r := &Runner{deps: Deps{Emulators: emulators{}}}
+	if err := r.foreign(t.Context(), &op.Exec{Platform: platforms.MustParse("windows/amd64")}, "exec /app.exe: exec format error"); err == nil {
+		t.Error("of a program for Windows nothing is said")
+	}
+}
+
 // Of what is written only the beginning is remembered, and all is passed on.
 func TestFirstWords(t *testing.T) {
 	var out strings.Builder

@@ -47,15 +47,16 @@ func (r *Runner) process(ctx context.Context, step *solver.Step, e *op.Exec, spe
 	said := &firstWords{w: logWriter{step, solver.Stderr}}
 	sb, err := r.deps.Executor.Start(ctx, spec, executor.IO{Stdout: logWriter{step, solver.Stdout}, Stderr: said})
 	if err != nil {
-		if ctx.Err() == nil && e.Platform.OS == "windows" {
-			err = r.onlyWindows(ctx, e, err)
-		}
+		why := onlyWindows(ctx, e, err)
 		var start *executor.StartError
-		if errors.As(err, &start) {
+		if why == nil && errors.As(err, &start) {
 			return r.startFailure(ctx, step, e, start)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if why != nil {
+			err = why
 		}
 		return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(e.Meta.Args, " "), err)
 	}

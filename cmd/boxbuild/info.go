@@ -154,6 +154,8 @@ func (a *app) addRuntimeInfo(ctx context.Context, info *system.Info) error {
 	info.Containers, info.ContainersRunning = i.Containers, i.ContainersRunning
 	info.ContainersPaused, info.ContainersStopped = i.ContainersPaused, i.ContainersStopped
 	info.Plugins, info.LoggingDriver, info.CDISpecDirs = i.Plugins, i.LoggingDriver, i.CDISpecDirs
+	info.DiscoveredDevices = i.DiscoveredDevices
+	info.Warnings = append(info.Warnings, i.Warnings...)
 	if len(i.Runtimes) > 0 {
 		info.Runtimes, info.DefaultRuntime = i.Runtimes, i.DefaultRuntime
 	}

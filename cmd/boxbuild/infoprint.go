@@ -47,6 +47,7 @@ func (a *app) printInfo(obj *infoObject) {
 		known("  Network:", strings.Join(i.Plugins.Network, " "))
 		known("  Log:", strings.Join(i.Plugins.Log, " "))
 	}
+	a.printDevices(i)
 	out(" Swarm:", i.Swarm.LocalNodeState)
 	out(" Runtimes:", strings.Join(slices.Sorted(maps.Keys(i.Runtimes)), " "))
 	out(" Default Runtime:", i.DefaultRuntime)
@@ -75,6 +76,21 @@ func (a *app) printInfo(obj *infoObject) {
 	fmt.Fprintln(a.stdout)
 	for _, w := range i.Warnings {
 		fmt.Fprintln(a.stderr, "WARNING:", w)
+	}
+}
+
+func (a *app) printDevices(i *system.Info) {
+	if len(i.CDISpecDirs) > 0 {
+		fmt.Fprintln(a.stdout, " CDI spec directories:")
+	}
+	for _, dir := range i.CDISpecDirs {
+		fmt.Fprintln(a.stdout, "  "+dir)
+	}
+	if len(i.DiscoveredDevices) > 0 {
+		fmt.Fprintln(a.stdout, " Discovered Devices:")
+	}
+	for _, d := range i.DiscoveredDevices {
+		fmt.Fprintln(a.stdout, "  "+d.Source+": "+d.ID)
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"os/exec"
 	"path"
 
 	"github.com/containerd/platforms"
 
+	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/executor/shim"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/worker/container"
@@ -27,18 +29,19 @@ func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
 	if w.volumes, err = volume.Open(w.meta, w.path("volumes"), w.events); err != nil {
 		return err
 	}
-	nopts, err := w.networkOptions()
-	if err != nil {
-		return err
-	}
-	if w.networks, err = containernet.Open(nopts); err != nil {
-		return err
-	}
-	w.onClose(w.networks.Close)
 	binary, err := w.shimBinary()
 	if err != nil {
 		return err
 	}
+	nopts, err := w.networkOptions()
+	if err != nil {
+		return err
+	}
+	nopts.PortsCommand = func() *exec.Cmd { return exec.Command(binary, "ports") }
+	if w.networks, err = containernet.Open(nopts); err != nil {
+		return err
+	}
+	w.onClose(w.networks.Close)
 	// Builds have another cgroup, which is emptied when a daemon starts.
 	host, err := shim.NewHost(ctx, shim.Options{
 		Binary: binary, Dir: w.cfg.Root, CgroupParent: w.cgroupParent() + "-containers", Network: w.network, Log: os.Stderr,
@@ -47,9 +50,14 @@ func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
 		return fmt.Errorf("getting ready for containers: %w", err)
 	}
 	w.onClose(host.Close)
+	var devices executor.Devices // nil, not a nil *cdi.Devices, if there are none
+	if w.devices.Enabled() {
+		devices = w.devices
+	}
 	w.containers, err = container.New(container.Deps{
 		Dir: w.path("containers"), DB: w.meta, Host: host, Snapshots: w.snapshots, Driver: w.snapshotter, Images: w.images,
 		Leases: w.leases, Maker: svc, Volumes: w.volumes, Network: w.networks, Events: w.events, Meter: w.counters,
+		Devices:  devices,
 		Platform: platforms.Normalize(platforms.DefaultSpec()), Log: w.log,
 	})
 	if err != nil {

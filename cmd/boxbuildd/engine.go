@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
 
+	"github.com/boxbuild/boxbuild/executor/cdi"
 	"github.com/boxbuild/boxbuild/proto/bksession"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/snapshot/layer"
@@ -47,8 +49,27 @@ func (s *server) engineOptions(about *boxbuildv1.InfoResponse) engine.Options {
 		opt.Events = new(eventlog.Log)
 	}
 	info := machineInfo(about)
-	opt.Info = func(context.Context) *system.Info { return info }
+	opt.Info = func(context.Context) *system.Info {
+		now := *info
+		if s.daemon.Devices != nil {
+			addDevices(&now, s.daemon.Devices)
+		}
+		return &now
+	}
 	return opt
+}
+
+// addDevices adds the devices that containers can ask for now.
+func addDevices(info *system.Info, devices *cdi.Devices) {
+	info.CDISpecDirs = append([]string{}, devices.Dirs()...)
+	list, problems, err := devices.Survey()
+	if err != nil {
+		problems = append(problems, fmt.Sprintf("CDI cache initialization failed: %v", err))
+	}
+	for i := range list {
+		info.DiscoveredDevices = append(info.DiscoveredDevices, system.DeviceInfo{Source: "cdi", ID: list[i].Name})
+	}
+	info.Warnings = append(slices.Clone(info.Warnings), problems...)
 }
 
 // authorize refuses clients that nobody knows, if nobody has said that these are meant: a container can have any file of

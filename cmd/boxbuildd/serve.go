@@ -17,6 +17,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/executor/cdi"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
@@ -51,6 +52,8 @@ type daemon struct {
 	Login            func(ctx context.Context, registry string, auth authn.AuthConfig) (string, error)
 	// Engine is what the Docker API stands on beside Builder and Images; the server fills in what it knows itself.
 	Engine engine.Options
+	// Devices are shown by docker info; nil if there are none.
+	Devices *cdi.Devices
 	// Busy says that containers run, with which an idle daemon stays; it may be nil.
 	Busy func() bool
 	// Telemetry is told of builds by Builder already; nil if nothing is.

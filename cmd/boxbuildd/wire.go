@@ -87,6 +87,7 @@ type wiring struct {
 	received    *filesync.Store // files of clients that have another file system, or other rights
 	git         *git.Client
 	runner      *runner.Runner
+	devices     *cdi.Devices
 	history     *history.Store
 	events      worker.Events
 	counters    *telemetry.Engine // of what containers and images do
@@ -407,6 +408,7 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		parallelism = max(16, 4*runtime.NumCPU())
 	}
 	devices := cdi.New(cdi.Options{Disabled: w.cfg.CDI.Disabled, Dirs: w.cfg.CDI.SpecDirs, AutoAllowed: w.cfg.CDI.AutoAllowed, Log: w.log})
+	w.devices = devices
 	foreign := binfmt.New(binfmt.Options{Dir: w.cfg.Root, Host: host})
 	w.runner = runner.New(runner.Deps{
 		Snapshots: w.snapshots, Executor: w.executor, Images: move, DiffIDs: w.layers.DiffIDs,
@@ -445,6 +447,7 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		return nil, err
 	}
 	d := &daemon{
+		Devices: devices,
 		Builder: told, Gate: newGate(told), History: w.history, Images: w.counters.Images(eventlog.Images(svc, w.events)), Counters: w.counters,
 		Platform: host, Platforms: offered, Telemetry: tel,
 		OpenDirectory: func(path string) (filesync.Source, error) {

@@ -35,7 +35,7 @@ const (
 // Options say where devices are described and who may have them.
 type Options struct {
 	Disabled    bool     // there are no devices
-	Dirs        []string // empty for /etc/cdi and /var/run/cdi
+	Dirs        []string // empty for /etc/cdi and /var/run/cdi; one that is "" disables, as dockerd has it
 	AutoAllowed []string // names and kinds ("vendor.com/class") of devices that need no entitlement
 	// Log is told of files that make no sense; nil for nobody.
 	Log *slog.Logger
@@ -49,8 +49,8 @@ func New(opt Options) *Devices {
 	if len(opt.Dirs) == 0 {
 		opt.Dirs = cdi.DefaultSpecDirs
 	}
-	if opt.Disabled {
-		opt.Dirs = []string{}
+	if opt.Disabled || slices.Equal(opt.Dirs, []string{""}) {
+		opt.Disabled, opt.Dirs = true, []string{}
 	}
 	return &Devices{opt}
 }
@@ -144,7 +144,7 @@ func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err 
 	}
 	spec.Hooks = slices.Concat(spec.Hooks, hooks(edits.Hooks))
 	if edits.Process != nil {
-		spec.Process.Env = slices.Concat(spec.Process.Env, edits.Process.Env)
+		spec.Process.Env = setEnv(spec.Process.Env, edits.Process.Env)
 		for _, g := range edits.Process.User.AdditionalGids {
 			spec.Process.AddGroups = append(spec.Process.AddGroups, strconv.FormatUint(uint64(g), 10))
 		}
@@ -181,6 +181,20 @@ func hooks(all *specs.Hooks) []executor.Hook {
 		}
 	}
 	return out
+}
+
+// setEnv returns env with the entries of more, in place of those of the same name.
+func setEnv(env, more []string) []string {
+	named := make(map[string]bool, len(more))
+	for _, kv := range more {
+		name, _, _ := strings.Cut(kv, "=")
+		named[name] = true
+	}
+	kept := slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return named[name]
+	})
+	return append(kept, more...)
 }
 
 func orMissing(err error, missing []string) error {

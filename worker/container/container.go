@@ -61,6 +61,7 @@ type Deps struct {
 	Maker     Maker
 	Volumes   Volumes
 	Network   Network
+	Devices   executor.Devices // those that containers can ask for; nil for none
 	Events    worker.Events
 	Platform  ocispec.Platform // the daemon's own
 	Log       *slog.Logger     // nil means slog.Default()

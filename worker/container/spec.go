@@ -251,11 +251,6 @@ func (m *Manager) devices(s *executor.Spec, r *container.Resources) error {
 		}
 		s.Devices = append(s.Devices, executor.Device{HostPath: d.PathOnHost, Path: in, Access: access})
 	}
-	for i := range r.DeviceRequests {
-		// There are no drivers: whoever asks for a GPU must not get a container without one.
-		d := &r.DeviceRequests[i]
-		return worker.Invalidf("could not select device driver %q with capabilities: %v", d.Driver, d.Capabilities)
-	}
 	for _, rule := range r.DeviceCgroupRules {
 		dr, err := deviceRule(rule)
 		if err != nil {

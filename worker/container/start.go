@@ -138,6 +138,12 @@ func (c *ctr) launch(ctx context.Context) (_ *run, err error) {
 	}
 	spec.Root = root
 	spec.Mounts = append(spec.Mounts, mounts...)
+	// Anew for each start: what is installed may have changed.
+	done, err := m.requested(spec, rec.HostConfig.DeviceRequests)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	box, err := m.deps.Host.Create(ctx, c.dir(), spec, m.hostOptions(rec))
 	if err != nil {
 		return nil, startError(rec, err)

@@ -12,7 +12,9 @@ import (
 	"testing"
 
 	"github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/solver/pb"
 
 	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
@@ -178,6 +180,45 @@ func TestFrontendFailures(t *testing.T) {
 	}
 	if _, _, err := d.solve(t.Context(), client.SolveOpt{Frontend: "gateway.v0"}); err == nil || !strings.Contains(err.Error(), "no source") {
 		t.Errorf("no source: %v", err)
+	}
+}
+
+// TestFrontendStep checks that a step which has failed for a frontend that the client has asked can be looked into by the
+// client: its container sees what the command has left. So it can through two frontends.
+func TestFrontendStep(t *testing.T) {
+	d := start(t)
+	d.load()
+	d.frontend()
+	for _, mode := range []string{"step", "loop"} {
+		opts := map[string]string{"source": frontendImage, "build-arg:mode": mode}
+		if mode == "loop" {
+			opts["build-arg:then"] = "step"
+		}
+		_, _, err := d.direct(t.Context(), client.SolveOpt{}, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+			_, err := c.Solve(ctx, gateway.SolveRequest{Frontend: "gateway.v0", FrontendOpt: opts})
+			var step *errdefs.SolveError
+			if !errors.As(err, &step) || len(step.GetMountIDs()) != 1 || len(step.GetInputIDs()) != 1 {
+				t.Errorf("%s: got %v", mode, err)
+				return gateway.NewResult(), nil
+			}
+			for id, script := range map[string]string{step.GetMountIDs()[0]: "cat /left", step.GetInputIDs()[0]: "ls /left || echo left behind"} {
+				ctr, err := c.NewContainer(ctx, gateway.NewContainerRequest{Mounts: []gateway.Mount{{Dest: "/", ResultID: id, MountType: pb.MountType_BIND}}})
+				if err != nil {
+					t.Errorf("%s: %v", mode, err)
+					continue
+				}
+				if out, err := inContainer(ctx, ctr, gateway.StartRequest{Args: []string{"/bin/sh", "-c", script}}); err != nil || out != "left behind\n" {
+					t.Errorf("%s: %s: got %q, %v", mode, script, out, err)
+				}
+				if err := ctr.Release(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+			return gateway.NewResult(), nil
+		})
+		if err != nil {
+			t.Errorf("%s: %v", mode, err)
+		}
 	}
 }
 

@@ -30,6 +30,7 @@ type conversation struct {
 	env    frontend.Env
 	req    *frontend.Request
 	inputs map[string]*opspb.Definition
+	asker  *conversation // whose client has asked the frontend here; nil if that is the build's own
 
 	done  chan struct{} // closed by the first Return
 	calls sync.WaitGroup
@@ -48,7 +49,7 @@ type conversation struct {
 // converse begins a conversation in the build whose context is ctx. It must be ended.
 func (b *Bridge) converse(ctx context.Context, req *frontend.Request, env frontend.Env) *conversation {
 	c := &conversation{
-		b: b, env: env, req: req, done: make(chan struct{}),
+		b: b, env: env, req: req, done: make(chan struct{}), asker: askerOf(ctx),
 		refs: make(map[string]*ref), containers: make(map[string]*container),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(solver.KeepLeft(ctx))
@@ -222,7 +223,7 @@ func (c *conversation) Return(ctx context.Context, in *pb.ReturnRequest) (*pb.Re
 		case c.returned:
 			return nil, errors.New("gateway result is already set")
 		case in.GetError() != nil:
-			if c.err = failure.Returned(status.FromProto(in.GetError())); c.err == nil {
+			if c.err = failure.Returned(status.FromProto(in.GetError()), c.tellAskerLocked()); c.err == nil {
 				return nil, status.Error(codes.InvalidArgument, "gateway return with an error that is none")
 			}
 		case in.GetResult() != nil:

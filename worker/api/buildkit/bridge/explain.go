@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"strings"
@@ -124,4 +125,33 @@ func writtenOp(v *solver.Vertex) *opspb.Op {
 		return &x
 	}
 	return nil
+}
+
+type askerKey struct{}
+
+// withAsker returns a context in which a frontend does what c has asked it for.
+func withAsker(ctx context.Context, c *conversation) context.Context {
+	return context.WithValue(ctx, askerKey{}, c)
+}
+
+func askerOf(ctx context.Context) *conversation {
+	c, _ := ctx.Value(askerKey{}).(*conversation)
+	return c
+}
+
+// tellAskerLocked returns what gives the asker's client names for what is called so here, since its calls know only its own:
+// a step that failed for a frontend is looked into like one of the client's. What nobody knows becomes "".
+func (c *conversation) tellAskerLocked() func(id string) string {
+	if c.asker == nil {
+		return nil
+	}
+	return func(id string) string {
+		if r := c.refs[id]; r != nil {
+			return c.asker.add(r)
+		}
+		if left := c.left[id]; left != "" {
+			return c.asker.addLeft(left)
+		}
+		return ""
+	}
 }

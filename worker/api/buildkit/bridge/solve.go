@@ -117,7 +117,7 @@ func (c *conversation) solve(ctx context.Context, in *pb.SolveRequest) (*result,
 
 // ask has a frontend make a result.
 func (c *conversation) ask(ctx context.Context, name string, opts map[string]string, inputs map[string]*opspb.Definition) (*result, error) {
-	ctx, err := c.b.deeper(ctx)
+	ctx, err := c.b.deeper(withAsker(ctx, c))
 	if err != nil {
 		return nil, err
 	}

@@ -106,8 +106,9 @@ func sources(err error) []*frontend.SourceError {
 	return append(sources(src.Err), src)
 }
 
-// Returned makes an error of what somebody else has returned, who may know places in files; nil if st is none.
-func Returned(st *status.Status) error {
+// Returned makes an error of what somebody else has returned, who may know places in files; nil if st is none. rename says
+// what is called here what is called so there, of what a failed step has read and left; nil leaves it.
+func Returned(st *status.Status, rename func(id string) string) error {
 	if st.Code() == codes.OK {
 		return nil
 	}
@@ -124,6 +125,7 @@ func Returned(st *status.Status) error {
 		places = append(places, &src)
 		return true
 	})
+	renameIn(p.Details, rename)
 	err := error(&returnedError{status.FromProto(p)})
 	for _, src := range places {
 		at := &frontend.SourceError{File: src.GetInfo().GetFilename(), Text: src.GetInfo().GetData(), Err: err}
@@ -133,6 +135,29 @@ func Returned(st *status.Status) error {
 		err = at
 	}
 	return err
+}
+
+// renameIn replaces the IDs that are in details, which it changes in place.
+func renameIn(in []*anypb.Any, rename func(id string) string) {
+	if rename == nil {
+		return
+	}
+	for i, d := range in {
+		var step errdefs.Solve
+		if !typeurl.Is(d, &step) || typeurl.UnmarshalTo(d, &step) != nil {
+			continue
+		}
+		for _, ids := range [][]string{step.InputIDs, step.MountIDs} {
+			for k, id := range ids {
+				if id != "" {
+					ids[k] = rename(id)
+				}
+			}
+		}
+		if a, err := detail(&step); err == nil {
+			in[i] = a
+		}
+	}
 }
 
 // A returnedError is an error in the words of who returned it.

@@ -104,14 +104,14 @@ func TestCodes(t *testing.T) {
 // TestReturned checks that an error which somebody has returned as a status is the same to a client, in text, code and
 // details; and that the places which it names are such to us as well, the innermost first.
 func TestReturned(t *testing.T) {
-	if err := Returned(status.New(codes.OK, "")); err != nil {
+	if err := Returned(status.New(codes.OK, ""), nil); err != nil {
 		t.Errorf("no error is %v", err)
 	}
 	inner := &frontend.SourceError{
 		File: "inner", Text: []byte("a\nb\n"), Ranges: []solver.Range{{Start: 2, End: 2}}, Err: errdefs.NewUnsupportedFrontendCapError("x"),
 	}
 	sent := Status(&frontend.SourceError{File: "outer", Text: []byte("c\n"), Ranges: []solver.Range{{Start: 1, End: 1}}, Err: inner})
-	err := Returned(status.Convert(sent))
+	err := Returned(status.Convert(sent), nil)
 	var src *frontend.SourceError
 	if !errors.As(err, &src) || src.File != "outer" || !strings.Contains(src.Quote(), ">>> c") {
 		t.Errorf("the place is %+v", src)
@@ -130,7 +130,7 @@ func TestReturned(t *testing.T) {
 	// What cannot be read stays as it is.
 	p := status.New(codes.Unknown, "no").Proto()
 	p.Details = []*anypb.Any{{TypeUrl: "github.com/moby/buildkit/errdefs.Source+json", Value: []byte("{")}}
-	if err := Returned(status.FromProto(p)); err.Error() != "no" || len(status.Convert(err).Proto().GetDetails()) != 1 {
+	if err := Returned(status.FromProto(p), nil); err.Error() != "no" || len(status.Convert(err).Proto().GetDetails()) != 1 {
 		t.Errorf("got %v", err)
 	}
 }

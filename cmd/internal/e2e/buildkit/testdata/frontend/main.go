@@ -69,7 +69,17 @@ func build(ctx context.Context, c client.Client) (*client.Result, error) {
 		}
 		more.AddMeta("containerimage.config", res.Metadata["containerimage.config"])
 		return more, nil
+	case "step":
+		def, err := llb.Image("busybox").Run(llb.Args([]string{"/bin/sh", "-c", "echo left behind > /left; exit 5"})).Root().Marshal(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return c.Solve(ctx, client.SolveRequest{Definition: def.ToPB(), Evaluate: true})
 	case "loop":
+		if then := opts["build-arg:then"]; then != "" {
+			opts["build-arg:mode"] = then
+			delete(opts, "build-arg:then")
+		}
 		return c.Solve(ctx, client.SolveRequest{Frontend: "gateway.v0", FrontendOpt: opts})
 	case "error":
 		return nil, errors.New("I return an error")

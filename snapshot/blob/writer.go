@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -23,6 +24,7 @@ type Writer struct {
 	desc    Descriptor // what is expected of a download; the zero value otherwise
 	release func()     // lets the next writer of the same download in; nil for temporary files
 	done    bool       // the file is gone: renamed or removed
+	full    bool       // there is no room for it
 }
 
 // Create begins a blob whose digest is not known yet; it will be a SHA-256. What is not committed is removed by Close.
@@ -38,7 +40,8 @@ func (s *Store) create(alg digest.Algorithm) (*Writer, error) {
 
 // Resume begins, or goes on with, the download of the blob that desc names; its size may be UnknownSize. Offset says
 // how many bytes are there already. What is not committed stays for the next Resume. Where another writer downloads the
-// same blob Resume waits for it to end; ErrExists if the blob exists, then or already.
+// same blob Resume waits for it to end; ErrExists if the blob exists, then or already. What has filled the disk does not
+// stay: others need the room, and the next Resume would fill it again.
 func (s *Store) Resume(ctx context.Context, desc Descriptor) (*Writer, error) {
 	if err := Validate(desc.Digest); err != nil {
 		return nil, err
@@ -114,6 +117,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
 	w.h.Write(p[:n])
 	w.n += int64(n)
+	w.full = w.full || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 	return n, err
 }
 
@@ -178,14 +182,14 @@ func (w *Writer) discard() {
 	w.done = true
 }
 
-// Close ends the writer. Without a Commit before it the bytes of a download stay and all others are removed. It may
-// be called twice.
+// Close ends the writer. Without a Commit before it the bytes of a download stay, unless they have filled the disk, and
+// all others are removed. It may be called twice.
 func (w *Writer) Close() error {
 	if w.f == nil {
 		return nil
 	}
 	err := w.f.Close()
-	if !w.done && w.release == nil {
+	if !w.done && (w.release == nil || w.full) {
 		if rerr := os.Remove(w.f.Name()); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}

@@ -1,8 +1,8 @@
 package images
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -119,7 +119,7 @@ func (l *Layers) packClamped(ctx context.Context, id snapshot.ID, diffID digest.
 		z.Abort(werr)
 	}
 	if err := z.Close(); werr != nil || err != nil {
-		return none, errors.Join(werr, err)
+		return none, cmp.Or(werr, err) // where one failed because of the other, the first one says so
 	}
 	if held := lease.From(ctx); held != nil {
 		if err := held.Reserve(ctx, blobItem(w.Digest())); err != nil {

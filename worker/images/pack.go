@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -180,7 +181,7 @@ func (s *stored) pack(ctx context.Context, held *lease.Lease, d digest.Digest, f
 		z.Abort(werr)
 	}
 	if err := z.Close(); werr != nil || err != nil {
-		return exporter.Descriptor{}, errors.Join(werr, err)
+		return exporter.Descriptor{}, cmp.Or(werr, err) // where one failed because of the other, the first one says so
 	}
 	if held != nil {
 		_ = held.Reserve(ctx, blobItem(w.Digest())) // one that is released has left it to the others who wait

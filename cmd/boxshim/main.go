@@ -11,7 +11,8 @@
 // paid for by every RUN; hence it links nothing that sandboxes don't need.
 //
 // "boxshim container" keeps one container, with its streams, its log and the record of how it ended, and outlives the
-// daemon that has started it: package keep says how.
+// daemon that has started it: package keep says how. "boxshim ports" carries connections to published ports, and outlives
+// the daemon as well: package carry.
 package main
 
 import (
@@ -22,6 +23,7 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // its C constructor enters the namespaces of "boxshim init"
 
 	"github.com/boxbuild/boxbuild/executor/libcontainer"
+	"github.com/boxbuild/boxbuild/worker/network/portmap/carry"
 )
 
 func init() {
@@ -38,6 +40,7 @@ func init() {
 
 const usage = `usage: boxshim pool SCRATCH CGROUP
        boxshim container SCRATCH
+       boxshim ports
        boxshim -- COMMAND [ARGUMENT...]
 boxshim starts sandboxes for boxbuildd, which runs it.`
 
@@ -62,6 +65,11 @@ func run(args []string) (int, error) {
 		done := make(chan error)
 		go func() { done <- container(args[1]) }()
 		if err := <-done; err != nil {
+			return 1, err
+		}
+		return 0, nil
+	case len(args) == 1 && args[0] == "ports":
+		if err := carry.Serve(os.NewFile(connFD, "listener")); err != nil {
 			return 1, err
 		}
 		return 0, nil

@@ -278,7 +278,7 @@ func (s *Service) reserve(sb *sandbox, r *worker.NetworkRequest) error {
 	if err != nil || len(list) == 0 || ep == nil {
 		return err
 	}
-	lease, err := s.ports.Reserve(list)
+	lease, err := s.ports.Reserve(sb.ID, list)
 	if err != nil {
 		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", sb.Name, ep.ID, err)
 	}

@@ -178,7 +178,9 @@ func (s *Service) reroute(sb *sandbox, ns *link.Namespace) error {
 		return nil
 	}
 	if lease != nil {
-		lease.Serve(to)
+		if err := lease.Serve(to); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	n := s.networks[gateway.Network]

@@ -13,8 +13,9 @@
 // killed daemon had begun to make. All names are made of the daemon's ID or marked with it, and nothing else is removed.
 // The files are not synced, as nothing that they describe is there after a boot.
 //
-// What needs the daemon is the DNS server at 127.0.0.11 and connections to published ports that the packet filter cannot
-// lead: those to IPv6 addresses of containers without one, and to ::1. They work again when it is back.
+// Connections to published ports that the packet filter cannot lead, those to IPv6 addresses of containers without one and
+// to ::1, are carried by a process that goes on, too: see package portmap/carry. What needs the daemon is the DNS server at
+// 127.0.0.11. It works again when the daemon is back.
 //
 // # Locks
 //
@@ -30,6 +31,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -44,6 +46,7 @@ import (
 	"github.com/boxbuild/boxbuild/worker/network/ipam"
 	"github.com/boxbuild/boxbuild/worker/network/link"
 	"github.com/boxbuild/boxbuild/worker/network/portmap"
+	"github.com/boxbuild/boxbuild/worker/network/portmap/carry"
 )
 
 // Options say how to make networks.
@@ -71,6 +74,9 @@ type Options struct {
 	HostGateway []netip.Addr
 	// Warm is how many namespaces are kept ready, once a container has been started. The default is 8.
 	Warm int
+	// PortsCommand makes the command of a process that carries connections to published ports while no daemon is there: it
+	// calls carry.Serve. Without it they are carried by the daemon itself.
+	PortsCommand func() *exec.Cmd
 	// Events are told of networks; it may be nil.
 	Events worker.Events
 	// Log is told of what could not be given back; nil means slog.Default().
@@ -123,6 +129,7 @@ type Service struct {
 	host     *link.Host
 	table    *firewall.Table
 	ports    *portmap.Ports
+	carrier  interface{ Close() }
 	stock    *stock.Stock[*link.Namespace]
 	stocking sync.Once // begins to fill it
 	turns    turns
@@ -176,10 +183,11 @@ func Open(opts Options) (_ *Service, err error) {
 		return nil, err
 	}
 	s := &Service{
-		opts: opts, log: opts.Log, now: time.Now, ports: portmap.New(),
+		opts: opts, log: opts.Log, now: time.Now,
 		networks: make(map[string]*netw), sandboxes: make(map[string]*sandbox),
 		upstream: netns.NewUpstream(opts.ResolvConf),
 	}
+	s.openPorts()
 	if s.host, err = link.Open(opts.ID); err != nil {
 		return nil, err
 	}
@@ -204,6 +212,24 @@ func Open(opts Options) (_ *Service, err error) {
 	return s, nil
 }
 
+// openPorts chooses who carries connections to published ports.
+func (s *Service) openPorts() {
+	if s.opts.PortsCommand == nil {
+		t := carry.NewTable()
+		s.carrier, s.ports = t, portmap.New(t)
+		return
+	}
+	c := carry.NewClient(carry.ClientOptions{
+		Dir: s.opts.Dir, Command: s.opts.PortsCommand, Lost: func(ctx context.Context) {
+			s.log.Warn("the process for published ports has ended; it is started again")
+			if err := s.ports.Again(); err != nil && ctx.Err() == nil {
+				s.log.Error("carrying connections to published ports again", "error", err)
+			}
+		},
+	})
+	s.carrier, s.ports = c, portmap.New(c)
+}
+
 // Close ends what works in the background. Containers keep what they have; where none runs, nothing is left on the host.
 func (s *Service) Close() error {
 	s.mu.Lock()
@@ -226,8 +252,9 @@ func (s *Service) Close() error {
 	}
 	s.end()
 	for _, l := range leases {
-		l.Close()
+		l.Leave()
 	}
+	s.carrier.Close()
 	for _, d := range servers {
 		d.Close()
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,9 +27,29 @@ import (
 	"github.com/boxbuild/boxbuild/worker/network/firewall"
 	"github.com/boxbuild/boxbuild/worker/network/link"
 	"github.com/boxbuild/boxbuild/worker/network/nettest"
+	"github.com/boxbuild/boxbuild/worker/network/portmap/carry"
 )
 
-func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(portsHelper) != "" {
+		if err := carry.Serve(os.NewFile(3, "listener")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(nettest.Main(m))
+}
+
+// portsHelper has the program be the process that carries connections to published ports.
+const portsHelper = "BOXBUILD_NETWORK_PORTS"
+
+func portsCommand() *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), portsHelper+"=1")
+	cmd.Stderr = os.Stderr
+	return cmd
+}
 
 var number atomic.Int64
 
@@ -48,7 +69,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	dir := t.TempDir()
 	w := &world{t: t, opts: Options{
 		ID: fmt.Sprintf("%08x", number.Add(1)), Dir: filepath.Join(dir, "netns"), Warm: 2,
-		ResolvConf: filepath.Join(dir, "resolv.conf"),
+		ResolvConf: filepath.Join(dir, "resolv.conf"), PortsCommand: portsCommand,
 	}}
 	writeTest(t, w.opts.ResolvConf, "nameserver 192.0.2.53\nsearch example.test\n")
 	for _, c := range change {
@@ -137,12 +158,13 @@ func (w *world) crash() {
 	s.end()
 	for _, sb := range boxes {
 		if sb.lease != nil {
-			sb.lease.Close()
+			sb.lease.Leave()
 		}
 		if sb.dns != nil {
 			sb.dns.Close()
 		}
 	}
+	s.carrier.Close()
 	s.work.Wait()
 	s.stock.Close((*link.Namespace).Close)
 	s.table.Close()

@@ -104,7 +104,7 @@ func (s *Service) Settle(ctx context.Context) error {
 	for _, id := range stale {
 		errs = append(errs, s.Teardown(ctx, id))
 	}
-	errs = append(errs, s.sweepFiles(), s.sweepDevices())
+	errs = append(errs, s.sweepFiles(), s.sweepDevices(), s.ports.Keep())
 	if !any {
 		// Nothing needs the rules. They are made when something does.
 		leave, err := s.turns.take(ctx, "table")

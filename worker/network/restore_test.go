@@ -221,7 +221,7 @@ func TestHelper(t *testing.T) {
 // openWorld is a world of a root that the parent of the process knows.
 func openWorld(t *testing.T, dir string) *world {
 	w := &world{t: t, opts: Options{
-		ID: "deadbeef", Dir: dir + "/netns", Warm: 2, ResolvConf: dir + "/resolv.conf", DB: openDB(t, dir),
+		ID: "deadbeef", Dir: dir + "/netns", Warm: 2, ResolvConf: dir + "/resolv.conf", PortsCommand: portsCommand, DB: openDB(t, dir),
 	}}
 	w.start()
 	return w

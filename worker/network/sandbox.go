@@ -16,6 +16,7 @@ import (
 	"github.com/boxbuild/boxbuild/worker/network/firewall"
 	"github.com/boxbuild/boxbuild/worker/network/names"
 	"github.com/boxbuild/boxbuild/worker/network/portmap"
+	"github.com/boxbuild/boxbuild/worker/network/portmap/carry"
 )
 
 // The modes of a sandbox.
@@ -88,6 +89,9 @@ func (s *Service) loadSandboxes() error {
 		return err
 	}
 	for _, e := range entries {
+		if e.Name() == carry.SocketName {
+			continue
+		}
 		s.oldFiles = append(s.oldFiles, e.Name())
 		id, is := strings.CutSuffix(e.Name(), suffix)
 		if !is {
@@ -121,7 +125,7 @@ func (s *Service) adopt(sb *sandbox) {
 			}
 		}
 	}
-	lease, err := s.ports.Restore(sb.Ports)
+	lease, err := s.ports.Restore(sb.ID, sb.Ports)
 	if err != nil {
 		s.log.Warn("taking over the ports of a container", "container", sb.Container, "error", err)
 	}

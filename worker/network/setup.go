@@ -11,6 +11,7 @@ import (
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/network/link"
+	"github.com/boxbuild/boxbuild/worker/network/portmap"
 )
 
 // An undo is what has to be done when something that has begun cannot be ended.
@@ -112,7 +113,13 @@ func (s *Service) forget(sb *sandbox) {
 	s.forgetLocked(sb)
 	s.mu.Unlock()
 	if lease != nil {
-		lease.Close()
+		s.giveBack(sb, lease)
+	}
+}
+
+func (s *Service) giveBack(sb *sandbox, lease *portmap.Lease) {
+	if err := lease.Close(); err != nil {
+		s.log.Warn("giving back the ports of a container", "container", sb.Container, "error", err)
 	}
 }
 
@@ -194,7 +201,9 @@ func (s *Service) open(sb *sandbox, ns *link.Namespace) error {
 		s.forgetConnections(publications)
 	}
 	if lease != nil && to.IsValid() {
-		lease.Serve(to)
+		if err := lease.Serve(to); err != nil {
+			return err
+		}
 	}
 	return s.startNames(sb, ns)
 }

@@ -55,7 +55,7 @@ func (s *Service) takeDown(sb *sandbox) error {
 		s.forgetConnections(publications)
 	}
 	if lease != nil {
-		lease.Close()
+		errs = append(errs, lease.Close())
 	}
 	if dns != nil {
 		dns.Close()

@@ -191,7 +191,7 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 	}
 	count := map[string]int{"running": 0, "paused": 0, "stopped": 0}
 	for i := range list {
-		switch list[i].State { //nolint:exhaustive // docker has three
+		switch list[i].State {
 		case container.StateRunning, container.StateRestarting:
 			count["running"]++
 		case container.StatePaused:

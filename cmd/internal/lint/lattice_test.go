@@ -113,7 +113,7 @@ var lattice = []struct {
 		"worker", "solver", "solver/op", "executor", "snapshot/...", "exporter/...", "frontend", "proto/registry", "proto/filesync",
 	}},
 
-	{"cmd/boxshim", []string{"executor", "executor/libcontainer", "executor/shim/...", "executor/sandbox"}},
+	{"cmd/boxshim", []string{"executor", "executor/libcontainer", "executor/shim/...", "executor/sandbox", "worker/network/portmap/carry"}},
 	// The command line links no engine: it starts at every call.
 	{"cmd/boxbuild", []string{"frontend/report", "proto/...", "cmd/internal/...", "solver", "solver/session", "solver/treehash"}},
 	{"cmd/internal/progress", []string{"proto/...", "solver"}},

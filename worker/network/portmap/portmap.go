@@ -3,19 +3,19 @@
 // A port is reserved when this daemon has given it to no other container and it could be bound, so that no other program
 // has it either; it stays bound, so that none gets it. Connections do not come to the bound sockets: the packet filter
 // leads them to the container before, with the client's address. What it cannot do is to change the family of a packet,
-// or to take one from ::1 to another interface; such connections arrive at the sockets, and are carried on from there. The
-// container then sees the bridge's address as the client's, never a loopback one (CVE-2021-20199). They end with the
-// daemon, while those that the packet filter leads go on.
+// or to take one from ::1 to another interface; such connections arrive at the sockets, and are carried on from there by a
+// carry.Carrier, which may be a process that outlives the daemon: it has the sockets, too, and with them the reservation.
 //
-// Life cycle: Reserve, Serve once the container's address is known, Close. A Lease owns its goroutines and waits for them
-// in Close. Ports.mu guards the table and is held for no I/O.
+// Life cycle: Reserve, Serve once the container's address is known, Close; or Leave, with which the Carrier goes on, and
+// Restore by the next daemon. A lease's turn is taken before Ports.mu,
+// which guards the tables and is held for no I/O.
 package portmap
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -26,6 +26,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/boxbuild/boxbuild/worker/network/portmap/carry"
 )
 
 // A Want is a port that a container asks for.
@@ -45,9 +47,12 @@ type Binding struct {
 
 // Ports are the ports that containers of this daemon have. They are safe for concurrent use.
 type Ports struct {
-	mu   sync.Mutex
-	used map[key][]netip.Addr // guarded by mu
-	next map[network.IPProtocol]uint16
+	carrier carry.Carrier
+
+	mu     sync.Mutex
+	used   map[key][]netip.Addr // guarded by mu, as all below
+	next   map[network.IPProtocol]uint16
+	leases map[*Lease]bool
 }
 
 type key struct {
@@ -55,24 +60,36 @@ type key struct {
 	port  uint16
 }
 
-// New returns Ports of which nobody has any.
-func New() *Ports {
-	return &Ports{used: make(map[key][]netip.Addr), next: make(map[network.IPProtocol]uint16)}
+// New returns Ports of which nobody has any. The Carrier carries what comes to them.
+func New(c carry.Carrier) *Ports {
+	return &Ports{
+		carrier: c, used: make(map[key][]netip.Addr), next: make(map[network.IPProtocol]uint16), leases: make(map[*Lease]bool),
+	}
 }
 
 // A Lease is the ports of one container.
 type Lease struct {
 	ports    *Ports
+	id       string
 	bindings []Binding
-	sockets  []socket
-	proxies  proxies
+
+	turn    chan struct{} // held while what follows is looked at or changed, I/O included
+	sockets []socket
+	handed  int        // how many of them the Carrier has
+	to      netip.Addr // where they lead; the zero Addr until Serve
+	carried bool       // the Carrier may have something of it
+	over    bool
 }
 
 // A socket is bound for a binding.
 type socket struct {
-	io.Closer
+	*os.File
 	binding Binding
 }
+
+// maxCarried is how many sockets of a container are listened to at most: who publishes ranges of thousands of ports has them
+// by the packet filter only.
+const maxCarried = 1024
 
 // Bindings returns the ports, in the order in which they were asked for; IPv4 before IPv6.
 func (l *Lease) Bindings() []Binding { return l.bindings }
@@ -86,16 +103,24 @@ func allFamilies() []netip.Addr {
 	return out
 }
 
-// Reserve reserves all ports of wants or, with an error in docker's words, none.
-func (p *Ports) Reserve(wants []Want) (*Lease, error) {
-	l := &Lease{ports: p}
+// Reserve reserves all ports of wants or, with an error in docker's words, none. The ID is the lease's, also for daemons
+// that come later.
+func (p *Ports) Reserve(id string, wants []Want) (*Lease, error) {
+	l := &Lease{ports: p, id: id, turn: make(chan struct{}, 1)}
 	for _, w := range wants {
 		if err := l.reserve(w); err != nil {
 			l.Close()
 			return nil, err
 		}
 	}
+	p.enter(l)
 	return l, nil
+}
+
+func (p *Ports) enter(l *Lease) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leases[l] = true
 }
 
 func (l *Lease) reserve(w Want) error {
@@ -175,8 +200,8 @@ func (l *Lease) bind(c network.Port, ips []netip.Addr, port uint16) error {
 		err := l.ports.claim(b)
 		if err == nil {
 			l.bindings = append(l.bindings, b)
-			var s io.Closer
-			if s, err = open(b); err == nil && s != nil {
+			var s *os.File
+			if s, err = open(b); err == nil {
 				l.sockets = append(l.sockets, socket{s, b})
 			}
 		}
@@ -233,20 +258,28 @@ func (p *Ports) release(list []Binding) {
 	}
 }
 
-// open binds a socket. It returns none for a protocol that the kernel does not have.
-func open(b Binding) (io.Closer, error) {
+// open binds a socket.
+func open(b Binding) (*os.File, error) {
 	suffix := "4"
 	if b.Host.Addr().Is6() {
 		suffix = "6"
 	}
-	var s io.Closer
+	var s *os.File
 	var err error
 	// Go sets SO_REUSEADDR for TCP, so that connections in TIME_WAIT are in nobody's way, and IPV6_V6ONLY.
 	switch b.Container.Proto() {
 	case network.TCP:
-		s, err = new(net.ListenConfig).Listen(context.Background(), "tcp"+suffix, b.Host.String())
+		var ln net.Listener
+		if ln, err = new(net.ListenConfig).Listen(context.Background(), "tcp"+suffix, b.Host.String()); err == nil {
+			s, err = ln.(*net.TCPListener).File()
+			ln.Close()
+		}
 	case network.UDP:
-		s, err = new(net.ListenConfig).ListenPacket(context.Background(), "udp"+suffix, b.Host.String())
+		var pc net.PacketConn
+		if pc, err = new(net.ListenConfig).ListenPacket(context.Background(), "udp"+suffix, b.Host.String()); err == nil {
+			s, err = pc.(*net.UDPConn).File()
+			pc.Close()
+		}
 	case network.SCTP:
 		s, err = bindSCTP(b.Host)
 	default:
@@ -265,7 +298,7 @@ func open(b Binding) (io.Closer, error) {
 	return nil, fmt.Errorf("failed to bind host port %s/%s: %w", b.Host, b.Container.Proto(), errno)
 }
 
-func bindSCTP(a netip.AddrPort) (io.Closer, error) {
+func bindSCTP(a netip.AddrPort) (*os.File, error) {
 	domain := unix.AF_INET
 	var sa unix.Sockaddr = &unix.SockaddrInet4{Port: int(a.Port())}
 	if a.Addr().Is6() {
@@ -275,7 +308,7 @@ func bindSCTP(a netip.AddrPort) (io.Closer, error) {
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
 	if err != nil {
-		return nil, nil //nolint:nilerr // the kernel has no SCTP, so that nobody else can have the port
+		return nil, err // the kernel has no SCTP, and containers have none either
 	}
 	f := os.NewFile(uintptr(fd), "sctp")
 	if domain == unix.AF_INET6 {
@@ -290,28 +323,119 @@ func bindSCTP(a netip.AddrPort) (io.Closer, error) {
 
 // Restore reserves ports that a container of an earlier daemon has. That another program has taken one in between is no
 // error: what the packet filter leads does not come to it.
-func (p *Ports) Restore(list []Binding) (*Lease, error) {
-	l := &Lease{ports: p}
+func (p *Ports) Restore(id string, list []Binding) (*Lease, error) {
+	l := &Lease{ports: p, id: id, turn: make(chan struct{}, 1), carried: true}
 	for _, b := range list {
 		if err := p.claim(b); err != nil {
-			l.Close()
+			l.Leave()
 			return nil, err
 		}
 		l.bindings = append(l.bindings, b)
-		if s, err := open(b); err == nil && s != nil {
-			l.sockets = append(l.sockets, socket{s, b})
-		}
 	}
+	l.open()
+	p.enter(l)
 	return l, nil
 }
 
-// Close gives the ports back. It ends the connections that it carries. It is idempotent.
-func (l *Lease) Close() {
+// open binds the sockets that the lease does not have, as far as they can be had. Those that a Carrier has are not.
+func (l *Lease) open() {
+	for _, b := range l.bindings {
+		if slices.ContainsFunc(l.sockets, func(s socket) bool { return s.binding == b }) {
+			continue
+		}
+		if s, err := open(b); err == nil {
+			l.sockets = append(l.sockets, socket{s, b})
+		}
+	}
+}
+
+// Serve has what comes to the sockets carried to the container at ip. Called again, it leads new connections elsewhere.
+func (l *Lease) Serve(ip netip.Addr) error {
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	l.to = ip
+	return l.serve()
+}
+
+func (l *Lease) serve() error {
+	if l.over || len(l.bindings) == 0 {
+		return nil
+	}
+	var list []carry.Socket
+	first := min(l.handed, len(l.sockets))
+	for _, s := range l.sockets[first:min(len(l.sockets), maxCarried)] {
+		if s.binding.Container.Proto() != network.SCTP {
+			list = append(list, carry.Socket{File: s.File, Port: s.binding.Container.Num()})
+		}
+	}
+	l.carried = true
+	if err := l.ports.carrier.Carry(l.id, l.to, list); err != nil {
+		return err
+	}
+	l.handed = len(l.sockets)
+	return nil
+}
+
+// Again has all that was served carried anew, by a Carrier that has lost what it had.
+func (p *Ports) Again() error {
+	p.mu.Lock()
+	list := slices.Collect(maps.Keys(p.leases))
+	p.mu.Unlock()
+	var errs []error
+	for _, l := range list {
+		errs = append(errs, l.again())
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Lease) again() error {
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	if !l.to.IsValid() || l.over {
+		return nil
+	}
+	l.open()
+	l.handed = 0
+	return l.serve()
+}
+
+// Keep has the Carrier drop what no lease has.
+func (p *Ports) Keep() error {
+	p.mu.Lock()
+	var ids []string
+	for l := range p.leases {
+		ids = append(ids, l.id)
+	}
+	p.mu.Unlock()
+	return p.carrier.Keep(ids)
+}
+
+// Close gives the ports back. It ends the connections that are carried. It is idempotent.
+func (l *Lease) Close() (err error) {
+	l.turn <- struct{}{}
+	drop := l.carried && !l.over
+	l.over = true
+	<-l.turn
+	if drop {
+		err = l.ports.carrier.Drop(l.id)
+	}
+	l.Leave()
+	return err
+}
+
+// Leave gives the ports back, but for what the Carrier has, which goes on.
+func (l *Lease) Leave() {
+	l.turn <- struct{}{}
+	l.over = true
 	for _, s := range l.sockets {
 		s.Close()
 	}
 	l.sockets = nil
-	l.proxies.close()
-	l.ports.release(l.bindings)
+	bindings := l.bindings
 	l.bindings = nil
+	<-l.turn
+	l.ports.release(bindings)
+	l.ports.mu.Lock()
+	defer l.ports.mu.Unlock()
+	delete(l.ports.leases, l)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/boxbuild/boxbuild/worker/network/nettest"
+	"github.com/boxbuild/boxbuild/worker/network/portmap/carry"
 )
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
@@ -28,20 +29,20 @@ func want(container, ip string, first, last uint16) Want {
 
 func reserve(t *testing.T, p *Ports, wants ...Want) *Lease {
 	t.Helper()
-	l, err := p.Reserve(wants)
+	l, err := p.Reserve("id", wants)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(l.Close)
+	t.Cleanup(func() { l.Close() })
 	return l
 }
 
 // A reservation is all that is asked for or nothing: after one that fails, its first part is free.
 func TestAllOrNothing(t *testing.T) {
-	p := New()
+	p := New(carry.NewTable())
 	first := reserve(t, p, want("80", "127.0.0.1", 0, 0))
 	port := first.Bindings()[0].Host.Port()
-	_, err := p.Reserve([]Want{want("81", "127.0.0.1", 0, 0), want("82/udp", "127.0.0.1", 0, 0), want("83", "", port, port)})
+	_, err := p.Reserve("other", []Want{want("81", "127.0.0.1", 0, 0), want("82/udp", "127.0.0.1", 0, 0), want("83", "", port, port)})
 	if err == nil || !strings.Contains(err.Error(), "port is already allocated") {
 		t.Fatalf("got %v", err)
 	}
@@ -62,7 +63,7 @@ func TestAllOrNothing(t *testing.T) {
 
 // What is reserved no other program gets.
 func TestHeld(t *testing.T) {
-	l := reserve(t, New(), want("80", "", 0, 0), want("80/udp", "", 0, 0))
+	l := reserve(t, New(carry.NewTable()), want("80", "", 0, 0), want("80/udp", "", 0, 0))
 	for _, b := range l.Bindings() {
 		var c io.Closer
 		var err error
@@ -83,7 +84,7 @@ func TestHeld(t *testing.T) {
 
 // A port for which any will do is another each time, of those that the kernel gives away.
 func TestEphemeral(t *testing.T) {
-	p := New()
+	p := New(carry.NewTable())
 	first, last := ephemeral()
 	seen := make(map[uint16]bool)
 	for range 20 {
@@ -99,14 +100,14 @@ func TestEphemeral(t *testing.T) {
 
 // Of a range the first port that is free is had.
 func TestRange(t *testing.T) {
-	p := New()
+	p := New(carry.NewTable())
 	a := reserve(t, p, want("80", "127.0.0.1", 20100, 20102))
 	b := reserve(t, p, want("80", "127.0.0.1", 20100, 20102))
 	reserve(t, p, want("80", "127.0.0.1", 20100, 20102))
 	if a.Bindings()[0].Host.Port() != 20100 || b.Bindings()[0].Host.Port() != 20101 {
 		t.Errorf("got %v and %v", a.Bindings(), b.Bindings())
 	}
-	if _, err := p.Reserve([]Want{want("80", "127.0.0.1", 20100, 20102)}); err == nil || err.Error() != "Bind for 127.0.0.1:20100-20102 failed: all ports are allocated" {
+	if _, err := p.Reserve("other", []Want{want("80", "127.0.0.1", 20100, 20102)}); err == nil || err.Error() != "Bind for 127.0.0.1:20100-20102 failed: all ports are allocated" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -124,10 +125,10 @@ func TestClash(t *testing.T) {
 		{"0.0.0.0", "::1", false},
 		{"::", "::1", true},
 	} {
-		p := New()
+		p := New(carry.NewTable())
 		reserve(t, p, want("80", c.a, 20200, 20200)).Close()
 		l := reserve(t, p, want("80", c.a, 20200, 20200))
-		other, err := p.Reserve([]Want{want("81", c.b, 20200, 20200)})
+		other, err := p.Reserve("other", []Want{want("81", c.b, 20200, 20200)})
 		if (err != nil) != c.want {
 			t.Errorf("%s and %s: got %v", c.a, c.b, err)
 		}
@@ -146,14 +147,14 @@ func TestRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	p := New()
+	p := New(carry.NewTable())
 	b := Binding{Container: network.MustParsePort("80"), Host: netip.MustParseAddrPort(ln.Addr().String())}
-	l, err := p.Restore([]Binding{b})
+	l, err := p.Restore("id", []Binding{b})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if _, err := p.Reserve([]Want{want("80", "127.0.0.1", b.Host.Port(), b.Host.Port())}); !isTaken(err) {
+	if _, err := p.Reserve("other", []Want{want("80", "127.0.0.1", b.Host.Port(), b.Host.Port())}); !isTaken(err) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -180,8 +181,10 @@ func TestServe(t *testing.T) {
 		}
 	}()
 	container := server.Addr().(*net.TCPAddr).Port
-	l := reserve(t, New(), want(fmt.Sprint(container), "::1", 0, 0), want("1", "::1", 0, 0))
-	l.Serve(netip.MustParseAddr("127.0.0.5"))
+	l := reserve(t, New(carry.NewTable()), want(fmt.Sprint(container), "::1", 0, 0), want("1", "::1", 0, 0))
+	if err := l.Serve(netip.MustParseAddr("127.0.0.5")); err != nil {
+		t.Fatal(err)
+	}
 	big := strings.Repeat("0123456789", 100_000)
 	for _, sent := range []string{"", "x", big} {
 		c, err := net.Dial("tcp", l.Bindings()[0].Host.String())
@@ -213,13 +216,15 @@ func TestServe(t *testing.T) {
 
 // Many ports are reserved at once, and given back.
 func TestManyPorts(t *testing.T) {
-	p := New()
+	p := New(carry.NewTable())
 	var wants []Want
 	for port := uint16(21000); port < 23000; port++ {
 		wants = append(wants, want(fmt.Sprint(port), "127.0.0.1", port, port))
 	}
 	l := reserve(t, p, wants...)
-	l.Serve(netip.MustParseAddr("127.0.0.5"))
+	if err := l.Serve(netip.MustParseAddr("127.0.0.5")); err != nil {
+		t.Fatal(err)
+	}
 	l.Close()
 	if len(p.used) > 0 {
 		t.Errorf("%d ports are taken", len(p.used))

@@ -1,19 +1,20 @@
-package portmap
+package carry
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	// maxProxied is how many sockets of a container are listened to at most: who publishes ranges of thousands of ports
-	// has them by the packet filter only.
-	maxProxied = 1024
 	// maxClients bounds the clients of a UDP port that are carried.
 	maxClients = 1024
 	// udpIdle is how long a client of a UDP port may be silent before it is forgotten.
@@ -22,49 +23,64 @@ const (
 	dialTimeout = 10 * time.Second
 )
 
-// proxies carry connections.
-type proxies struct {
-	stop context.CancelFunc // nil until Serve is called
-	to   atomic.Value       // a netip.Addr
+// A lease is what is carried for a container. It owns its goroutines.
+type lease struct {
+	to   atomic.Pointer[netip.Addr]
+	stop context.CancelFunc
+	ctx  context.Context //nolint:containedctx // ends what is under way when the lease is closed
 	work sync.WaitGroup
 
 	mu    sync.Mutex
-	conns map[io.Closer]bool // guarded by mu; nil once closed
+	conns map[io.Closer]bool // guarded by mu; sockets and connections; nil once closed
 }
 
-// Serve carries what comes to the sockets to the container at ip. Called again, it leads new connections elsewhere.
-func (l *Lease) Serve(ip netip.Addr) {
-	p := &l.proxies
-	p.to.Store(ip)
-	if p.stop != nil {
-		return
+func newLease() *lease {
+	l := &lease{conns: make(map[io.Closer]bool)}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	return l
+}
+
+// serve has what comes to a socket carried.
+func (p *lease) serve(s Socket) error {
+	typ, err := socketType(s.File)
+	if err != nil {
+		return err
 	}
-	var ctx context.Context
-	ctx, p.stop = context.WithCancel(context.Background())
-	p.conns = make(map[io.Closer]bool)
-	for i, s := range l.sockets {
-		if i == maxProxied {
-			return
+	if typ == unix.SOCK_DGRAM {
+		pc, err := net.FilePacketConn(s.File)
+		if err != nil {
+			return err
 		}
-		port := s.binding.Container.Num()
-		switch c := s.Closer.(type) {
-		case net.Listener:
-			p.work.Go(func() { p.serveTCP(ctx, c, port) })
-		case net.PacketConn:
-			p.work.Go(func() { p.serveUDP(ctx, c, port) })
+		if !p.add(pc) {
+			return errors.Join(net.ErrClosed, pc.Close())
 		}
+		p.work.Go(func() { p.serveUDP(p.ctx, pc, s.Port) })
+		return nil
 	}
+	ln, err := net.FileListener(s.File)
+	if err != nil {
+		return err
+	}
+	if !p.add(ln) {
+		return errors.Join(net.ErrClosed, ln.Close())
+	}
+	p.work.Go(func() { p.serveTCP(p.ctx, ln, s.Port) })
+	return nil
+}
+
+func socketType(f *os.File) (typ int, err error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := rc.Control(func(fd uintptr) { typ, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TYPE) })
+	return typ, errors.Join(cerr, os.NewSyscallError("getsockopt", err))
 }
 
 // target is where connections lead now.
-func (p *proxies) target(port uint16) string {
-	return netip.AddrPortFrom(p.to.Load().(netip.Addr), port).String()
-}
+func (p *lease) target(port uint16) string { return netip.AddrPortFrom(*p.to.Load(), port).String() }
 
-func (p *proxies) close() {
-	if p.stop == nil {
-		return
-	}
+func (p *lease) close() {
 	p.stop()
 	p.mu.Lock()
 	conns := p.conns
@@ -76,8 +92,12 @@ func (p *proxies) close() {
 	p.work.Wait()
 }
 
+func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }
+
+func isRefused(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
+
 // add has c closed by close. It says whether it is in time for that.
-func (p *proxies) add(c io.Closer) bool {
+func (p *lease) add(c io.Closer) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conns == nil {
@@ -88,14 +108,14 @@ func (p *proxies) add(c io.Closer) bool {
 }
 
 // drop closes c.
-func (p *proxies) drop(c io.Closer) {
+func (p *lease) drop(c io.Closer) {
 	p.mu.Lock()
 	delete(p.conns, c)
 	p.mu.Unlock()
 	c.Close()
 }
 
-func (p *proxies) serveTCP(ctx context.Context, ln net.Listener, port uint16) {
+func (p *lease) serveTCP(ctx context.Context, ln net.Listener, port uint16) {
 	for wait := time.Millisecond; ; {
 		c, err := ln.Accept()
 		if err == nil {
@@ -116,7 +136,7 @@ func (p *proxies) serveTCP(ctx context.Context, ln net.Listener, port uint16) {
 	}
 }
 
-func (p *proxies) carryTCP(ctx context.Context, client *net.TCPConn, to string) {
+func (p *lease) carryTCP(ctx context.Context, client *net.TCPConn, to string) {
 	if !p.add(client) {
 		client.Close()
 		return
@@ -148,7 +168,7 @@ func (p *proxies) carryTCP(ctx context.Context, client *net.TCPConn, to string) 
 }
 
 // serveUDP gives every client a socket of its own towards the container, by which answers find their way.
-func (p *proxies) serveUDP(ctx context.Context, pc net.PacketConn, port uint16) {
+func (p *lease) serveUDP(ctx context.Context, pc net.PacketConn, port uint16) {
 	var mu sync.Mutex
 	clients := make(map[string]net.Conn) // guarded by mu
 	buf := make([]byte, 65536)

@@ -141,6 +141,9 @@ type Process struct {
 	Cols      uint16
 	// Privileged gives all capabilities to this process of Exec.
 	Privileged bool
+	// Ambient has the process keep its capabilities whoever its user is, and all that it starts: they are inheritable and
+	// ambient, as BuildKit makes those of a command with security=insecure.
+	Ambient bool
 }
 
 // A Mount is one more file system in a sandbox.

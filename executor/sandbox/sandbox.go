@@ -7,7 +7,7 @@
 // ReadUsers reads without trusting them.
 //
 // Defaults are those of Docker (moby's oci.DefaultSpec), tightened where an advisory taught so: the inheritable and
-// ambient capability sets are always empty (CVE-2022-24769, CVE-2016-8867), and the masked paths are the union of all
+// ambient capability sets are empty unless a process is to have them (CVE-2022-24769, CVE-2016-8867), and the masked paths are the union of all
 // that were found to leak (CVE-2017-16539, CVE-2018-10892, GHSA-7ww5-4wqc-m92c).
 package sandbox
 
@@ -199,11 +199,14 @@ func DescribeProcess(p *executor.Process, user Identity, caps []string) (*specs.
 		Args:     p.Args,
 		Env:      environment(p.Env, user.Home),
 		Cwd:      cwd,
-		// An ordinary user's process must have no capability left after execve(2): so nothing is inheritable or
-		// ambient, and the kernel clears the rest when the uid stops being 0.
+		// An ordinary user's process must have no capability left after execve(2), unless that is what is asked for:
+		// so nothing is inheritable or ambient, and the kernel clears the rest when the uid stops being 0.
 		Capabilities: &specs.LinuxCapabilities{
 			Bounding: caps, Permitted: caps, Effective: caps, Inheritable: []string{}, Ambient: []string{},
 		},
+	}
+	if p.Ambient {
+		out.Capabilities.Inheritable, out.Capabilities.Ambient = caps, caps
 	}
 	if p.Terminal && p.Rows > 0 && p.Cols > 0 {
 		out.ConsoleSize = &specs.Box{Height: uint(p.Rows), Width: uint(p.Cols)}

@@ -101,6 +101,13 @@ func TestCapabilities(t *testing.T) {
 		if len(caps.Bounding) != c.count || len(caps.Inheritable) != 0 || len(caps.Ambient) != 0 {
 			t.Errorf("add %v drop %v: got %+v", c.add, c.drop, caps)
 		}
+		s.Process.Ambient = true
+		if out, err = sandbox.Describe(s, &sandbox.Host{}); err != nil {
+			t.Fatal(err)
+		}
+		if kept := out.Process.Capabilities; !slices.Equal(kept.Ambient, caps.Bounding) || !slices.Equal(kept.Inheritable, caps.Bounding) {
+			t.Errorf("add %v drop %v, kept: got %+v", c.add, c.drop, kept)
+		}
 		for _, h := range c.has {
 			if !slices.Contains(caps.Bounding, h) {
 				t.Errorf("add %v drop %v: lacks %s", c.add, c.drop, h)

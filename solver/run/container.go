@@ -87,6 +87,7 @@ func (c *Container) Start(ctx context.Context, p *ContainerProcess) (executor.Ru
 	return spawner.Spawn(ctx, &executor.Process{
 		Args: p.Meta.Args, Env: slices.Concat(p.Meta.Env, proxyEnv(p.Meta.Proxy), secrets),
 		Cwd: p.Meta.Cwd, User: p.Meta.User, Terminal: p.Terminal, Privileged: p.Security == op.SecurityInsecure,
+		Ambient: p.Security == op.SecurityInsecure,
 	}, p.IO)
 }
 

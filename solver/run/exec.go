@@ -113,6 +113,8 @@ func (r *Runner) spec(ctx context.Context, e *op.Exec, m *execMounts) (*executor
 			Env:  slices.Concat(e.Meta.Env, proxyEnv(e.Meta.Proxy), secretEnv),
 			Cwd:  e.Meta.Cwd,
 			User: e.Meta.User,
+			// Who may do everything may do so as any user, as with BuildKit.
+			Ambient: e.Security == op.SecurityInsecure,
 		},
 		Mounts:     m.mounts,
 		CgroupPath: e.Meta.CgroupParent,

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
-	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/executor/cdi"
+	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"

@@ -106,6 +106,10 @@ func (c *Container) runStartHook(h *executor.Hook, state []byte) error {
 	p.Args, p.Env = append([]string{h.Path}, hook.Args(h)[1:]...), hook.Env(h)
 	e, _, err := c.Exec(&p, [3]*os.File{in, nil, theirs})
 	theirs.Close()
+	var se *executor.StartError
+	if errors.As(err, &se) {
+		err = se.Err // it is not the command that can't be executed
+	}
 	if err != nil {
 		return hook.Failed(h, err, "")
 	}

@@ -40,12 +40,13 @@ func testHooks(t *testing.T, e executor.Executor) {
 	root, dir := newRoot(t)
 	out := t.TempDir()
 	write(t, filepath.Join(dir, "here"), "", 0o644)
-	spec := sh(root, "echo command >>/order; (cd /proc/self/ns; for n in mnt uts net ipc pid cgroup; do readlink $n; done >/own); test -e /order2 && echo shared; sleep 0.3")
+	spec := sh(root, "echo command >>/order; (cd /proc/self/ns; for n in mnt uts net ipc pid cgroup; do readlink $n; done >/own); test -e /order2 && echo shared; while ! test -s /out/poststart.root; do sleep 0.01; done")
 	spec.Hostname = "hooked"
+	spec.Mounts = []executor.Mount{{Source: open(t, out), Target: "/out"}}
 	// Poststop comes first in the list: the order within the life does not depend on that.
 	for _, stage := range []executor.HookStage{executor.Poststop, executor.Poststart, executor.Prestart, executor.CreateRuntime} {
 		spec.Hooks = append(spec.Hooks, scripted(stage, fmt.Sprintf(
-			"cd %s; cat >%s; echo %[2]s >>order; hostname >%[2]s.name; %[3]s ls $b/rootfs >%[2]s.root", out, stage, bundleOf(string(stage)))))
+			"cd %s; cat >%s; echo %[2]s >>order; hostname >%[2]s.name; %[3]s (ls $b/rootfs; echo .) >%[2]s.root", out, stage, bundleOf(string(stage)))))
 	}
 	spec.Hooks = append(spec.Hooks, scripted(executor.CreateContainer, bundleOf("")+`
 cd $b/rootfs
@@ -203,7 +204,7 @@ func testHookEnvironment(t *testing.T, e executor.Executor) {
 	if err := os.Chmod(out, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	spec := sh(root, "env >/command; sleep 0.2")
+	spec := sh(root, "env >/command")
 	spec.Process.Env = []string{"LD_PRELOAD=./evil.so", "OF_THE_IMAGE=1"}
 	spec.Process.Cwd = "/tmp"
 	for _, stage := range executor.HookStages() {

@@ -51,7 +51,7 @@ type Daemon struct {
 	// CgroupParent is the cgroup below which the daemon makes its own, which may hold those of others; empty for the root of
 	// all. Load makes it absolute.
 	CgroupParent string `toml:"cgroup-parent"`
-	// CDI says which devices builds can name.
+	// CDI says which devices builds and containers can name.
 	CDI CDI `toml:"cdi"`
 	// Log says what is logged where.
 	Log Log `toml:"log"`
@@ -86,11 +86,12 @@ type Daemon struct {
 	env       Env
 }
 
-// CDI configures the devices that RUN --device can name, as in buildkitd.toml.
+// CDI configures the devices that RUN --device, run --device and run --gpus can name, as in buildkitd.toml.
 type CDI struct {
-	// Disabled leaves builds without any. --cdi-disabled.
+	// Disabled leaves builds and containers without any. --cdi-disabled.
 	Disabled bool `toml:"disabled"`
-	// SpecDirs are the directories with descriptions of devices. --cdi-spec-dir; /etc/cdi and /var/run/cdi if empty.
+	// SpecDirs are the directories with descriptions of devices. --cdi-spec-dir; /etc/cdi and /var/run/cdi if empty, and
+	// none if it is "" alone, as with dockerd.
 	SpecDirs []string `toml:"specDirs"`
 	// AutoAllowed are devices ("vendor.com/class=name") and kinds of them ("vendor.com/class") that builds may have without
 	// an entitlement.

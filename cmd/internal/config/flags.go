@@ -79,7 +79,7 @@ var Flags = []Flag{
 	{Name: "debug", kind: onOff, Use: Honoured, Note: "Log everything", set: setBool(func(d *Daemon) *bool { return &d.Debug })},
 	{Name: "trace", kind: onOff, Use: Honoured, Note: "Log everything", set: setBool(func(d *Daemon) *bool { return &d.Trace })},
 	{Name: "allow-insecure-entitlement", kind: list, Use: Honoured, Note: `What builds may be granted: "network.host", "security.insecure", "device"`, set: addEntitlements},
-	{Name: "cdi-disabled", kind: onOff, Use: Honoured, Note: "Give builds no devices", set: setBool(func(d *Daemon) *bool { return &d.CDI.Disabled })},
+	{Name: "cdi-disabled", kind: onOff, Use: Honoured, Note: "Give builds and containers no devices", set: setBool(func(d *Daemon) *bool { return &d.CDI.Disabled })},
 	{Name: "cdi-spec-dir", kind: list, Use: Honoured, Note: "Directories with descriptions of devices (default /etc/cdi,/var/run/cdi)", set: setList(func(d *Daemon) *[]string { return &d.CDI.SpecDirs })},
 	{Name: "oci-max-parallelism", kind: number, Use: Honoured, Note: "As --max-parallelism", set: setInt(func(d *Daemon) *int { return &d.MaxParallelism })},
 	{Name: "oci-worker-labels", kind: list, Use: Honoured, Note: "Labels of the worker, name=value", set: setLabels},

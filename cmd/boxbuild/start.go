@@ -135,7 +135,8 @@ func daemonEnv(env []string) []string {
 		case upper == "PATH", upper == "HOME", upper == "USER", upper == "LANG", upper == "TMPDIR", upper == "TZ",
 			upper == "HTTP_PROXY", upper == "HTTPS_PROXY", upper == "NO_PROXY", upper == "ALL_PROXY",
 			upper == "SSL_CERT_FILE", upper == "SSL_CERT_DIR", upper == "GODEBUG", upper == "GOMEMLIMIT", upper == "GOGC",
-			upper == "GOMAXPROCS", strings.HasPrefix(upper, "XDG_"), strings.HasPrefix(upper, "BOXBUILD_"):
+			upper == "GOMAXPROCS", strings.HasPrefix(upper, "XDG_"), strings.HasPrefix(upper, "BOXBUILD_"),
+			strings.HasPrefix(upper, "OTEL_"): // where its traces go
 			out = append(out, kv)
 		}
 	}

@@ -325,13 +325,15 @@ func registryHosts(cfg *config.Daemon) (map[string]registry.Host, error) {
 			h.CA = append(append(h.CA, pem...), '\n')
 		}
 		for _, kp := range r.KeyPair {
-			var err error
-			if h.Cert, err = os.ReadFile(kp.Cert); err != nil {
+			cert, err := os.ReadFile(kp.Cert)
+			if err != nil {
 				return nil, fmt.Errorf("reading the client certificate for registry %s: %w", name, err)
 			}
-			if h.Key, err = os.ReadFile(kp.Key); err != nil {
+			key, err := os.ReadFile(kp.Key)
+			if err != nil {
 				return nil, fmt.Errorf("reading the client key for registry %s: %w", name, err)
 			}
+			h.KeyPairs = append(h.KeyPairs, registry.KeyPair{Cert: cert, Key: key})
 		}
 		hosts[name] = h
 	}

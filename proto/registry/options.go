@@ -49,8 +49,8 @@ type Host struct {
 	Insecure bool
 	// CA holds PEM certificates that are trusted besides the system's.
 	CA []byte
-	// Cert and Key are a client certificate and its key, in PEM.
-	Cert, Key []byte
+	// KeyPairs are client certificates, of which a server is shown the first that it says it accepts.
+	KeyPairs []KeyPair
 	// TokenServers are hosts ("auth.example", "auth.example:5001") of other domains that may be given this registry's
 	// credentials when it names them as its token server.
 	TokenServers []string
@@ -58,6 +58,9 @@ type Host struct {
 	// a blob in one request, unless the registry answers that it is too large.
 	ChunkSize int64
 }
+
+// A KeyPair is a certificate and its key, in PEM.
+type KeyPair struct{ Cert, Key []byte }
 
 // RetryPolicy bounds how often and when something is tried again: after 408, 429, 5xx, and broken connections. The wait
 // before attempt n+1 is random between 0 and Base·2ⁿ⁻¹, at most Max; a Retry-After of the registry is waited for instead.
@@ -112,7 +115,7 @@ func (h *Host) validate(name string) error {
 	if name == "" || name != strings.ToLower(name) || strings.ContainsAny(name, "/@ ") {
 		return errors.New("the name is not a host in lower case, with an optional port")
 	}
-	if h.PlainHTTP && (len(h.CA) > 0 || len(h.Cert) > 0) {
+	if h.PlainHTTP && (len(h.CA) > 0 || len(h.KeyPairs) > 0) {
 		return errors.New("it has certificates although it is spoken with over plain HTTP")
 	}
 	if h.ChunkSize < 0 {
@@ -140,12 +143,12 @@ func (h *Host) tlsConfig() (*tls.Config, error) {
 		}
 		conf.RootCAs = pool
 	}
-	if len(h.Cert) > 0 || len(h.Key) > 0 {
-		pair, err := tls.X509KeyPair(h.Cert, h.Key)
+	for i, kp := range h.KeyPairs {
+		pair, err := tls.X509KeyPair(kp.Cert, kp.Key)
 		if err != nil {
-			return nil, fmt.Errorf("reading the client certificate: %w", err)
+			return nil, fmt.Errorf("reading client certificate %d: %w", i+1, err)
 		}
-		conf.Certificates = []tls.Certificate{pair}
+		conf.Certificates = append(conf.Certificates, pair)
 	}
 	return conf, nil
 }

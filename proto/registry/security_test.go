@@ -3,9 +3,13 @@ package registry
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -251,7 +255,7 @@ func TestInsecure(t *testing.T) {
 		w.opts.Hosts["plain.test"] = Host{PlainHTTP: true}
 		w.opts.Hosts["unverified.test"] = Host{Insecure: true}
 		w.opts.Hosts["either.test"] = Host{Insecure: true}
-		w.trust("localhost:5443", Host{Cert: cert, Key: key})
+		w.trust("localhost:5443", Host{KeyPairs: []KeyPair{{cert, key}}})
 	}
 	inWorld(t, setUp, func(ctx context.Context, w *world) {
 		for host, port80 := range map[string]string{
@@ -309,6 +313,41 @@ func TestInsecureClient(t *testing.T) {
 	})
 }
 
+// Of several client certificates the one is shown that the server accepts, whichever place it has.
+func TestKeyPairs(t *testing.T) {
+	ours, others := registrytest.NewNetwork(), registrytest.NewNetwork()
+	defer ours.Close()
+	defer others.Close()
+	accepted := x509.NewCertPool()
+	accepted.AppendCertsFromPEM(ours.CA())
+	s := httptest.NewUnstartedServer(registrytest.New(registrytest.Behaviour{}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: accepted}
+	s.StartTLS()
+	defer s.Close()
+	pair := func(n *registrytest.Network) KeyPair {
+		cert, key := n.ClientCert()
+		return KeyPair{cert, key}
+	}
+	good, bad := pair(ours), pair(others)
+	host := strings.TrimPrefix(s.URL, "https://")
+	for name, c := range map[string]struct {
+		pairs []KeyPair
+		fails bool
+	}{
+		"first": {[]KeyPair{good, bad}, false}, "last": {[]KeyPair{bad, bad, good}, false}, "none of them": {[]KeyPair{bad}, true},
+	} {
+		cl, err := New(Options{Hosts: map[string]Host{host: {Insecure: true, KeyPairs: c.pairs}}, Retry: RetryPolicy{Attempts: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cl.Ping(t.Context(), host); (err != nil) != c.fails {
+			t.Errorf("%s: %v", name, err)
+		}
+		_ = cl.Close()
+	}
+}
+
 // A redirect's host is verified with the registry's CA, or its own configuration, and gets neither the registry's client
 // certificate nor its leave to be unverified.
 func TestRedirectTLS(t *testing.T) {
@@ -316,9 +355,9 @@ func TestRedirectTLS(t *testing.T) {
 	for _, insecure := range []bool{false, true} {
 		setUp := func(w *world) {
 			cert, key := w.net.ClientCert()
-			h := Host{Cert: cert, Key: key, CA: w.net.CA()}
+			h := Host{KeyPairs: []KeyPair{{cert, key}}, CA: w.net.CA()}
 			if insecure {
-				h = Host{Cert: cert, Key: key, Insecure: true}
+				h = Host{KeyPairs: []KeyPair{{cert, key}}, Insecure: true}
 			}
 			w.opts.Hosts[testHost] = h
 			w.reg.RedirectTo = "https://storage.test"
@@ -371,7 +410,7 @@ func TestOptions(t *testing.T) {
 		"empty":        {Hosts: map[string]Host{"": {}}},
 		"both":         {Hosts: map[string]Host{"a.test": {PlainHTTP: true, CA: []byte("x")}}},
 		"no CA":        {Hosts: map[string]Host{"a.test": {CA: []byte("x")}}},
-		"no key":       {Hosts: map[string]Host{"a.test": {Cert: []byte("x")}}},
+		"no key":       {Hosts: map[string]Host{"a.test": {KeyPairs: []KeyPair{{Cert: []byte("x")}}}}},
 		"a bad mirror": {Hosts: map[string]Host{"a.test": {Mirrors: []string{"ftp://x"}}}},
 		"chunks":       {Hosts: map[string]Host{"a.test": {ChunkSize: -1}}},
 		"concurrency":  {MaxConcurrency: -1},

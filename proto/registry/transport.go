@@ -38,7 +38,7 @@ func (c *Client) origin(host string) *endpoint {
 // scheme decides between HTTP and HTTPS by the name as written and its configuration, and by nothing else, but that an
 // insecure host which answered in plain HTTP once is not asked for TLS again.
 func (c *Client) scheme(host string, conf Host) string {
-	tlsWanted := conf.Insecure || len(conf.CA) > 0 || len(conf.Cert) > 0
+	tlsWanted := conf.Insecure || len(conf.CA) > 0 || len(conf.KeyPairs) > 0
 	switch {
 	case conf.PlainHTTP, !tlsWanted && isLocalName(host), conf.Insecure && c.isPlain(host):
 		return "http"
@@ -79,7 +79,7 @@ func (c *Client) transport(ep *endpoint, addr string) (*http.Transport, error) {
 	case ep.tls != "":
 		key = ep.tls
 	}
-	if !conf.Insecure && len(conf.CA) == 0 && len(conf.Cert) == 0 {
+	if !conf.Insecure && len(conf.CA) == 0 && len(conf.KeyPairs) == 0 {
 		key = "" // all hosts without a TLS configuration share one
 	}
 	c.mu.Lock()

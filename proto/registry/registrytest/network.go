@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"errors"
 	"io"
 	"log"
@@ -18,6 +19,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -45,14 +47,17 @@ type Network struct {
 	key     *ecdsa.PrivateKey
 }
 
+// cas counts the authorities of all networks.
+var cas atomic.Int64
+
 // NewNetwork returns a network without servers. Close it when the test ends; inside a synctest bubble, before the bubble
 // does.
 func NewNetwork() *Network {
 	n := &Network{servers: map[string]*pipeListener{}, dials: map[string]int{}}
-	n.key, n.ca = newKey(), &x509.Certificate{
-		Subject: pkix.Name{CommonName: "registrytest"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign,
-	}
+	n.key = newKey()
+	n.ca = &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	// A client tells authorities apart by their names.
+	n.ca.Subject = pkix.Name{CommonName: fmt.Sprint("registrytest ", cas.Add(1))}
 	der := n.sign(n.ca, &n.key.PublicKey)
 	var err error
 	if n.ca, err = x509.ParseCertificate(der); err != nil {

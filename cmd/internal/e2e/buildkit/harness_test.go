@@ -23,18 +23,25 @@ import (
 
 // A daemon is a boxbuildd of one test.
 type daemon struct {
-	t     *testing.T
-	root  string
-	bases string
-	flags []string
-	cmd   *exec.Cmd
-	log   bytes.Buffer // what it says; read once it has ended
-	c     *client.Client
-	debug *http.Client // asks for profiles; nil unless observed
+	t      *testing.T
+	root   string
+	socket string
+	bases  string
+	flags  []string
+	cmd    *exec.Cmd
+	log    bytes.Buffer // what it says; read once it has ended
+	c      *client.Client
+	debug  *http.Client // asks for profiles; nil unless observed
 }
 
 // start starts a daemon, and connects to it. Flags are the daemon's.
 func start(t *testing.T, flags ...string) *daemon {
+	t.Helper()
+	return startIn(t, "", flags...)
+}
+
+// startIn is start with a root in that directory; "" for one of its own.
+func startIn(t *testing.T, parent string, flags ...string) *daemon {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -47,7 +54,10 @@ func start(t *testing.T, flags ...string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{t: t, root: filepath.Join(dir, "r"), bases: bases}
+	d := &daemon{t: t, root: filepath.Join(dir, "r"), socket: filepath.Join(dir, "s"), bases: bases}
+	if parent != "" {
+		d.root = filepath.Join(parent, "r")
+	}
 	d.flags = flags
 	d.launch()
 	t.Cleanup(func() {
@@ -131,7 +141,7 @@ func (d *daemon) boxbuild(args ...string) string {
 	return string(out)
 }
 
-func (d *daemon) addr() string { return "unix://" + filepath.Join(filepath.Dir(d.root), "s") }
+func (d *daemon) addr() string { return "unix://" + d.socket }
 
 // tree makes a directory with these files.
 func tree(t *testing.T, files map[string]string) fsutil.FS {

@@ -39,7 +39,7 @@ func (w *wiring) buildkit(d *daemon, devices *cdi.Devices, fronts *bridge.Bridge
 		Builder: d.Gate, Images: d.Images, Sessions: sessions,
 		Watch: w.history.Watch, History: w.records, Platform: d.Platform, Platforms: d.Platforms, Entitlements: w.cfg.Entitlements,
 		Worker: buildkit.Worker{
-			ID: id, Labels: w.workerLabels(), GC: rules,
+			ID: id, Labels: w.workerLabels(), GC: rules, HostGateway: w.hostGateway,
 			Devices: func() []*apitypes.CDIDevice { return w.workerDevices(devices) },
 			Package: "github.com/boxbuild/boxbuild", Version: version, Dockerfile: dockerfileVersion,
 		},

@@ -43,6 +43,7 @@ func (s *server) engineOptions(about *boxbuildv1.InfoResponse) engine.Options {
 	opt.Builder, opt.Images, opt.Platform = s.daemon.Gate, s.daemon.Images, s.daemon.Platform
 	opt.Version, opt.Commit, opt.Log = version, about.GetRevision(), s.log
 	opt.Login = s.daemon.Login
+	opt.Components = []system.ComponentVersion{{Name: worker.RuntimeProgram, Version: version, Details: map[string]string{"GitCommit": opt.Commit}}}
 	opt.GRPC = s.split.upgrade
 	opt.Authorize = s.authorize
 	if opt.Events == nil {
@@ -87,7 +88,7 @@ func machineInfo(a *boxbuildv1.InfoResponse) *system.Info {
 	has := func(feature string) bool { return slices.Contains(a.GetFeatures(), feature) }
 	info := &system.Info{
 		Name:   a.GetHostname(),
-		Driver: driverName(a.GetSnapshotter()), DockerRootDir: a.GetRoot(),
+		Driver: worker.StorageDriver(a.GetSnapshotter()), DockerRootDir: a.GetRoot(),
 		Plugins: system.PluginsInfo{
 			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "local", "none"},
 		},
@@ -106,11 +107,14 @@ func machineInfo(a *boxbuildv1.InfoResponse) *system.Info {
 		},
 		HTTPProxy: os.Getenv("HTTP_PROXY"), HTTPSProxy: os.Getenv("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
 		Labels:         []string{},
-		Runtimes:       map[string]system.RuntimeWithStatus{"boxshim": {}},
-		DefaultRuntime: "boxshim", LiveRestoreEnabled: true, InitBinary: "boxshim",
+		Runtimes:       make(map[string]system.RuntimeWithStatus),
+		DefaultRuntime: worker.DefaultRuntime, LiveRestoreEnabled: true, InitBinary: worker.RuntimeProgram,
 		SecurityOptions: a.GetSecurity(),
 		FirewallBackend: &system.FirewallInfo{Driver: "nftables"},
 		CDISpecDirs:     []string{}, Warnings: []string{},
+	}
+	for _, name := range worker.Runtimes {
+		info.Runtimes[name] = system.RuntimeWithStatus{Runtime: system.Runtime{Path: worker.RuntimeProgram}}
 	}
 	if fs := a.GetBackingFilesystem(); fs != "" {
 		info.DriverStatus = [][2]string{{"Backing Filesystem", fs}}
@@ -119,17 +123,6 @@ func machineInfo(a *boxbuildv1.InfoResponse) *system.Info {
 		info.RegistryConfig.IndexConfigs[name] = &registry.IndexInfo{Name: name, Mirrors: []string{}}
 	}
 	return info
-}
-
-// driverName is what docker calls a snapshotter.
-func driverName(snapshotter string) string {
-	switch snapshotter {
-	case "overlay":
-		return "overlayfs"
-	case "native":
-		return "vfs"
-	}
-	return snapshotter
 }
 
 // machineName is what the kernel calls an architecture.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
+	"github.com/boxbuild/boxbuild/worker"
 )
 
 // What a machine can do is told by its cgroup files: those of version 1, also beside an empty hierarchy of version 2, and
@@ -42,6 +44,20 @@ func TestFeatures(t *testing.T) {
 		if got := features(root); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
+	}
+}
+
+// What info shows as the runtimes and as the storage driver are the names that containers can ask for and that inspect shows.
+func TestMachineNames(t *testing.T) {
+	info := machineInfo(&boxbuildv1.InfoResponse{Snapshotter: "overlay"})
+	if info.Driver != worker.StorageDriver("overlay") || info.Driver != "overlay2" {
+		t.Errorf("the driver is %s", info.Driver)
+	}
+	if _, ok := info.Runtimes[info.DefaultRuntime]; !ok || info.DefaultRuntime != worker.DefaultRuntime {
+		t.Errorf("the default runtime %s is none of %v", info.DefaultRuntime, info.Runtimes)
+	}
+	if got := slices.Sorted(maps.Keys(info.Runtimes)); !slices.Equal(got, slices.Sorted(slices.Values(worker.Runtimes))) {
+		t.Errorf("runtimes are %v, want %v", got, worker.Runtimes)
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +45,52 @@ func (w *wiring) operate(ctx context.Context, b worker.Builder, images worker.Im
 	if !w.cfg.Frontends.Dockerfile.On() {
 		b = &noDockerfiles{b}
 	}
-	return t.Wrap(c.Wrap(b)), t, nil
+	return t.Wrap(c.Wrap(&gateways{b, w.hostGateway})), t, nil
+}
+
+// gateways puts the host's address in place of host-gateway in the hosts of a build.
+type gateways struct {
+	worker.Builder
+	addr func() netip.Addr
+}
+
+// Build implements worker.Builder.
+func (g *gateways) Build(
+	ctx context.Context, req *worker.BuildRequest, events func(solver.Event),
+) (*worker.BuildResult, error) {
+	is := func(h op.HostIP) bool { return h.IP == worker.HostGateway }
+	if !slices.ContainsFunc(req.Frontend.ExtraHosts, is) {
+		return g.Builder.Build(ctx, req, events)
+	}
+	a := g.addr()
+	if !a.IsValid() {
+		return nil, &frontend.UsageError{Message: "unable to derive the IP value for " + worker.HostGateway}
+	}
+	own := *req
+	own.Frontend.ExtraHosts = slices.Clone(req.Frontend.ExtraHosts)
+	for i, h := range own.Frontend.ExtraHosts {
+		if is(h) {
+			own.Frontend.ExtraHosts[i].IP = a.String()
+		}
+	}
+	return g.Builder.Build(ctx, &own, events)
+}
+
+// hostGateway is the address by which steps of builds reach the host: what the configuration says, or their bridge's. The
+// zero Addr if builds have no bridge.
+func (w *wiring) hostGateway() netip.Addr {
+	if list, err := w.cfg.Bridge.Gateways(); err == nil && len(list) > 0 {
+		return list[0]
+	}
+	if w.network == nil {
+		return netip.Addr{}
+	}
+	p, err := w.network.Gateway()
+	if err != nil {
+		w.log.Debug("looking for the host's address on the bridge of builds", "error", err)
+		return netip.Addr{}
+	}
+	return p.Addr()
 }
 
 // noDockerfiles refuses builds with the daemon's own frontend.

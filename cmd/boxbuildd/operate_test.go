@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,6 +102,41 @@ func TestNoDockerfiles(t *testing.T) {
 			t.Errorf("%+v: built %d, %v", c.req.Origin, built, err)
 		}
 	}
+}
+
+// What stands for the host's address in the hosts of a build is that address, for the builder only; where there is none it is
+// an error of the user's.
+func TestHostGateway(t *testing.T) {
+	var got []op.HostIP
+	seen := buildFunc(func(req *worker.BuildRequest) { got = req.Frontend.ExtraHosts })
+	req := &worker.BuildRequest{}
+	req.Frontend.ExtraHosts = []op.HostIP{{Host: "a", IP: "1.2.3.4"}, {Host: "b", IP: "host-gateway"}}
+	b := &gateways{seen, func() netip.Addr { return netip.MustParseAddr("172.30.0.1") }}
+	if _, err := b.Build(t.Context(), req, nil); err != nil || len(got) != 2 || got[0].IP != "1.2.3.4" || got[1].IP != "172.30.0.1" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if req.Frontend.ExtraHosts[1].IP != "host-gateway" {
+		t.Error("the request has changed")
+	}
+	b.addr = func() netip.Addr { return netip.Addr{} }
+	if _, err := b.Build(t.Context(), req, nil); err == nil || err.Error() != "unable to derive the IP value for host-gateway" {
+		t.Errorf("got %v", err)
+	}
+	w := &wiring{cfg: &config.Daemon{}}
+	if a := w.hostGateway(); a.IsValid() {
+		t.Errorf("without a network it is %v", a)
+	}
+	w.cfg.Bridge.HostGateway = []string{"192.0.2.9"}
+	if a := w.hostGateway(); a.String() != "192.0.2.9" {
+		t.Errorf("configured, it is %v", a)
+	}
+}
+
+type buildFunc func(*worker.BuildRequest)
+
+func (f buildFunc) Build(_ context.Context, req *worker.BuildRequest, _ func(solver.Event)) (*worker.BuildResult, error) {
+	f(req)
+	return nil, nil
 }
 
 type builderFunc func()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -38,7 +39,7 @@ func find(tx *bbolt.Tx, ref string, p *ocispec.Platform) (*Image, error) {
 		id := digest.Digest("sha256:" + hex)
 		img, err := getImage(tx, id)
 		if errors.Is(err, ErrNotFound) {
-			return byIndex(tx, id, p)
+			return byDocument(tx, id, p)
 		}
 		return img, err
 	}
@@ -55,21 +56,45 @@ func find(tx *bbolt.Tx, ref string, p *ocispec.Platform) (*Image, error) {
 	return nil, fmt.Errorf("parsing reference %.300q: %w", ref, err)
 }
 
-// byIndex finds an image of the index with that digest, which a name has: it is what a build for several platforms calls
-// its result.
-func byIndex(tx *bbolt.Tx, d digest.Digest, p *ocispec.Platform) (*Image, error) {
+// byDocument finds an image by the digest of an index or a manifest, which a name or the image has: it is what builds and
+// registries call it.
+func byDocument(tx *bbolt.Tx, d digest.Digest, p *ocispec.Platform) (*Image, error) {
+	img, err := ofName(tx, p, func(n *Name) bool { return n.Index != nil && n.Index.Digest == d })
+	if errors.Is(err, errNoName) {
+		img, err = byManifest(tx, "", d, p)
+	}
+	if errors.Is(err, errNoName) {
+		img, err = ofName(tx, p, func(n *Name) bool { return n.has(d) })
+	}
+	if errors.Is(err, errNoName) {
+		err = fmt.Errorf("%w: %s", ErrNotFound, d)
+	}
+	return img, err
+}
+
+// errNoName says that nothing is called so. It is told apart from a name that has no image for a platform.
+var errNoName = errors.New("no such document")
+
+// has says whether a digest is that of a document of the name's own, or an image's.
+func (n *Name) has(d digest.Digest) bool {
+	return n.Served != nil && n.Served.Digest == d || slices.Contains(n.Images, d) ||
+		slices.ContainsFunc(n.Blobs(), func(b Descriptor) bool { return b.Digest == d })
+}
+
+// ofName finds the image of the first name that is.
+func ofName(tx *bbolt.Tx, p *ocispec.Platform, is func(*Name) bool) (*Image, error) {
 	var found *Name
 	err := eachName(tx, func(n *Name) error {
-		if found == nil && n.Index != nil && n.Index.Digest == d {
+		if found == nil && is(n) {
 			found = n
 		}
 		return nil
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if found == nil {
-		return nil, fmt.Errorf("%w: %s", ErrNotFound, d)
+	case found == nil:
+		return nil, errNoName
 	}
 	return pick(tx, found, p)
 }
@@ -88,6 +113,18 @@ func byName(tx *bbolt.Tx, named reference.Named, p *ocispec.Platform) (*Image, e
 // byDigest finds the image that has a manifest or index of that digest in the repository; its own ID counts too, for a
 // name of the repository that points to it.
 func byDigest(tx *bbolt.Tx, repo string, d digest.Digest, p *ocispec.Platform) (*Image, error) {
+	img, err := byManifest(tx, repo, d, p)
+	if errors.Is(err, errNoName) {
+		img, err = ofName(tx, p, func(n *Name) bool { return strings.HasPrefix(n.Ref, repo+":") && n.has(d) })
+	}
+	if errors.Is(err, errNoName) {
+		err = fmt.Errorf("%w: %s@%s", ErrNotFound, repo, d)
+	}
+	return img, err
+}
+
+// byManifest finds the image that registries have, or had, under a digest, in one repository or any.
+func byManifest(tx *bbolt.Tx, repo string, d digest.Digest, p *ocispec.Platform) (*Image, error) {
 	var found *Image
 	c := tx.Bucket(bucketImages).Cursor()
 	for k, _ := c.First(); k != nil; k, _ = c.Next() {
@@ -95,14 +132,16 @@ func byDigest(tx *bbolt.Tx, repo string, d digest.Digest, p *ocispec.Platform) (
 		if err != nil {
 			return nil, err
 		}
-		match := slices.ContainsFunc(img.Manifests, func(m Manifest) bool { return m.Repository == repo && m.Descriptor.Digest == d })
+		match := slices.ContainsFunc(img.Manifests, func(m Manifest) bool {
+			return (repo == "" || m.Repository == repo) && m.Descriptor.Digest == d
+		})
 		if match && (p == nil || samePlatform(img.Platform, *p)) {
 			found = img
 			break
 		}
 	}
 	if found == nil {
-		return nil, fmt.Errorf("%w: %s@%s", ErrNotFound, repo, d)
+		return nil, errNoName
 	}
 	return found, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -165,8 +166,29 @@ func noImage(ref string) error {
 	return worker.NotFoundf("No such image: %s", ref)
 }
 
+// links refuses links to containers that there are not. On networks that users make they are names only.
+func (cr *creation) links() error {
+	if cr.rec.HostConfig.NetworkMode.IsUserDefined() {
+		return nil
+	}
+	for _, l := range cr.rec.HostConfig.Links {
+		name, _, _ := strings.Cut(l, ":")
+		c, err := cr.m.find(trimSlash(name))
+		if err != nil {
+			return worker.Invalidf("could not get container for %s: %v", name, err) // "not found" would have clients pull the image
+		}
+		if c.get().HostConfig.NetworkMode.IsHost() {
+			return worker.Invalidf("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
+		}
+	}
+	return nil
+}
+
 // network checks what the network is asked for.
 func (cr *creation) network(ctx context.Context) error {
+	if err := cr.links(); err != nil {
+		return err
+	}
 	r, err := cr.m.networkRequest(cr.rec)
 	if err != nil {
 		return err

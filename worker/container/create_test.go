@@ -89,6 +89,9 @@ func TestCreateRefuses(t *testing.T) {
 		"subpath must be a relative path within the volume": func(r *worker.ContainerCreate) {
 			r.HostConfig.Mounts = []mount.Mount{{Type: "volume", Source: "v", Target: "/x", VolumeOptions: &mount.VolumeOptions{Subpath: "../x"}}}
 		},
+		"could not get container for gone: No such container: gone": func(r *worker.ContainerCreate) {
+			r.HostConfig.Links = []string{"taken:t", "gone:x"}
+		},
 		`--storage-opt is not supported`:    func(r *worker.ContainerCreate) { r.HostConfig.StorageOpt = map[string]string{"size": "1G"} },
 		`invalid tmpfs option ["what"]`:     func(r *worker.ContainerCreate) { r.HostConfig.Tmpfs = map[string]string{"/x": "what"} },
 		"No such container: none":           func(r *worker.ContainerCreate) { r.HostConfig.VolumesFrom = []string{"none:ro"} },

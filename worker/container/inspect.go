@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/snapshot"
+	"github.com/boxbuild/boxbuild/worker"
 )
 
 // nameExpr is the expression of a filter by name; nil if it is none.
@@ -55,7 +56,7 @@ func (m *Manager) inspect(rec *record) *container.InspectResponse {
 	out := &container.InspectResponse{
 		ID: rec.ID, Created: zeroOr(rec.Created), Path: file, Args: args, Image: string(rec.Image), Name: "/" + rec.Name,
 		ResolvConfPath: m.filePath(rec, "resolv.conf"), HostsPath: m.filePath(rec, "hosts"), HostnamePath: m.filePath(rec, "hostname"),
-		RestartCount: s.Restarts, Driver: m.deps.Driver, Platform: rec.Platform.OS, HostConfig: rec.HostConfig, Config: rec.Config,
+		RestartCount: s.Restarts, Driver: worker.StorageDriver(m.deps.Driver), Platform: rec.Platform.OS, HostConfig: rec.HostConfig, Config: rec.Config,
 		Mounts: m.mountPoints(rec), NetworkSettings: m.networkSettings(rec),
 		State: &container.State{
 			Status: container.ContainerState(s.Phase), Running: s.Up(), Paused: s.Phase == Paused, Restarting: s.Phase == Restarting,
@@ -131,11 +132,7 @@ func (m *Manager) storage(c *ctr, out *container.InspectResponse) {
 	} else {
 		data["MergedDir"] = filepath.Join(filepath.Dir(data["UpperDir"]), "merged")
 	}
-	name := m.deps.Driver
-	if name == "overlay" {
-		name = "overlay2" // as tools know it
-	}
-	out.Driver = name
+	name := worker.StorageDriver(m.deps.Driver)
 	out.GraphDriver = &storage.DriverData{Name: name, Data: data}
 }
 

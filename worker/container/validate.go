@@ -59,7 +59,7 @@ func adapt(h *container.HostConfig) (warnings []string) {
 	}
 	orElse(&h.IpcMode, container.IPCModePrivate)
 	orElse(&h.CgroupnsMode, container.CgroupnsModePrivate)
-	orElse(&h.Runtime, "runc")
+	orElse(&h.Runtime, worker.DefaultRuntime)
 	orElse(&h.RestartPolicy.Name, container.RestartPolicyDisabled)
 	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
 		h.NetworkMode = network.NetworkBridge
@@ -134,9 +134,6 @@ func checkHealth(h *container.HealthConfig) error {
 	return nil
 }
 
-// runtimes are the names by which this daemon's executor may be asked for.
-var runtimes = []string{"runc", "io.containerd.runc.v2", "boxshim"}
-
 func checkHost(h *container.HostConfig) error {
 	if err := checkPolicy(h.RestartPolicy); err != nil {
 		return err
@@ -150,7 +147,7 @@ func checkHost(h *container.HostConfig) error {
 		return worker.Invalidf("SHM size can not be less than 0")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
 		return worker.Invalidf("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
-	case !slices.Contains(runtimes, h.Runtime):
+	case !slices.Contains(worker.Runtimes, h.Runtime):
 		return worker.Invalidf("unknown or invalid runtime name: %s", h.Runtime)
 	case !h.Isolation.IsDefault():
 		return worker.Invalidf("invalid isolation '%s' on linux", h.Isolation)
@@ -172,7 +169,7 @@ func checkHost(h *container.HostConfig) error {
 		if !ok || name == "" {
 			return worker.Invalidf("bad format for add-host: %q", host)
 		}
-		if _, err := netip.ParseAddr(strings.Trim(ip, "[]")); err != nil && ip != "host-gateway" {
+		if _, err := netip.ParseAddr(strings.Trim(ip, "[]")); err != nil && ip != worker.HostGateway {
 			return worker.Invalidf("invalid IP address in add-host: %q", ip)
 		}
 	}

@@ -2,6 +2,8 @@ package buildkit
 
 import (
 	"context"
+	"maps"
+	"net/netip"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/filters"
@@ -18,6 +20,9 @@ type Worker struct {
 	ID     string
 	Labels map[string]string // by BuildKit's names
 	GC     []GCRule
+	// HostGateway is the address by which builds reach the host, the zero Addr if there is none: what clients put in place of
+	// host-gateway. It may be nil.
+	HostGateway func() netip.Addr
 	// Devices are those that builds can name; it may be nil.
 	Devices func() []*apitypes.CDIDevice
 	// Package, Version and Revision are the program's; Dockerfile is the version of the language that it builds.
@@ -30,6 +35,26 @@ type GCRule struct {
 	Filter                                    []string
 	KeepDuration                              time.Duration
 	ReservedSpace, MaxUsedSpace, MinFreeSpace int64
+}
+
+// hostGatewayLabel is where docker's clients look for the address of host-gateway.
+const hostGatewayLabel = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
+
+// labels are all labels, with those that are found out.
+func (w *Worker) labels() map[string]string {
+	if w.HostGateway == nil {
+		return w.Labels
+	}
+	a := w.HostGateway()
+	if _, given := w.Labels[hostGatewayLabel]; given || !a.IsValid() {
+		return w.Labels
+	}
+	out := maps.Clone(w.Labels)
+	if out == nil {
+		out = make(map[string]string)
+	}
+	out[hostGatewayLabel] = a.String()
+	return out
 }
 
 func (w *Worker) version() *apitypes.BuildkitVersion {
@@ -55,7 +80,7 @@ func (s *Server) ListWorkers(ctx context.Context, req *controlapi.ListWorkersReq
 		if !filter.Match(filters.AdapterFunc(w.field)) {
 			return nil
 		}
-		rec := &apitypes.WorkerRecord{ID: w.ID, Labels: w.Labels, BuildkitVersion: w.version()}
+		rec := &apitypes.WorkerRecord{ID: w.ID, Labels: w.labels(), BuildkitVersion: w.version()}
 		for _, p := range s.platforms(ctx) {
 			rec.Platforms = append(rec.Platforms, &pb.Platform{
 				OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures,

@@ -63,6 +63,7 @@ func (s *Server) inspectImage(ctx context.Context, c *call) error {
 			return err
 		}
 	}
+	out.GraphDriver.Name = s.opt.Info(ctx).Driver
 	if c.before(48) {
 		out.Descriptor = nil
 	}
@@ -78,7 +79,7 @@ func imageDetail(img *worker.ImageDetail) *image.InspectResponse {
 		Author: img.Config.Author, Config: &img.Config.Config,
 		Architecture: img.Config.Architecture, Variant: img.Config.Variant, Os: img.Config.OS, OsVersion: img.Config.OSVersion,
 		Size: img.Size, RootFS: image.RootFS{Type: "layers"}, Metadata: image.Metadata{LastTagTime: img.LastTagged},
-		GraphDriver: &storage.DriverData{Name: "overlayfs", Data: map[string]string{}},
+		GraphDriver: &storage.DriverData{Data: map[string]string{}},
 		Descriptor:  descriptor(&img.ImageSummary),
 	}
 	if !img.Created.IsZero() {

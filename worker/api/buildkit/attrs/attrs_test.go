@@ -20,7 +20,7 @@ func TestParse(t *testing.T) {
 		"target": "prod", "filename": "x/Dockerfile.dev", "cgroup-parent": "/cg", "hostname": "h",
 		"build-arg:A": "1", "label:l": "v", "context:base::linux/arm64": "docker-image://x", "unknown": "is ignored",
 		"platform": "linux/arm64,linux/amd64", "multi-platform": "true", "no-cache": "a,b", "image-resolve-mode": "pull",
-		"force-network-mode": "host", "add-hosts": "One=1.2.3.4,two=::1", "ulimit": "nofile=1:2,core=3", "shm-size": "99",
+		"force-network-mode": "host", "add-hosts": "One=1.2.3.4,two=::1,gw=host-gateway", "ulimit": "nofile=1:2,core=3", "shm-size": "99",
 		"memory": "10", "memswap": "-1", "cpushares": "2", "cpuperiod": "3", "cpuquota": "4", "cpusetcpus": "0-1,3", "cpusetmems": "0",
 		"local-sessionid:context": "other", "sharedkey:localdir:base": "k", "input-metadata:in": "{}",
 		"frontend.caps": "moby.buildkit.frontend.contexts,some.other+forward",
@@ -42,7 +42,7 @@ func TestParse(t *testing.T) {
 			Contexts:  map[string]string{"base::linux/arm64": "docker-image://x"},
 			Platforms: []op.Platform{{OS: "linux", Architecture: "arm64"}, {OS: "linux", Architecture: "amd64"}},
 			Multi:     &yes, NoCacheStages: []string{"a", "b"}, Pull: true, Network: op.NetworkHost,
-			ExtraHosts: []op.HostIP{{Host: "one", IP: "1.2.3.4"}, {Host: "two", IP: "::1"}},
+			ExtraHosts: []op.HostIP{{Host: "one", IP: "1.2.3.4"}, {Host: "two", IP: "::1"}, {Host: "gw", IP: "host-gateway"}},
 			Ulimits:    []op.Ulimit{{Name: "nofile", Soft: 1, Hard: 2}, {Name: "core", Soft: 3, Hard: 3}}, ShmSize: 99,
 			Limits: op.ExecLimits{
 				Memory: 10, MemorySwap: -1, CPUShares: 2, CPUPeriod: 3, CPUQuota: 4, CPUSetCPUs: "0-1,3", CPUSetMems: "0",

@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker"
 )
 
 // fields splits a line of CSV; an empty one has no fields.
@@ -38,6 +39,10 @@ func (b *Build) readHosts(in map[string]string) error {
 		host, ip, ok := strings.Cut(strings.ToLower(f), "=")
 		if !ok {
 			return usage("failed to parse additional hosts: invalid key-value pair %s", f)
+		}
+		if ip == worker.HostGateway { // the daemon knows
+			b.Request.ExtraHosts = append(b.Request.ExtraHosts, op.HostIP{Host: host, IP: ip})
+			continue
 		}
 		addr := net.ParseIP(ip)
 		if addr == nil {

@@ -50,6 +50,7 @@ var windowsCases = []windowsCase{
 	{name: "version", dockerfile: "FROM REGISTRY/win:1\nCOPY f.txt /app/\n", platform: "windows(10.0.17763.1000)/amd64"},
 	{name: "index", dockerfile: "FROM REGISTRY/multi:1\nCOPY f.txt /app/\n", platform: "linux/amd64,windows/amd64"},
 	{name: "other-platform", dockerfile: "FROM REGISTRY/winsingle:1\nCOPY f.txt /app/\n", platform: "linux/amd64"},
+	{name: "foreign", dockerfile: "FROM REGISTRY/foreign:1\nCOPY f.txt /app/\n"},
 	{name: "linux-as-windows", dockerfile: "FROM REGISTRY/linux:1\nCOPY f.txt /app/\n"},
 }
 

@@ -97,7 +97,11 @@ func windowsBase(t *testing.T, r *registrytest.Registry) map[string]bool {
 		for _, l := range layers {
 			img.RootFS.DiffIDs = append(img.RootFS.DiffIDs, digest.FromBytes(l))
 			img.History = append(img.History, ocispec.History{CreatedBy: "Apply image"})
-			m.Layers = append(m.Layers, blob(ocispec.MediaTypeImageLayerGzip, zipped(t, l)))
+			d := blob(ocispec.MediaTypeImageLayerGzip, zipped(t, l))
+			if repo == "foreign" {
+				d.MediaType, d.URLs = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", []string{"https://127.0.0.1:1/" + string(d.Digest)}
+			}
+			m.Layers = append(m.Layers, d)
 			bases[string(m.Layers[len(m.Layers)-1].Digest)] = true
 		}
 		m.Config = blob(ocispec.MediaTypeImageConfig, document(t, img))
@@ -111,7 +115,7 @@ func windowsBase(t *testing.T, r *registrytest.Registry) map[string]bool {
 		t.Fatal(err)
 	}
 	for repo, platforms := range map[string][]string{
-		"winsingle": {"10.0.20348.2000"}, "win": {"10.0.20348.2000", "10.0.17763.1000"}, "linux": {""}, "multi": {"", "10.0.20348.2000"},
+		"winsingle": {"10.0.20348.2000"}, "foreign": {"10.0.20348.2000"}, "win": {"10.0.20348.2000", "10.0.17763.1000"}, "linux": {""}, "multi": {"", "10.0.20348.2000"},
 	} {
 		index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
 		index.SchemaVersion = 2
@@ -190,7 +194,7 @@ func (l *listing) manifest(d ocispec.Descriptor) {
 	l.blob(m.Config.Digest, &img)
 	for i, d := range m.Layers {
 		if l.base[string(d.Digest)] {
-			fmt.Fprintf(&l.out, "layer %d is the base's, %s\n", i, d.MediaType)
+			fmt.Fprintf(&l.out, "layer %d is the base's, %s %v\n", i, d.MediaType, d.URLs)
 			continue
 		}
 		fmt.Fprintf(&l.out, "layer %d\n", i)

@@ -152,9 +152,10 @@ func (in *interpreter) picked(d Descriptor, b []byte) (*Manifest, error) {
 	return m, m.complete(blobs)
 }
 
-// ociLayerType returns OCI's name of a layer's media type; empty for what is none.
+// ociLayerType returns OCI's name of a layer's media type; empty for what is none. Whether a layer may be distributed, which
+// was a question for old bases for Windows, makes no difference.
 func ociLayerType(mediaType string) string {
-	switch strings.Replace(mediaType, ".nondistributable", "", 1) {
+	switch strings.NewReplacer(".nondistributable", "", ".foreign.", ".").Replace(mediaType) {
 	case ocispec.MediaTypeImageLayer, image.DockerLayer:
 		return ocispec.MediaTypeImageLayer
 	case ocispec.MediaTypeImageLayerGzip, image.DockerLayerGzip:

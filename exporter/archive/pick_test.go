@@ -109,6 +109,23 @@ func TestPick(t *testing.T) {
 	}
 }
 
+// Layers have several names, some of which say that a registry need not have them.
+func TestLayerTypes(t *testing.T) {
+	for mediaType, want := range map[string]string{
+		"application/vnd.docker.image.rootfs.diff.tar.gzip":            ocispec.MediaTypeImageLayerGzip,
+		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":    ocispec.MediaTypeImageLayerGzip,
+		"application/vnd.docker.image.rootfs.foreign.diff.tar":         ocispec.MediaTypeImageLayer,
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": ocispec.MediaTypeImageLayerGzip,
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": ocispec.MediaTypeImageLayerZstd,
+		"application/vnd.oci.image.layer.v1.tar":                       ocispec.MediaTypeImageLayer,
+		"application/vnd.oci.image.config.v1+json":                     "",
+	} {
+		if got := ociLayerType(mediaType); got != want {
+			t.Errorf("%s: got %q, want %q", mediaType, got, want)
+		}
+	}
+}
+
 // Nothing counts that has not the digest, size and kind that it is said to have.
 func TestPickHostile(t *testing.T) {
 	p := ocispec.Platform{OS: "linux", Architecture: "amd64"}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -246,7 +247,7 @@ func (s *Service) download(ctx context.Context, repo registry.Repo, desc ocispec
 	for try := 0; ; try++ {
 		resumed := w.Offset() > 0
 		if err := s.deps.Client.FetchBlob(ctx, repo, d, w); err != nil {
-			return err
+			return elsewhere(desc, err)
 		}
 		_, err := w.Commit(desc)
 		if err == nil {
@@ -284,4 +285,15 @@ func (p *downloadProgress) report(n int64, done bool) {
 		p.st.Ended = t
 	}
 	p.status(p.st)
+}
+
+// elsewhere adds to the answer that a registry has not got a blob where its manifest says it is: what old bases for Windows
+// are made of. Addresses in manifests are not fetched.
+func elsewhere(desc ocispec.Descriptor, err error) error {
+	var answer *registry.StatusError
+	if len(desc.URLs) == 0 || !errors.As(err, &answer) || answer.Status != http.StatusNotFound {
+		return err
+	}
+	return fmt.Errorf("%w; the image says that the layer is at %.300q, and addresses in images are not fetched: use a newer base, or a copy that "+
+		"has all layers (docker's `--allow-nondistributable-artifacts` pushes one)", err, desc.URLs[0])
 }

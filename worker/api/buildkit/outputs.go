@@ -73,6 +73,9 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 			o.Attrs["source-date-epoch"] = v
 		}
 	}
+	if err := b.older(&o); err != nil {
+		return o, err
+	}
 	switch o.Type {
 	case worker.OutputImage:
 		b.pushed(&o, req)

@@ -142,9 +142,6 @@ func (b *build) close() {
 	}
 }
 
-// compatibility are the versions of behaviour that a client may ask for.
-var compatibility = map[int64]bool{0: true, 10: true, 20: true, 30: true}
-
 // blank is a request that says only whose it is.
 func (b *build) blank() *worker.BuildRequest {
 	in := b.in
@@ -170,10 +167,11 @@ func (r refusal) Translate(context.Context, *frontend.Request, frontend.Env) (*f
 // request makes the request for the builder.
 func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error) {
 	in := b.in
-	if !compatibility[in.GetCompatibilityVersion()] {
-		return nil, &frontend.UsageError{Message: fmt.Sprintf("unsupported compatibility version %d", in.GetCompatibilityVersion())}
+	if err := b.checkVersion(); err != nil {
+		return nil, err
 	}
 	req := b.blank()
+	b.newer(req)
 	if in.GetSession() != "" {
 		if b.sess, err = b.server.opt.Sessions.Get(ctx, in.GetSession()); err != nil {
 			return nil, err

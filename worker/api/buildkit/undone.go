@@ -31,11 +31,11 @@ func (b *build) undone(req *worker.BuildRequest) error {
 		said[text] = true
 	}
 	for _, e := range exports {
-		warn("no cache was exported to %s: this daemon does not export caches", named(e))
+		warn("no cache was exported to %s: this daemon does not export caches", attrs.CacheEntry{Type: e.GetType(), Attrs: e.GetAttrs()})
 	}
 	for _, e := range b.in.GetCache().GetImports() {
 		if e != nil {
-			warn("no cache was imported from %s: this daemon uses its own cache only", named(e))
+			warn("no cache was imported from %s: this daemon uses its own cache only", attrs.CacheEntry{Type: e.GetType(), Attrs: e.GetAttrs()})
 		}
 	}
 	if b.in.GetProxyNetwork() {
@@ -54,20 +54,9 @@ func (b *build) undone(req *worker.BuildRequest) error {
 		})
 	}
 	for _, e := range parsed.CacheImports {
-		warn("no cache was imported from %s: this daemon uses its own cache only",
-			named(&controlapi.CacheOptionsEntry{Type: e.Type, Attrs: e.Attrs}))
+		warn("no cache was imported from %s: this daemon uses its own cache only", e)
 	}
 	return nil
-}
-
-// named is a cache as a user knows it. Attributes that may be secret are not shown.
-func named(e *controlapi.CacheOptionsEntry) string {
-	for _, k := range []string{"ref", "dest", "src", "name", "scope"} {
-		if v := e.GetAttrs()[k]; v != "" {
-			return fmt.Sprintf("%s (%s)", v, e.GetType())
-		}
-	}
-	return e.GetType()
 }
 
 // distinct refuses two exports to the same place. The cache inside the image is one however often it is asked for.

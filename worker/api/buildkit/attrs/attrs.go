@@ -45,6 +45,16 @@ type CacheEntry struct {
 	Attrs map[string]string
 }
 
+// String is the cache as a user knows it. Attributes that may be secret are not shown.
+func (e CacheEntry) String() string {
+	for _, k := range []string{"ref", "dest", "src", "name", "scope"} {
+		if v := e.Attrs[k]; v != "" {
+			return fmt.Sprintf("%s (%s)", v, e.Type)
+		}
+	}
+	return e.Type
+}
+
 // A Build is what the attributes ask for.
 type Build struct {
 	// Request lacks what is not among the attributes: Default is the caller's to set, as are Entitlements.

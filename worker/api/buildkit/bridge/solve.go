@@ -79,8 +79,10 @@ func (c *conversation) checkSolve(in *pb.SolveRequest) error {
 	if slices.Contains(in.GetCacheImports(), nil) {
 		return status.Error(codes.InvalidArgument, "invalid nil cache import")
 	}
-	if n := len(in.GetCacheImports()); n > 0 {
-		c.env.Warn(solver.Warning{Short: fmt.Sprintf("%d caches to import are left out: cache records are not imported", n)})
+	for _, e := range in.GetCacheImports() {
+		c.env.Warn(solver.Warning{
+			Short: fmt.Sprintf("no cache was imported from %s: this daemon uses its own cache only", attrs.CacheEntry{Type: e.GetType(), Attrs: e.GetAttrs()}),
+		})
 	}
 	if slices.Contains(in.GetSourcePolicies(), nil) {
 		return status.Error(codes.InvalidArgument, "invalid nil source policy")

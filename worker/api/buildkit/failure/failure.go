@@ -91,6 +91,10 @@ func details(err error) []proto.Message {
 	if errors.As(err, &missing) {
 		out = append(out, missing.FrontendCap)
 	}
+	var old *errdefs.UnsupportedCompatibilityFeatureError
+	if errors.As(err, &old) {
+		out = append(out, old.CompatibilityFeature)
+	}
 	if m := policysession.DenyMessages(err); len(m) > 0 {
 		out = append(out, &policysession.DecisionResponse{Action: spb.PolicyAction_DENY, DenyMessages: m})
 	}

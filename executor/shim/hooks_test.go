@@ -320,3 +320,23 @@ func testHookGivenUp(t *testing.T, e executor.Executor) {
 		}
 	}
 }
+
+// TestHookJoins checks that a hook of the host's namespaces which joins those of the process that it is told of, as NVIDIA's of
+// prestart does, finds the root, where its bundle says, and the host's files, which it cannot change from there.
+func TestHookJoins(t *testing.T) { both(t, testHookJoins) }
+
+func testHookJoins(t *testing.T, e executor.Executor) {
+	root, _ := newRoot(t)
+	out := t.TempDir()
+	script := `s=$(cat); b=$(echo "$s" | sed 's/.*"bundle":"\([^"]*\)".*/\1/'); p=$(echo "$s" | sed 's/.*"pid":\([0-9]*\).*/\1/')
+nsenter -t $p -m -- /usr/bin/busybox sh -c "echo joined >$b/rootfs/tmp/joined; mount -t tmpfs tmpfs $b/rootfs/root; echo kept >$b/rootfs/root/kept; touch ` + out + `/evil; true"`
+	spec := sh(root, "cat /tmp/joined /root/kept")
+	spec.Mounts = []executor.Mount{{Type: executor.Tmpfs, Target: "/tmp"}}
+	spec.Hooks = []executor.Hook{scripted(executor.Prestart, script)}
+	if got := run(t, e, spec); got.out != "joined\nkept\n" {
+		t.Errorf("got %q, %q", got.out, got.err)
+	}
+	if _, err := os.Stat(filepath.Join(out, "evil")); err == nil {
+		t.Error("the host was written to")
+	}
+}

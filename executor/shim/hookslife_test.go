@@ -147,3 +147,40 @@ func testHookSaysMuch(t *testing.T, e executor.Executor) {
 		}
 	}
 }
+
+// TestHookStays checks that nothing which a hook has left running can be found by the command, also when it has left
+// its group, and that hooks are not seen by those whose pid namespace the sandbox shares.
+func TestHookStays(t *testing.T) { both(t, testHookStays) }
+
+func testHookStays(t *testing.T, e executor.Executor) {
+	root, _ := newRoot(t)
+	marker := fmt.Sprintf("77779.%d", number.Add(1))
+	spec := sh(root, "ls -d /proc/[0-9]*/root/usr/bin/busybox 2>/dev/null; cat /ready")
+	spec.CapAdd = []string{"SYS_PTRACE"}
+	spec.Hooks = []executor.Hook{
+		scripted(executor.CreateContainer, bundleOf("")+`
+setsid sh -c "echo yes >$b/rootfs/ready; exec sleep `+marker+`" </dev/null >/dev/null 2>&1 &
+until test -s $b/rootfs/ready; do sleep 0.01; done`),
+	}
+	if got := run(t, e, spec); got.out != "yes\n" {
+		t.Errorf("the command finds %q", got.out)
+	}
+	if running(t, marker) {
+		t.Error("what the hook has left runs on")
+	}
+	if _, ok := e.(hostExecutor); !ok {
+		return // sandboxes of builds share no pid namespace
+	}
+	other := start(t, e, sh(root, "sleep 1000"))
+	pid := other.(*hostBox).c.Pid("")
+	spec = sh(root, "cat /namespace")
+	spec.PIDNamespace = fmt.Sprintf("/proc/%d/ns/pid", pid)
+	spec.Hooks = []executor.Hook{scripted(executor.CreateContainer, bundleOf("")+" readlink /proc/self/ns/pid >$b/rootfs/namespace")}
+	own, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, e, spec); got.out != own+"\n" {
+		t.Errorf("the hook's pid namespace is %q, want %q", got.out, own)
+	}
+}

@@ -81,7 +81,7 @@ type Waiting struct {
 
 // Create runs the hooks of prestart, createRuntime and createContainer. After an error the sandbox must not run.
 func (b *Bundle) Create(ctx context.Context, w *Waiting) error {
-	return onThread(func() error {
+	err := onThread(func() error {
 		in, err := enter(b, w)
 		if err != nil {
 			return fmt.Errorf("getting ready for hooks: %w", err)
@@ -92,6 +92,10 @@ func (b *Bundle) Create(ctx context.Context, w *Waiting) error {
 		}
 		return err
 	})
+	if kerr := killLeft(w); kerr != nil {
+		err = errors.Join(err, fmt.Errorf("clearing up after hooks: %w", kerr))
+	}
+	return err
 }
 
 func (b *Bundle) inside(ctx context.Context, w *Waiting, in *inside) error {

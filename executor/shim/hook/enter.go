@@ -30,11 +30,12 @@ type inside struct {
 	host  *os.File // the host's tree
 	moved *os.File // the sandbox's root
 	place string
-	pid   int // of the sandbox's process, in its own pid namespace
+	pid   int // of the sandbox's process, in the pid namespace that hooks run in
 }
 
-// joined are the namespaces that createContainer hooks run in. What the sandbox shares with the host is joined to no effect.
-const joined = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP
+// joined are the namespaces that createContainer hooks run in, with that of pids if it is the sandbox's own. In one that it
+// shares, others could trace the hook, which has all rights. What the sandbox shares with the host is joined to no effect.
+const joined = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
 // enter is to be called on a thread of its own. The sandbox's process, and whoever else is in the mount namespace, have their
 // root below what is put over it here, and so do not see it.
@@ -48,13 +49,17 @@ func enter(b *Bundle, w *Waiting) (_ *inside, err error) {
 	if in.pid, err = OwnPid(w.PidFD); err != nil {
 		return nil, err
 	}
+	flags := joined | unix.CLONE_NEWPID
+	if in.pid != 1 {
+		flags, in.pid = joined, w.Pid
+	}
 	if in.host, err = hostTree(); err != nil {
 		return nil, err
 	}
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // else the kernel lets no thread join a mount namespace
 		return nil, os.NewSyscallError("unshare", err)
 	}
-	if err := unix.Setns(int(w.PidFD.Fd()), joined); err != nil {
+	if err := unix.Setns(int(w.PidFD.Fd()), flags); err != nil {
 		return nil, fmt.Errorf("joining the sandbox's namespaces: %w", err)
 	}
 	if in.under, err = open(unix.AT_FDCWD, "/"); err != nil {

@@ -5,7 +5,7 @@
 // (CVE-2024-21626). What a hook finds, and what it can do:
 //
 //   - A bundle: a directory with config.json, whose root.path is the directory "rootfs" beside it.
-//   - Of createContainer: the sandbox's namespaces. For as long as they run, a copy of the host's tree lies over the root of the
+//   - Of createContainer: the sandbox's namespaces, without that of pids if others are in it. For as long as they run, a copy of the host's tree lies over the root of the
 //     sandbox's mount namespace, as with runc, and the sandbox's root is moved into it, to rootfs: what a hook writes there
 //     is in the sandbox's root, and what it mounts stays. The copy is read-only, so that an image whose links lead out of it
 //     has a hook write nowhere else (CVE-2024-0132, CVE-2025-23359).

@@ -112,6 +112,8 @@ type Spec struct {
 	MaskedPaths, ReadonlyPaths []string
 	// OOMScoreAdj is from -1000 to 1000; nil leaves the executor's own. To lower that takes CAP_SYS_RESOURCE.
 	OOMScoreAdj *int
+	// Umask is that of the first process and of every Exec, at most 0777; nil means 0022.
+	Umask *uint32
 	// AppArmor is a profile that the kernel has loaded, SELinux a label of the process. It is an error if the kernel knows no
 	// such thing; "" and, for AppArmor, "unconfined" ask for none.
 	AppArmor, SELinux string

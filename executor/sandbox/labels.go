@@ -36,6 +36,9 @@ func validatePaths(spec *executor.Spec) error {
 			}
 		}
 	}
+	if u := spec.Umask; u != nil && *u > 0o777 {
+		return fmt.Errorf("umask %#o: want at most 0777", *u)
+	}
 	if a := spec.OOMScoreAdj; a != nil && (*a < -1000 || *a > 1000) {
 		return fmt.Errorf("OOM score adjustment %d: want -1000 to 1000", *a)
 	}

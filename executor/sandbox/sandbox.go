@@ -138,6 +138,7 @@ func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
 		return nil, err
 	}
 	process.NoNewPrivileges, process.OOMScoreAdj = spec.NoNewPrivileges, spec.OOMScoreAdj
+	process.User.Umask = spec.Umask
 	if process.ApparmorProfile, err = labels(spec, host); err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func (m *Manager) spec(rec *record, net *worker.NetworkSetup) (*executor.Spec, e
 		Privileged: host.Privileged, CapAdd: host.CapAdd, CapDrop: host.CapDrop, Sysctls: host.Sysctls, ShmSize: host.ShmSize,
 		HostPID: host.PidMode.IsHost(), HostIPC: host.IpcMode.IsHost(), HostUTS: host.UTSMode.IsHost(),
 		HostCgroup: host.CgroupnsMode.IsHost(), Init: host.Init != nil && *host.Init,
-		MaskedPaths: host.MaskedPaths, ReadonlyPaths: host.ReadonlyPaths,
+		MaskedPaths: host.MaskedPaths, ReadonlyPaths: host.ReadonlyPaths, Umask: host.Umask,
 	}
 	if s.HostUTS {
 		s.Hostname, s.Domain = "", "" // they are the host's

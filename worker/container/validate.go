@@ -27,6 +27,7 @@ func (m *Manager) validate(c *container.Config, h *container.HostConfig) (warnin
 		func() error { return checkConfig(c) },
 		func() error { return checkHealth(c.Healthcheck) },
 		func() error { return checkHost(h) },
+		func() error { return checkForeign(&h.Resources) },
 		func() error { return checkNetworkMode(c, h) },
 		func() error { return checkPorts(h) },
 		func() error { return m.checkLog(&h.LogConfig) },
@@ -147,14 +148,16 @@ func checkHost(h *container.HostConfig) error {
 		return worker.Invalidf("SHM size can not be less than 0")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
 		return worker.Invalidf("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case h.Umask != nil && *h.Umask > 0o777:
+		return worker.Invalidf("invalid umask %#o: want 0 to 0777", *h.Umask)
+	case h.Cgroup != "":
+		return worker.Invalidf("the option Cgroup is not supported: a container cannot use the cgroup of another")
 	case !slices.Contains(worker.Runtimes, h.Runtime):
 		return worker.Invalidf("unknown or invalid runtime name: %s", h.Runtime)
 	case !h.Isolation.IsDefault():
 		return worker.Invalidf("invalid isolation '%s' on linux", h.Isolation)
 	case !h.CgroupnsMode.Valid():
 		return worker.Invalidf("invalid cgroup namespace mode: %v", h.CgroupnsMode)
-	case h.CgroupnsMode.IsPrivate() && h.Cgroup.IsContainer():
-		return worker.Invalidf("conflicting options: cgroup namespace and cgroup of a container")
 	case !h.PidMode.Valid():
 		return worker.Invalidf("invalid PID mode: %v", h.PidMode)
 	case !h.IpcMode.Valid():
@@ -179,6 +182,19 @@ func checkHost(h *container.HostConfig) error {
 	for _, rule := range h.DeviceCgroupRules {
 		if _, err := deviceRule(rule); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkForeign refuses the limits of Windows, which docker does not heed on Linux.
+func checkForeign(r *container.Resources) error {
+	for name, set := range map[string]bool{
+		"CpuCount": r.CPUCount != 0, "CpuPercent": r.CPUPercent != 0, "IOMaximumIOps": r.IOMaximumIOps != 0,
+		"IOMaximumBandwidth": r.IOMaximumBandwidth != 0,
+	} {
+		if set {
+			return worker.Invalidf("invalid option: Linux does not support %s", name)
 		}
 	}
 	return nil

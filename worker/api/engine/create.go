@@ -118,6 +118,9 @@ func adapt(req *worker.ContainerCreate, v version, mac string) error {
 	if before(43) {
 		host.Annotations = nil
 	}
+	if before(56) {
+		host.Umask = nil
+	}
 	if before(44) && req.Healthcheck != nil {
 		req.Healthcheck.StartInterval = 0
 	}

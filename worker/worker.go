@@ -236,7 +236,7 @@ type ImportOptions struct {
 // RemoveOptions are those of Remove.
 type RemoveOptions struct {
 	Force   bool
-	NoPrune bool // untagged parents stay
+	NoPrune bool // untagged parents stay, and what nothing refers to any more
 	// Platforms are those whose images are removed, of a name for several; the name stays with the others.
 	Platforms []op.Platform
 }
@@ -255,6 +255,7 @@ type ImageSummary struct {
 	ContentSize int64 // bytes of the blobs that the store has of it
 	Labels      map[string]string
 	Platform    op.Platform
+	Parent      digest.Digest // the image that it was made of by a commit, while that is there; "" for none
 }
 
 // ImageDetail is everything about an image.

@@ -56,7 +56,7 @@ func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
 	}
 	w.containers, err = container.New(container.Deps{
 		Dir: w.path("containers"), DB: w.meta, Host: host, Snapshots: w.snapshots, Driver: w.snapshotter, Images: w.images,
-		Leases: w.leases, Maker: svc, Volumes: w.volumes, Network: w.networks, Events: w.events, Meter: w.counters,
+		Leases: w.leases, Maker: eventlog.Maker(svc, svc, w.events), Volumes: w.volumes, Network: w.networks, Events: w.events, Meter: w.counters,
 		Devices:  devices,
 		Platform: platforms.Normalize(platforms.DefaultSpec()), Log: w.log,
 	})

@@ -443,7 +443,7 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	told = eventlog.Builder(told, w.events)
+	told = eventlog.Builder(told, svc, w.events)
 	offered, err := w.platforms(foreign.Platforms)
 	if err != nil {
 		return nil, err

@@ -47,6 +47,8 @@ type Image struct {
 	Platform ocispec.Platform
 	Created  time.Time
 	Layers   []Layer // lowest first
+	// Parent is the image that this one was made of by a commit; empty for every other image.
+	Parent digest.Digest `json:",omitempty"`
 	// Manifests are those under which registries have, or had, the image.
 	Manifests []Manifest
 	// Stored is when the image was put into the store, and Tagged when a name was last made to point to it.

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -228,6 +229,7 @@ func merge(tx *bbolt.Tx, img *Image) (rec, old *Image, err error) {
 		return nil, nil, err
 	}
 	rec.Tagged = old.Tagged
+	rec.Parent = cmp.Or(img.Parent, old.Parent)
 	rec.Manifests = slices.Clone(img.Manifests)
 	for _, m := range old.Manifests {
 		i := slices.IndexFunc(rec.Manifests, m.same)

@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"io"
+	"maps"
 	"strconv"
 
 	"github.com/distribution/reference"
@@ -10,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
@@ -18,8 +20,21 @@ import (
 // Images returns images that tell to what is done with them, whoever does it.
 func Images(next worker.Images, to worker.Events) worker.Images { return &images{next, to} }
 
-// Builder returns a builder that tells to which images it has made.
-func Builder(next worker.Builder, to worker.Events) worker.Builder { return &builder{next, to} }
+// Builder returns a builder that tells to which images it has made. Their labels are read from among.
+func Builder(next worker.Builder, among worker.Images, to worker.Events) worker.Builder {
+	return &builder{next, among, to}
+}
+
+// Maker returns a maker of images that tells which names they were given. Their labels are read from among.
+func Maker(next Deriver, among worker.Images, to worker.Events) Deriver {
+	return &maker{next, among, to}
+}
+
+// A Deriver makes images of containers.
+type Deriver interface {
+	Derive(ctx context.Context, d *worker.Derivation) (digest.Digest, error)
+	ApplyChange(c *frontend.ImageConfig, change string) error
+}
 
 type images struct {
 	worker.Images
@@ -27,17 +42,40 @@ type images struct {
 }
 
 type builder struct {
-	next worker.Builder
-	to   worker.Events
+	next  worker.Builder
+	among worker.Images
+	to    worker.Events
 }
 
-// told publishes an event of an image, which is known by an ID or a reference. Its name is an attribute.
-func told(to worker.Events, action events.Action, id, name string) {
-	attrs := map[string]string{}
+type maker struct {
+	Deriver
+	among worker.Images
+	to    worker.Events
+}
+
+// A subject is the image that an event is of: its ID, or the reference that it is known by, and its labels.
+type subject struct {
+	id     string
+	labels map[string]string
+}
+
+// look returns the image of a reference, which stands for its ID where there is none.
+func look(ctx context.Context, among worker.Images, ref string) subject {
+	img, err := among.Inspect(ctx, ref, nil)
+	if err != nil {
+		return subject{id: ref}
+	}
+	return subject{img.ID.String(), img.Labels}
+}
+
+// told publishes an event of an image. Its labels and its name are attributes.
+func (s subject) told(to worker.Events, action events.Action, name string) {
+	attrs := make(map[string]string, len(s.labels)+1)
+	maps.Copy(attrs, s.labels)
 	if name != "" {
 		attrs["name"] = name
 	}
-	to.Publish(events.Message{Type: events.ImageEventType, Action: action, Actor: events.Actor{ID: id, Attributes: attrs}})
+	to.Publish(events.Message{Type: events.ImageEventType, Action: action, Actor: events.Actor{ID: s.id, Attributes: attrs}})
 }
 
 // familiar is a reference as docker shows it, with the tag that is meant.
@@ -49,39 +87,33 @@ func familiar(ref string) string {
 	return reference.FamiliarString(reference.TagNameOnly(named))
 }
 
-// id is the ID of an image, or its name where that cannot be had.
-func (i *images) id(ctx context.Context, ref string) string {
-	img, err := i.Images.Inspect(ctx, ref, nil)
-	if err != nil {
-		return ref
-	}
-	return img.ID.String()
-}
+// look returns the image of a reference.
+func (i *images) look(ctx context.Context, ref string) subject { return look(ctx, i.Images, ref) }
 
 // Tag implements worker.Images.
 func (i *images) Tag(ctx context.Context, src, dst string) error {
 	err := i.Images.Tag(ctx, src, dst)
 	if err == nil {
-		told(i.to, events.ActionTag, i.id(ctx, dst), familiar(dst))
+		i.look(ctx, dst).told(i.to, events.ActionTag, familiar(dst))
 	}
 	return err
 }
 
 // Remove implements worker.Images. What was removed before an error is told of too.
 func (i *images) Remove(ctx context.Context, ref string, opt worker.RemoveOptions) ([]worker.Removed, error) {
-	id := i.id(ctx, ref)
+	img := i.look(ctx, ref)
 	out, err := i.Images.Remove(ctx, ref, opt)
-	removed(i.to, id, out)
+	removed(i.to, img, out)
 	return out, err
 }
 
-// removed tells of effects of a removal.
-func removed(to worker.Events, id string, list []worker.Removed) {
+// removed tells of effects of a removal. As with docker, what is deleted has no labels any more.
+func removed(to worker.Events, img subject, list []worker.Removed) {
 	for _, r := range list {
 		if r.Deleted != "" {
-			told(to, events.ActionDelete, r.Deleted, r.Deleted)
+			subject{id: r.Deleted}.told(to, events.ActionDelete, r.Deleted)
 		} else {
-			told(to, events.ActionUnTag, id, r.Untagged)
+			img.told(to, events.ActionUnTag, r.Untagged)
 		}
 	}
 }
@@ -90,7 +122,7 @@ func removed(to worker.Events, id string, list []worker.Removed) {
 func (i *images) Pull(ctx context.Context, ref string, opt worker.TransferOptions) (*worker.PullResult, error) {
 	res, err := i.Images.Pull(ctx, ref, opt)
 	if err == nil {
-		told(i.to, events.ActionPull, familiar(ref), repository(ref))
+		subject{familiar(ref), i.look(ctx, ref).labels}.told(i.to, events.ActionPull, repository(ref))
 	}
 	return res, err
 }
@@ -99,7 +131,7 @@ func (i *images) Pull(ctx context.Context, ref string, opt worker.TransferOption
 func (i *images) Push(ctx context.Context, ref string, opt worker.TransferOptions) (ocispec.Descriptor, error) {
 	desc, err := i.Images.Push(ctx, ref, opt)
 	if err == nil {
-		told(i.to, events.ActionPush, familiar(ref), repository(ref))
+		subject{familiar(ref), i.look(ctx, ref).labels}.told(i.to, events.ActionPush, repository(ref))
 	}
 	return desc, err
 }
@@ -108,7 +140,7 @@ func (i *images) Push(ctx context.Context, ref string, opt worker.TransferOption
 func (i *images) Load(ctx context.Context, r io.Reader, opt worker.LoadOptions) ([]worker.Loaded, error) {
 	list, err := i.Images.Load(ctx, r, opt)
 	for _, l := range list {
-		told(i.to, events.ActionLoad, l.ID.String(), l.Name)
+		i.look(ctx, l.ID.String()).told(i.to, events.ActionLoad, l.Name)
 	}
 	return list, err
 }
@@ -118,7 +150,7 @@ func (i *images) Save(ctx context.Context, refs []string, platforms []op.Platfor
 	err := i.Images.Save(ctx, refs, platforms, w)
 	if err == nil {
 		for _, ref := range refs {
-			told(i.to, events.ActionSave, i.id(ctx, ref), ref)
+			i.look(ctx, ref).told(i.to, events.ActionSave, ref)
 		}
 	}
 	return err
@@ -128,7 +160,7 @@ func (i *images) Save(ctx context.Context, refs []string, platforms []op.Platfor
 func (i *images) Import(ctx context.Context, r io.Reader, opt worker.ImportOptions) (digest.Digest, error) {
 	id, err := i.Images.Import(ctx, r, opt)
 	if err == nil {
-		told(i.to, events.ActionImport, id.String(), opt.Name)
+		i.look(ctx, id.String()).told(i.to, events.ActionImport, opt.Name)
 	}
 	return id, err
 }
@@ -141,7 +173,7 @@ func (i *images) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.Pr
 	}
 	freed := map[string]string{"reclaimed": strconv.FormatInt(rep.Freed, 10)}
 	if opt.Images {
-		removed(i.to, "", rep.Images)
+		removed(i.to, subject{}, rep.Images)
 		i.to.Publish(events.Message{Type: events.ImageEventType, Action: events.ActionPrune, Actor: events.Actor{Attributes: freed}})
 	}
 	if opt.Cache {
@@ -157,10 +189,20 @@ func (b *builder) Build(ctx context.Context, req *worker.BuildRequest, ev func(s
 		return res, err
 	}
 	for _, img := range res.Images {
-		told(b.to, events.ActionCreate, img.ID.String(), "")
+		of := look(ctx, b.among, img.ID.String())
+		of.told(b.to, events.ActionCreate, "")
 		for _, n := range img.Names {
-			told(b.to, events.ActionTag, img.ID.String(), familiar(n))
+			of.told(b.to, events.ActionTag, familiar(n))
 		}
 	}
 	return res, nil
+}
+
+// Derive makes an image, and tells of the name that it was given.
+func (m *maker) Derive(ctx context.Context, d *worker.Derivation) (digest.Digest, error) {
+	id, err := m.Deriver.Derive(ctx, d)
+	if err == nil && d.Name != "" {
+		look(ctx, m.among, id.String()).told(m.to, events.ActionTag, familiar(d.Name))
+	}
+	return id, err
 }

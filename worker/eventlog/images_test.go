@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/workertest"
 )
@@ -44,7 +46,7 @@ func TestImages(t *testing.T) {
 	if _, err := imgs.Pull(ctx, "nowhere", worker.TransferOptions{}); err == nil {
 		t.Error("pulled what is not there")
 	}
-	b := Builder(&workertest.Builder{Images: fake}, log)
+	b := Builder(&workertest.Builder{Images: fake}, fake, log)
 	do(b.Build(ctx, &worker.BuildRequest{
 		Frontend: frontend.Request{Text: []byte("FROM scratch\n")}, Tags: []string{"docker.io/library/built:latest"},
 		Outputs: []worker.Output{{Type: worker.OutputImage}},
@@ -78,5 +80,79 @@ func TestImages(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// labelled are images that all have one label.
+type labelled struct{ *workertest.Images }
+
+func (l labelled) Inspect(ctx context.Context, ref string, p *op.Platform) (*worker.ImageDetail, error) {
+	img, err := l.Images.Inspect(ctx, ref, p)
+	if err != nil {
+		return nil, err
+	}
+	got := *img
+	got.Labels = map[string]string{"is": "here"}
+	return &got, nil
+}
+
+// deriver makes an image of nothing.
+type deriver struct{ id digest.Digest }
+
+func (d deriver) Derive(context.Context, *worker.Derivation) (digest.Digest, error) { return d.id, nil }
+
+func (d deriver) ApplyChange(*frontend.ImageConfig, string) error { return nil }
+
+// What happens to an image that is there has its labels, by which events are filtered, and an image that is committed
+// under a name is said to have been tagged.
+func TestImageLabels(t *testing.T) {
+	log := &Log{}
+	fake := labelled{&workertest.Images{Registry: map[string]string{"docker.io/library/far:latest": "far"}}}
+	imgs := Images(fake, log)
+	ctx := t.Context()
+	id, err := imgs.Import(ctx, strings.NewReader("x"), worker.ImportOptions{Name: "near"})
+	if err == nil {
+		err = imgs.Tag(ctx, "near", "other:1")
+	}
+	if err == nil {
+		_, err = imgs.Pull(ctx, "far", worker.TransferOptions{})
+	}
+	if err == nil {
+		_, err = Builder(&workertest.Builder{Images: fake.Images}, fake, log).Build(ctx, &worker.BuildRequest{
+			Frontend: frontend.Request{Text: []byte("FROM scratch\n")}, Tags: []string{"docker.io/library/built:latest"},
+			Outputs: []worker.Output{{Type: worker.OutputImage}},
+		}, func(solver.Event) {})
+	}
+	m := Maker(deriver{id}, fake, log)
+	for _, name := range []string{"", "made"} {
+		if err == nil {
+			_, err = m.Derive(ctx, &worker.Derivation{Name: name})
+		}
+	}
+	if err == nil {
+		_, err = imgs.Remove(ctx, "other:1", worker.RemoveOptions{})
+	}
+	if err == nil {
+		_, err = imgs.Remove(ctx, "near", worker.RemoveOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		filters worker.Filters
+		want    string
+	}{
+		{worker.Filters{"label": {"is=here"}}, "import tag pull create tag tag untag untag"},
+		{worker.Filters{"label": {"is=gone"}}, ""},
+		{nil, "import tag pull create tag tag untag untag delete"},
+	} {
+		var got []string
+		err := log.Watch(ctx, time.Unix(1, 0), time.Now(), tt.filters, func(m events.Message) error {
+			got = append(got, string(m.Action))
+			return nil
+		})
+		if err != nil || strings.Join(got, " ") != tt.want {
+			t.Errorf("%v: %q, want %q; %v", tt.filters, got, tt.want, err)
+		}
 	}
 }

@@ -57,6 +57,9 @@ func (s *Service) Derive(ctx context.Context, d *worker.Derivation) (digest.Dige
 	}
 	img, err := finish(&c, layers)
 	if err == nil {
+		if d.Base != nil {
+			img.Parent = d.Base.ID
+		}
 		err = s.store(ctx, image.Update{Images: []*image.Image{img}, Names: names})
 	}
 	if err != nil {

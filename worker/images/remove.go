@@ -23,6 +23,8 @@ import (
 //     reference the image.
 //   - By ID the image goes with all its names; if these are of several repositories, or several tags, only by force.
 //   - An image that a container uses stays; by force it loses its names.
+//   - An image that others were committed from stays while these are there, whatever is done; it can lose its names. With
+//     the last of them it goes too, if it has no name, unless NoPrune is set.
 //   - With platforms the images for these go, and a name stays with what others it has.
 //
 // What nothing refers to then is removed from the disk. Its age does not matter: who makes a blob holds it until something
@@ -55,6 +57,9 @@ func (s *Service) removeAll(ref string, opt worker.RemoveOptions) (out []worker.
 	}
 	for _, img := range wanted {
 		removed, err := s.removeOne(ref, img, opt)
+		if n := len(removed); err == nil && !opt.NoPrune && n > 0 && removed[n-1].Deleted == string(img.ID) {
+			removed, err = s.deleteParents(img, removed)
+		}
 		out = append(out, removed...)
 		var c *conflict
 		if errors.As(err, &c) {
@@ -172,8 +177,14 @@ func (s *Service) lastName(img *image.Image, ref string) error {
 // happens, and one that does not unless force is used.
 func (s *Service) deletable(img *image.Image, force bool) error {
 	id := short(img.ID.Encoded())
+	children, err := s.hasChildren(img.ID)
+	if err != nil {
+		return err
+	}
 	u := s.users(img.ID)
 	switch {
+	case children:
+		return conflictf("delete %s (cannot be forced) - image has dependent child images", id)
 	case len(u) > 0 && u[0].Running:
 		return conflictf("delete %s (cannot be forced) - image is being used by running container %s", id, short(u[0].Container))
 	case len(u) > 0 && !force:
@@ -182,6 +193,31 @@ func (s *Service) deletable(img *image.Image, force bool) error {
 		return conflictf("delete %s (must be forced) - image is referenced in multiple repositories", id)
 	}
 	return nil
+}
+
+// hasChildren says whether there are images that were committed from this one.
+func (s *Service) hasChildren(id digest.Digest) (bool, error) {
+	all, err := s.images.List()
+	return slices.ContainsFunc(all, func(o *image.Image) bool { return o.Parent == id }), err
+}
+
+// deleteParents deletes the image that img, which is gone, was committed from if nothing else keeps it, and so on.
+func (s *Service) deleteParents(img *image.Image, out []worker.Removed) ([]worker.Removed, error) {
+	for img.Parent != "" {
+		parent, err := s.images.Get(string(img.Parent), nil)
+		if errors.Is(err, image.ErrNotFound) {
+			return out, nil
+		}
+		if err != nil {
+			return out, err
+		}
+		n := len(out)
+		if out, err = s.deleteIfBare(parent.ID, out); err != nil || len(out) == n {
+			return out, err
+		}
+		img = parent
+	}
+	return out, nil
 }
 
 // removeName removes one reference, and the image if that was the last.
@@ -229,6 +265,9 @@ func (s *Service) deleteIfBare(id digest.Digest, out []worker.Removed) ([]worker
 	}
 	if len(img.Names) > 0 || len(img.RepoDigests()) > 0 || len(s.users(id)) > 0 {
 		return out, nil
+	}
+	if children, err := s.hasChildren(id); err != nil || children {
+		return out, err
 	}
 	if err := s.images.Delete(id); err != nil {
 		return out, err
@@ -444,22 +483,35 @@ func (s *Service) pruneImages(opt worker.PruneOptions, rep *worker.PruneReport) 
 	if err != nil {
 		return err
 	}
+	children := make(map[digest.Digest]int, len(all))
 	for _, img := range all {
-		switch {
-		case len(img.Names) > 0 && !opt.All, len(s.users(img.ID)) > 0, !matchLabels(configOf(img).Config.Labels, opt.Labels):
-			continue
-		case opt.KeepFor > 0 && time.Since(img.Created) < opt.KeepFor:
-			continue
+		children[img.Parent]++
+	}
+	gone := make(map[digest.Digest]bool)
+	for more := true; more; { // an image can go when those have gone that were committed from it
+		more = false
+		for _, img := range all {
+			if gone[img.ID] || children[img.ID] > 0 || s.spared(img, &opt) {
+				continue
+			}
+			if err := s.images.Delete(img.ID); errors.Is(err, image.ErrNotFound) {
+				continue // somebody else was faster
+			} else if err != nil {
+				return err
+			}
+			rep.Images = append(rep.Images, references(img)...)
+			rep.Images = append(rep.Images, worker.Removed{Deleted: string(img.ID)})
+			gone[img.ID], more = true, true
+			children[img.Parent]--
 		}
-		if err := s.images.Delete(img.ID); errors.Is(err, image.ErrNotFound) {
-			continue // somebody else was faster
-		} else if err != nil {
-			return err
-		}
-		rep.Images = append(rep.Images, references(img)...)
-		rep.Images = append(rep.Images, worker.Removed{Deleted: string(img.ID)})
 	}
 	return nil
+}
+
+// spared says whether an image stays though others are pruned.
+func (s *Service) spared(img *image.Image, opt *worker.PruneOptions) bool {
+	return len(img.Names) > 0 && !opt.All || len(s.users(img.ID)) > 0 || !matchLabels(configOf(img).Config.Labels, opt.Labels) ||
+		opt.KeepFor > 0 && time.Since(img.Created) < opt.KeepFor
 }
 
 // matchLabels says whether labels meet every one of the filters "key", "key=value", "key!=value" and "key!".

@@ -146,14 +146,20 @@ func (s *Service) List(context.Context) ([]worker.ImageSummary, error) {
 		return nil, err
 	}
 	users := make(map[snapshot.ID]int)
+	there := make(map[digest.Digest]bool, len(all))
 	for _, img := range all {
+		there[img.ID] = true
 		for _, l := range img.Layers {
 			users[l.Snapshot]++
 		}
 	}
 	out := make([]worker.ImageSummary, 0, len(all))
 	for _, img := range all {
-		out = append(out, s.summarise(img, configOf(img), users))
+		sum := s.summarise(img, configOf(img), users)
+		if !there[sum.Parent] {
+			sum.Parent = ""
+		}
+		out = append(out, sum)
 	}
 	return out, nil
 }
@@ -172,7 +178,7 @@ func (s *Service) summarise(img *image.Image, c *frontend.ImageConfig, users map
 	blobs := s.deps.Layers.Blobs
 	sum := worker.ImageSummary{
 		ID: img.ID, Names: img.Names, RepoDigests: img.RepoDigests(), Created: img.Created, Size: img.Size(),
-		Labels: c.Config.Labels, Platform: img.Platform,
+		Labels: c.Config.Labels, Platform: img.Platform, Parent: img.Parent,
 	}
 	sum.NameDigests = make(map[string]digest.Digest, len(img.Served))
 	for n, d := range img.Served {
@@ -216,6 +222,9 @@ func (s *Service) Inspect(_ context.Context, ref string, p *op.Platform) (*worke
 	}
 	c := configOf(img)
 	sum := s.summarise(img, c, users)
+	if !slices.ContainsFunc(all, func(other *image.Image) bool { return other.ID == sum.Parent }) {
+		sum.Parent = ""
+	}
 	if name, err := image.Normalize(ref); err == nil {
 		sum.RepoDigests = digestsOf(name, &sum)
 	}
@@ -257,8 +266,17 @@ func (s *Service) History(_ context.Context, ref string, p *op.Platform) ([]work
 		out = append(out, e)
 	}
 	slices.Reverse(out)
-	if len(out) > 0 {
-		out[0].ID, out[0].Tags = string(img.ID), img.Names
+	for i := range out { // a commit has one entry more than what it was made of
+		out[i].ID, out[i].Tags = string(img.ID), img.Names
+		if img.Parent == "" {
+			break
+		}
+		if img, err = s.images.Get(string(img.Parent), nil); errors.Is(err, image.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, translate(err)
+		}
 	}
 	return out, nil
 }

@@ -123,6 +123,14 @@ type ImageUser struct {
 	Running   bool
 }
 
+// A VolumeUse is how a container mounts a volume, of which an event tells.
+type VolumeUse struct {
+	Container   string
+	Destination string // in the container; "" if it is only looked at, of which no event tells
+	ReadOnly    bool
+	Propagation string
+}
+
 // Volumes are the volumes of the daemon. Errors are as those of Containers.
 type Volumes interface {
 	Create(ctx context.Context, req *volume.CreateRequest) (*volume.Volume, error)

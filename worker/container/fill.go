@@ -51,7 +51,7 @@ func (cr *creation) fillVolume(ctx context.Context, view *os.File, p *mountPoint
 	}
 	defer release()
 	vols, id := cr.m.deps.Volumes, cr.rec.ID
-	f, err := vols.Mount(ctx, p.Name, id)
+	f, err := vols.Mount(ctx, p.Name, &worker.VolumeUse{Container: id})
 	if err != nil {
 		return err
 	}

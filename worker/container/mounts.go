@@ -115,7 +115,9 @@ func openBind(p *mountPoint) (*os.File, error) {
 }
 
 func (c *ctr) openVolume(ctx context.Context, p *mountPoint) (*os.File, error) {
-	f, err := c.m.deps.Volumes.Mount(ctx, p.Name, c.id)
+	f, err := c.m.deps.Volumes.Mount(ctx, p.Name, &worker.VolumeUse{
+		Container: c.id, Destination: p.Target, ReadOnly: p.ReadOnly, Propagation: string(p.Propagation),
+	})
 	if err != nil || p.Subpath == "" {
 		return f, err
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/volume"
+
+	"github.com/boxbuild/boxbuild/worker"
 )
 
 // Volumes are what a Manager needs of the volumes, see package worker/volume.
@@ -26,7 +28,7 @@ type Volumes interface {
 	// Holders are the containers that hold it.
 	Holders(name string) []string
 	// Mount returns the directory of a volume, which is in use until Unmount.
-	Mount(ctx context.Context, name, container string) (*os.File, error)
+	Mount(ctx context.Context, name string, use *worker.VolumeUse) (*os.File, error)
 	Unmount(ctx context.Context, name, container string) error
 	// InUse is Mount that was called by a daemon before this one.
 	InUse(ctx context.Context, name, container string) error

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sys/unix"
 
@@ -26,24 +27,27 @@ const (
 	optFlags  = "o"
 )
 
-// checkOptions refuses options that are not the driver's, and a device without a type or the reverse.
+// checkOptions refuses options that are not the driver's, and any of them without those that it needs.
 func checkOptions(opts map[string]string) error {
 	for key := range opts {
 		switch key {
 		case optType, optDevice, optFlags:
 		case "size":
-			return worker.Invalidf("quota size requested but no quota support")
+			n, err := units.RAMInBytes(opts[key])
+			if err != nil {
+				return worker.Invalidf("%v", err)
+			}
+			if n > 0 {
+				return worker.Invalidf("quota size requested but no quota support")
+			}
 		default:
 			return worker.Invalidf("invalid option: %q", key)
 		}
 	}
-	if opts[optType] == "" && opts[optDevice] == "" {
-		if opts[optFlags] != "" {
-			return worker.Invalidf("missing required option: %q", optType)
-		}
+	if opts[optType] == "" && opts[optDevice] == "" && opts[optFlags] == "" {
 		return nil
 	}
-	for _, key := range []string{optType, optDevice} {
+	for _, key := range []string{optDevice, optType} {
 		if opts[key] == "" {
 			return worker.Invalidf("missing required option: %q", key)
 		}
@@ -210,7 +214,7 @@ func (s *Service) unmount(name string) error { return unmount(s.path(name)) }
 // Mount returns the directory of the volume for a container, which has called Hold; it mounts what the volume's options
 // say, unless a container has it mounted already. The caller closes the directory, and calls Unmount when the container
 // has ended.
-func (s *Service) Mount(ctx context.Context, name, container string) (*os.File, error) {
+func (s *Service) Mount(ctx context.Context, name string, use *worker.VolumeUse) (*os.File, error) {
 	var dir *os.File
 	err := s.locked(ctx, name, func(v *vol) error {
 		s.mu.Lock()
@@ -233,11 +237,14 @@ func (s *Service) Mount(ctx context.Context, name, container string) (*os.File, 
 		if dir, err = openDir(target); err != nil {
 			return fmt.Errorf("opening volume %s: %w", name, err)
 		}
-		s.use(v, container)
+		s.use(v, use.Container, use.Destination != "")
 		return nil
 	})
-	if err == nil {
-		s.publish(name, events.ActionMount, map[string]string{"driver": driver, "container": container})
+	if err == nil && use.Destination != "" {
+		s.publish(name, events.ActionMount, map[string]string{
+			"driver": driver, "container": use.Container, "destination": use.Destination,
+			"read/write": strconv.FormatBool(!use.ReadOnly), "propagation": use.Propagation,
+		})
 	}
 	return dir, err
 }
@@ -245,24 +252,26 @@ func (s *Service) Mount(ctx context.Context, name, container string) (*os.File, 
 // InUse says that a container, which was started by a daemon before this one, has the volume.
 func (s *Service) InUse(ctx context.Context, name, container string) error {
 	return s.locked(ctx, name, func(v *vol) error {
-		s.use(v, container)
+		s.use(v, container, true)
 		return nil
 	})
 }
 
-func (s *Service) use(v *vol, container string) {
+// use notes that a container has the volume, and whether that was told.
+func (s *Service) use(v *vol, container string, told bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v.users[container] = true
+	v.users[container] = v.users[container] || told
 	v.holders[container] = true
 }
 
 // Unmount says that the container does not use the volume any more. The last one unmounts it.
 func (s *Service) Unmount(ctx context.Context, name, container string) error {
-	used := false
+	told := false
 	err := s.locked(ctx, name, func(v *vol) error {
 		s.mu.Lock()
-		used = v.users[container]
+		_, used := v.users[container]
+		told = v.users[container]
 		delete(v.users, container)
 		last := len(v.users) == 0 && v.Options[optDevice] != ""
 		s.mu.Unlock()
@@ -271,7 +280,7 @@ func (s *Service) Unmount(ctx context.Context, name, container string) error {
 		}
 		return s.unmount(name)
 	})
-	if err == nil && used {
+	if err == nil && told {
 		s.publish(name, events.ActionUnmount, map[string]string{"driver": driver, "container": container})
 	}
 	return err

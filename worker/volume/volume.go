@@ -66,7 +66,7 @@ type vol struct {
 	// What follows is guarded by Service.mu.
 	record
 	holders map[string]bool // containers that name it
-	users   map[string]bool // of those, the ones that run
+	users   map[string]bool // of those, the ones that have it mounted, and whether an event has told of it
 	gone    bool            // it is not made yet, or removed
 	refs    int             // calls that have it; there is one vol of a name as long as there are any
 }
@@ -182,12 +182,6 @@ func (s *Service) Create(ctx context.Context, req *volume.CreateRequest) (*volum
 
 // Ensure is Create that says whether the volume was made.
 func (s *Service) Ensure(ctx context.Context, req *volume.CreateRequest) (_ *volume.Volume, created bool, err error) {
-	if req.Driver != "" && req.Driver != driver {
-		return nil, false, worker.NotFoundf("error looking up volume plugin %s: plugin \"%s\" not found", req.Driver, req.Driver)
-	}
-	if req.ClusterVolumeSpec != nil {
-		return nil, false, worker.Invalidf("cluster volumes need a swarm")
-	}
 	name, labels := req.Name, maps.Clone(req.Labels)
 	if name == "" {
 		var id [32]byte
@@ -198,10 +192,7 @@ func (s *Service) Ensure(ctx context.Context, req *volume.CreateRequest) (_ *vol
 		}
 		labels[AnonymousLabel] = ""
 	}
-	if err := CheckName(name); err != nil {
-		return nil, false, err
-	}
-	if err := checkOptions(req.DriverOpts); err != nil {
+	if err := checkRequest(name, req); err != nil {
 		return nil, false, err
 	}
 	v := s.grab(name)
@@ -224,6 +215,24 @@ func (s *Service) Ensure(ctx context.Context, req *volume.CreateRequest) (_ *vol
 	}
 	out, err := s.Inspect(ctx, name)
 	return out, created, err
+}
+
+// checkRequest refuses what no volume can be made of.
+func checkRequest(name string, req *volume.CreateRequest) error {
+	if req.ClusterVolumeSpec != nil {
+		return worker.Invalidf("cluster volumes need a swarm")
+	}
+	err := CheckName(name)
+	if d := req.Driver; d != "" && d != driver {
+		err = worker.NotFoundf("error looking up volume plugin %s: plugin \"%s\" not found", d, d)
+	}
+	if err == nil {
+		err = checkOptions(req.DriverOpts)
+	}
+	if err != nil {
+		return fmt.Errorf("create %s: %w", name, err)
+	}
+	return nil
 }
 
 // make makes the directory and then the record. The volume's turn is held.

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,14 +24,16 @@ import (
 
 // A log remembers what was published.
 type log struct {
-	mu  sync.Mutex
-	got []string
+	mu   sync.Mutex
+	got  []string
+	told []string // with their attributes
 }
 
 func (l *log) Publish(m events.Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.got = append(l.got, string(m.Action))
+	l.told = append(l.told, fmt.Sprint(m.Action, " ", m.Actor.Attributes))
 }
 
 func (l *log) Watch(context.Context, time.Time, time.Time, worker.Filters, func(events.Message) error) error {
@@ -123,14 +126,16 @@ func TestCreateRefuses(t *testing.T) {
 		want string
 	}{
 		{"dots", volume.CreateRequest{Name: ".."}, "invalid characters"},
-		{"slash", volume.CreateRequest{Name: "a/b"}, "absolute path"},
+		{"slash", volume.CreateRequest{Name: "a/b"}, `create a/b: "a/b" includes`},
 		{"short", volume.CreateRequest{Name: "a"}, "at least two"},
 		{"long", volume.CreateRequest{Name: strings.Repeat("a", 256)}, "invalid characters"},
 		{"newline", volume.CreateRequest{Name: "ab\n"}, "invalid characters"},
-		{"driver", volume.CreateRequest{Name: "ab", Driver: "rexray"}, `plugin "rexray" not found`},
+		{"driver", volume.CreateRequest{Name: "ab", Driver: "rexray"}, `create ab: error looking up volume plugin rexray: plugin "rexray" not found`},
 		{"option", volume.CreateRequest{Name: "ab", DriverOpts: map[string]string{"color": "red"}}, `"color"`},
 		{"size", volume.CreateRequest{Name: "ab", DriverOpts: map[string]string{"size": "1g"}}, "quota"},
 		{"no device", volume.CreateRequest{Name: "ab", DriverOpts: map[string]string{"type": "tmpfs"}}, `"device"`},
+		{"flags alone", volume.CreateRequest{Name: "ab", DriverOpts: map[string]string{"o": "bind"}}, `create ab: missing required option: "device"`},
+		{"bad size", volume.CreateRequest{Name: "ab", DriverOpts: map[string]string{"size": "big"}}, `invalid size: 'big'`},
 		{"no type", volume.CreateRequest{Name: "ab", DriverOpts: map[string]string{"device": "/x"}}, `"type"`},
 		{"relative", volume.CreateRequest{Name: "ab", DriverOpts: map[string]string{"type": "none", "o": "bind", "device": "x"}}, "absolute"},
 	}
@@ -266,7 +271,7 @@ func TestMount(t *testing.T) {
 	}})
 	mount := func(s *Service, container string) *os.File {
 		t.Helper()
-		f, err := s.Mount(t.Context(), "mem", container)
+		f, err := s.Mount(t.Context(), "mem", &worker.VolumeUse{Container: container})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -315,6 +320,39 @@ func TestMount(t *testing.T) {
 	}
 }
 
+// The event of a mount says where the volume is, and how; of a look into it nobody is told.
+func TestMountEvents(t *testing.T) {
+	ev := new(log)
+	s := open(t, t.TempDir(), ev)
+	create(t, s, volume.CreateRequest{Name: "vol"})
+	ev.told = nil
+	for _, use := range []worker.VolumeUse{
+		{Container: "c1"},
+		{Container: "c1", Destination: "/data", ReadOnly: true, Propagation: "rslave"},
+		{Container: "c2"},
+		{Container: "c3", Destination: "/x"},
+	} {
+		f, err := s.Mount(t.Context(), "vol", &use)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+	}
+	for _, c := range []string{"c1", "c2", "c3", "c3"} {
+		if err := s.Unmount(t.Context(), "vol", c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{
+		"mount map[container:c1 destination:/data driver:local propagation:rslave read/write:false]",
+		"mount map[container:c3 destination:/x driver:local propagation: read/write:true]",
+		"unmount map[container:c1 driver:local]", "unmount map[container:c3 driver:local]",
+	}
+	if !slices.Equal(ev.told, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(ev.told, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // What nobody uses after a restart is unmounted, and what cannot be mounted says why.
 func TestSettle(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -323,7 +361,7 @@ func TestSettle(t *testing.T) {
 	dir, host := t.TempDir(), t.TempDir()
 	s := open(t, dir, nil)
 	v := create(t, s, volume.CreateRequest{Name: "bound", DriverOpts: map[string]string{"type": "none", "device": host, "o": "bind,ro"}})
-	f, err := s.Mount(t.Context(), "bound", "c")
+	f, err := s.Mount(t.Context(), "bound", &worker.VolumeUse{Container: "c"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +378,7 @@ func TestSettle(t *testing.T) {
 		t.Error("still mounted")
 	}
 	create(t, s, volume.CreateRequest{Name: "lost", DriverOpts: map[string]string{"type": "none", "device": "/no/such", "o": "bind"}})
-	if _, err := s.Mount(t.Context(), "lost", "c"); err == nil || !strings.Contains(err.Error(), "/no/such") {
+	if _, err := s.Mount(t.Context(), "lost", &worker.VolumeUse{Container: "c"}); err == nil || !strings.Contains(err.Error(), "/no/such") {
 		t.Errorf("mounting what is not there: %v", err)
 	}
 	if err := s.Remove(t.Context(), "bound", false); err != nil {

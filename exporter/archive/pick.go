@@ -160,7 +160,7 @@ func ociLayerType(mediaType string) string {
 		return ocispec.MediaTypeImageLayer
 	case ocispec.MediaTypeImageLayerGzip, image.DockerLayerGzip:
 		return ocispec.MediaTypeImageLayerGzip
-	case ocispec.MediaTypeImageLayerZstd:
+	case ocispec.MediaTypeImageLayerZstd, image.DockerLayerZstd:
 		return ocispec.MediaTypeImageLayerZstd
 	}
 	return ""

@@ -21,6 +21,7 @@ const (
 	DockerConfig    = "application/vnd.docker.container.image.v1+json"
 	DockerLayer     = "application/vnd.docker.image.rootfs.diff.tar"
 	DockerLayerGzip = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+	DockerLayerZstd = "application/vnd.docker.image.rootfs.diff.tar.zstd" // containerd's
 )
 
 // Descriptor names bytes.

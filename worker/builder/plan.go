@@ -137,8 +137,6 @@ func (p *plan) read() error {
 // conflicts finds attributes that contradict each other; the texts are BuildKit's where it has one.
 func (p *plan) conflicts() error {
 	switch {
-	case p.form.Compression == exporter.Zstd && !p.ociTypes:
-		return errors.New(`exporter option "compression=zstd" conflicts with "oci-mediatypes=false"`)
 	case p.ociArtifact && !p.ociTypes:
 		return errors.New(`exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"`)
 	case p.Push && p.Type != worker.OutputImage:

@@ -20,10 +20,11 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 )
 
-// Docker's media types of layers; there is none for zstd.
+// Docker's media types of layers. That for zstd is containerd's: Docker's own list has none.
 const (
 	dockerLayer     = "application/vnd.docker.image.rootfs.diff.tar"
 	dockerLayerGzip = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+	dockerLayerZstd = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 )
 
 // Layer returns the layer that snapshot id is the top of. diffID is what it is known to be; empty to have it computed.
@@ -63,9 +64,6 @@ func (s *stored) Blob(ctx context.Context, form exporter.Form) (exporter.Descrip
 	d, err := s.DiffID(ctx)
 	if err != nil {
 		return exporter.Descriptor{}, err
-	}
-	if form.Docker && form.Compression == exporter.Zstd {
-		return exporter.Descriptor{}, errors.New("packing layer: Docker's media types know no zstd; use OCI's")
 	}
 	if desc, ok, err := s.find(ctx, d, form); err != nil || ok {
 		return desc, err
@@ -128,7 +126,7 @@ func compressionOf(mediaType string) (exporter.Compression, bool) {
 	switch {
 	case strings.HasSuffix(mediaType, "+gzip"), strings.HasSuffix(mediaType, ".tar.gzip"):
 		return exporter.Gzip, true
-	case strings.HasSuffix(mediaType, "+zstd"):
+	case strings.HasSuffix(mediaType, "+zstd"), strings.HasSuffix(mediaType, ".tar.zstd"):
 		return exporter.Zstd, true
 	case strings.HasSuffix(mediaType, ".tar"):
 		return exporter.Uncompressed, true
@@ -148,6 +146,8 @@ func typed(desc exporter.Descriptor, docker bool) exporter.Descriptor {
 		desc.MediaType = dockerLayer
 	case c == exporter.Uncompressed:
 		desc.MediaType = ocispec.MediaTypeImageLayer
+	case c == exporter.Zstd && docker:
+		desc.MediaType = dockerLayerZstd
 	case c == exporter.Zstd:
 		desc.MediaType = ocispec.MediaTypeImageLayerZstd
 	}

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/solver/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
@@ -220,6 +221,57 @@ func TestPushNowhere(t *testing.T) {
 		}
 		if len(p.warnings) != 1 || !strings.Contains(string(p.warnings[0].Short), "nothing is pushed") {
 			t.Errorf("push=%s: the warnings are %v", push, p.warnings)
+		}
+	}
+}
+
+// TestCompatibility checks what the versions of behaviour that a client may ask for mean for images, as with BuildKit
+// 0.32.2: their media types, and what an old version has not.
+func TestCompatibility(t *testing.T) {
+	d := start(t)
+	const docker, oci = "application/vnd.docker.distribution.manifest.v2+json", ocispec.MediaTypeImageManifest
+	for _, c := range []struct {
+		version int
+		kind    string
+		attrs   map[string]string
+		want    string // the manifest's media type, or a part of the error after "!"
+	}{
+		{0, "image", nil, oci},
+		{30, "image", nil, oci},
+		{20, "image", nil, docker},
+		{20, "image", map[string]string{"oci-mediatypes": "true"}, oci},
+		{20, "image", map[string]string{"compression": "zstd"}, docker},
+		{10, "image", map[string]string{"compression": "zstd"}, "!compatibility-version 10 feature image exporter compression=zstd"},
+		{10, "docker", nil, docker},
+		{10, "oci", nil, oci},
+		{11, "image", nil, "!unsupported compatibility-version 11 (supported: [10 20 30])"},
+		{40, "image", nil, "!unsupported compatibility-version 40: upgrade"},
+	} {
+		opt := opts(t, small)
+		opt.CompatibilityVersion = c.version
+		opt.Exports = []client.ExportEntry{{Type: c.kind, Attrs: c.attrs}}
+		if c.kind != client.ExporterImage {
+			opt.Exports[0] = (&sink{}).to(c.kind, c.attrs)
+		}
+		resp, _, err := d.solve(t.Context(), opt)
+		if want, bad := strings.CutPrefix(c.want, "!"); bad {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%d, %s: got %v, want %q", c.version, c.kind, err, want)
+			}
+			var typed *errdefs.UnsupportedCompatibilityFeatureError
+			if strings.Contains(want, "feature") && !errors.As(err, &typed) {
+				t.Errorf("%d, %s: %v has no type", c.version, c.kind, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%d, %s: %v", c.version, c.kind, err)
+			continue
+		}
+		text, err := base64.StdEncoding.DecodeString(resp.ExporterResponse["containerimage.descriptor"])
+		var desc ocispec.Descriptor
+		if err != nil || json.Unmarshal(text, &desc) != nil || desc.MediaType != c.want {
+			t.Errorf("%d, %s %v: got %s, want %s", c.version, c.kind, c.attrs, text, c.want)
 		}
 	}
 }

@@ -116,16 +116,20 @@ func TestOnlyWindows(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, tt := range []struct {
-		ctx      context.Context
-		platform string
-		want     string
+		platform  string
+		cancelled bool
+		want      string
 	}{
-		{t.Context(), "linux/amd64", ""},
-		{t.Context(), "windows/amd64", "programs for windows/amd64 run on a machine with Windows only"},
-		{gone, "windows/amd64", ""},
+		{"linux/amd64", false, ""},
+		{"windows/amd64", false, "programs for windows/amd64 run on a machine with Windows only"},
+		{"windows/amd64", true, ""},
 	} {
+		ctx := t.Context()
+		if tt.cancelled {
+			ctx = gone
+		}
 		e := &op.Exec{Platform: platforms.MustParse(tt.platform)}
-		err := onlyWindows(tt.ctx, e, reason)
+		err := onlyWindows(ctx, e, reason)
 		if (err != nil) != (tt.want != "") {
 			t.Errorf("%s: %v", tt.platform, err)
 			continue

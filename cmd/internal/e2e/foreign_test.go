@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,12 +25,25 @@ func program(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o755))
 }
 
-// runs says whether programs for an architecture are executed here.
-func runs(arch string) (bool, error) {
-	_, err := binfmt.New(binfmt.Options{}).Emulator(context.Background(), ocispec.Platform{OS: "linux", Architecture: arch})
+// compile compiles testdata/foreign for an architecture: compile arm64 file.
+func compile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: compile arch file")
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", ts.MkAbs(args[1]), "./testdata/foreign")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+args[0])
+	if out, err := cmd.CombinedOutput(); err != nil {
+		ts.Fatalf("compiling for %s: %v\n%s", args[0], err, out)
+	}
+}
+
+// runs says whether programs for an architecture are executed here; alone says that they need nothing in the sandbox for
+// it, as containers have nothing.
+func runs(arch string) (runs, alone bool, err error) {
+	em, err := binfmt.New(binfmt.Options{}).Emulator(context.Background(), ocispec.Platform{OS: "linux", Architecture: arch})
 	var no *executor.PlatformError
 	if errors.As(err, &no) {
-		return false, nil
+		return false, false, nil
 	}
-	return err == nil, err
+	return err == nil, em == nil, err
 }

@@ -52,7 +52,12 @@ func TestScript(t *testing.T) {
 				return err == nil && len(addrs) > 0, nil
 			}
 			if arch, ok := strings.CutPrefix(cond, "foreign:"); ok {
-				return runs(arch)
+				ok, _, err := runs(arch)
+				return ok, err
+			}
+			if arch, ok := strings.CutPrefix(cond, "alone:"); ok {
+				_, ok, err := runs(arch)
+				return ok, err
 			}
 			if name, ok := strings.CutPrefix(cond, "env:"); ok {
 				return os.Getenv(name) != "", nil
@@ -61,7 +66,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"base": base, "code": code, "registry": startRegistry, "putindex": putIndex, "await": await,
-			"count": count, "term": term, "web": startWeb, "program": program,
+			"count": count, "term": term, "web": startWeb, "program": program, "compile": compile,
 		},
 	})
 }

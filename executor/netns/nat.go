@@ -156,9 +156,9 @@ func (p Passage) Close() error {
 	return p.legacy("-D")
 }
 
-// eachForwardChain calls f with the forward chains of all IPv4 tables but those of boxbuild daemons.
+// eachForwardChain calls f with the forward chains of all tables of IP but those of boxbuild daemons.
 func eachForwardChain(c *nftables.Conn, f func(*nftables.Chain) error) error {
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet} {
 		chains, err := c.ListChainsOfTableFamily(family)
 		if err != nil {
 			return fmt.Errorf("listing nftables chains: %w", err)
@@ -194,14 +194,36 @@ func removeAccepts(c *nftables.Conn, ch *nftables.Chain, mark []byte) error {
 	return nil
 }
 
+// legacyTables are the files that name the tables of the older iptables, and the programs that change them. The files are
+// the thread's: the process's first thread may be one that has been left in another namespace.
+var legacyTables = map[string]string{"/proc/thread-self/net/ip_tables_names": "iptables-legacy", "/proc/thread-self/net/ip6_tables_names": "ip6tables-legacy"}
+
+// HasLegacy says whether there are tables of the older iptables that filter: the kernel tells nobody when they change.
+func HasLegacy() bool {
+	for names := range legacyTables {
+		if tables, err := os.ReadFile(names); err == nil && strings.Contains(string(tables), "filter") {
+			return true
+		}
+	}
+	return false
+}
+
 // legacy inserts (-I) or deletes (-D) the rules in the tables of the older iptables, if the kernel has them and their
 // FORWARD chain drops.
 func (p Passage) legacy(action string) error {
-	tables, err := os.ReadFile("/proc/net/ip_tables_names")
+	var errs []error
+	for names, program := range legacyTables {
+		errs = append(errs, p.legacyOf(action, names, program))
+	}
+	return errors.Join(errs...)
+}
+
+func (p Passage) legacyOf(action, names, program string) error {
+	tables, err := os.ReadFile(names)
 	if err != nil || !strings.Contains(string(tables), "filter") {
 		return nil
 	}
-	program, err := exec.LookPath("iptables-legacy")
+	program, err = exec.LookPath(program)
 	if err != nil {
 		return nil // the tables were made by something that is not here to be asked
 	}

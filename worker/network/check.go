@@ -200,6 +200,9 @@ func checkEndpoint(n *netw, name string, e *EndpointSettings) error {
 			errs = append(errs, fmt.Sprintf("invalid alias: %q", a))
 		}
 	}
+	if _, err := sysctlsOf(e); err != nil {
+		errs = append(errs, err.Error())
+	}
 	if len(errs) == 0 {
 		return nil
 	}

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"github.com/boxbuild/boxbuild/executor/netns"
 	"github.com/boxbuild/boxbuild/worker/network/firewall"
@@ -45,6 +46,11 @@ func (s *Service) makeTable(ctx context.Context) error {
 	s.ready = true
 	s.mu.Unlock()
 	s.goOn(func() { s.watch(s.life) })
+	s.goOn(func() {
+		tick := time.NewTicker(legacyEvery)
+		defer tick.Stop()
+		s.watchLegacy(s.life, tick.C)
+	})
 	return nil
 }
 

@@ -182,6 +182,10 @@ func (s *Service) join(ns *link.Namespace, ep *endpoint, gateway bool) error {
 	if gateway {
 		p.Gateways = n.gatewaysFor(ep)
 	}
+	var err error
+	if p.Sysctls, err = sysctlsOf(ep.Asked); err != nil {
+		return err
+	}
 	veth, err := s.host.Join(ns, p)
 	s.mu.Lock()
 	defer s.mu.Unlock()

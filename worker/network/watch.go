@@ -10,10 +10,30 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor/netns"
 )
 
 // settle is how long a change of the rules of others is waited for to be complete.
 const settle = 50 * time.Millisecond
+
+// legacyEvery is how often the tables of the older iptables are looked at, if there are any.
+const legacyEvery = 10 * time.Second
+
+// watchLegacy does what watch does for the tables of the older iptables, of whose changes the kernel tells nobody: Docker, when
+// it starts, has them drop what is not its own. It ends with ctx.
+func (s *Service) watchLegacy(ctx context.Context, tick <-chan time.Time) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+		}
+		if netns.HasLegacy() {
+			s.mendRules(ctx, true)
+		}
+	}
+}
 
 // watch makes the rules again when somebody has removed them, as "nft flush ruleset" and the reloading of some firewalls
 // do, and opens new forward chains that drop for our bridges. It ends with ctx.
@@ -106,6 +126,26 @@ func tableName(b []byte) string {
 
 // mendRules makes the table again if it is not there, and looks at the chains of others if they have changed.
 func (s *Service) mendRules(ctx context.Context, foreign bool) {
+	s.mendTable(ctx)
+	if !foreign {
+		return
+	}
+	s.mu.Lock()
+	var ids []string
+	for id, n := range s.networks {
+		if n.bridge != 0 {
+			ids = append(ids, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range ids {
+		if err := s.letPass(ctx, id); err != nil && ctx.Err() == nil {
+			s.log.Warn("letting packets of containers pass another firewall", "network", id, "error", err)
+		}
+	}
+}
+
+func (s *Service) mendTable(ctx context.Context) {
 	leave, err := s.turns.take(ctx, "table")
 	if err != nil {
 		return
@@ -119,20 +159,21 @@ func (s *Service) mendRules(ctx context.Context, foreign bool) {
 	if err != nil {
 		s.log.Warn("making the packet filter rules of containers again", "error", err)
 	}
-	if !foreign {
-		return
+}
+
+// letPass opens the chains of others for a network, unless it has been removed meanwhile.
+func (s *Service) letPass(ctx context.Context, id string) error {
+	leave, err := s.turns.take(ctx, id)
+	if err != nil {
+		return err
 	}
+	defer leave()
 	s.mu.Lock()
-	var bridges []string
-	for _, n := range s.networks {
-		if n.bridge != 0 {
-			bridges = append(bridges, n.bridgeName())
-		}
-	}
+	n := s.networks[id]
+	up := n != nil && n.bridge != 0
 	s.mu.Unlock()
-	for _, b := range bridges {
-		if err := s.passage(b).Open(); err != nil {
-			s.log.Warn("letting packets of containers pass another firewall", "bridge", b, "error", err)
-		}
+	if !up {
+		return nil
 	}
+	return s.passage(n.bridgeName()).Open()
 }

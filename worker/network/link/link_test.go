@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -110,10 +111,24 @@ func TestNamespace(t *testing.T) {
 	port := &Port{
 		Bridge: index, Interface: "eth1", MTU: 1300, MAC: MAC(netip.MustParseAddr("10.9.3.2")),
 		Addrs: []netip.Prefix{netip.MustParsePrefix("10.9.3.2/24")}, Gateways: []netip.Addr{netip.MustParseAddr("10.9.3.1")},
+		Sysctls: []Sysctl{{"ipv4", "conf", "log_martians", "1"}, {"ipv4", "neigh", "retrans_time_ms", "500"}},
 	}
 	veth, err := h.Join(ns, port)
 	if err != nil {
 		t.Fatal(err)
+	}
+	_ = ns.Do(func() error {
+		for file, want := range map[string]string{"conf/eth1/log_martians": "1\n", "neigh/eth1/retrans_time_ms": "500\n"} {
+			if got, err := os.ReadFile("/proc/sys/net/ipv4/" + file); err != nil || string(got) != want {
+				t.Errorf("%s is %q, %v; want %q", file, got, err, want)
+			}
+		}
+		return nil
+	})
+	other := *port
+	other.Interface, other.Sysctls = "eth2", []Sysctl{{"ipv4", "conf", "no_such", "1"}}
+	if _, err := h.Join(ns, &other); err == nil || !strings.Contains(err.Error(), "is not a sysctl file") {
+		t.Errorf("joined with a parameter that there is not: %v", err)
 	}
 	l, err := ns.Handle().LinkByName("eth1")
 	if err != nil || l.Attrs().MTU != 1300 || l.Attrs().HardwareAddr.String() != "02:42:0a:09:03:02" {

@@ -201,6 +201,7 @@ type Port struct {
 	MAC       net.HardwareAddr
 	Addrs     []netip.Prefix
 	Gateways  []netip.Addr // one for each family at most; none where another port has the default route
+	Sysctls   []Sysctl     // of the interface
 }
 
 // Join joins the namespace to a bridge, by the pair that waits if there is one and it is for that interface, and returns
@@ -257,7 +258,10 @@ func (h *Host) join(n *Namespace, p *Port, index int, setMTU bool) error {
 	if err := n.nl.LinkSetHardwareAddr(inner, p.MAC); err != nil {
 		return fmt.Errorf("setting address %s: %w", p.MAC, err)
 	}
-	return n.addRoutes(inner.Attrs().Index, p.Gateways)
+	if err := n.addRoutes(inner.Attrs().Index, p.Gateways); err != nil {
+		return err
+	}
+	return n.setSysctls(p)
 }
 
 // setPort sets the flags of a bridge port. With br_netfilter, what a container sends to a port of its own that is published

@@ -97,7 +97,7 @@ func (l *Lease) Bindings() []Binding { return l.bindings }
 // allFamilies are the unspecified addresses that "all addresses" stands for.
 func allFamilies() []netip.Addr {
 	out := []netip.Addr{netip.IPv4Unspecified()}
-	if _, err := os.Stat("/proc/net/if_inet6"); err == nil {
+	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err == nil {
 		out = append(out, netip.IPv6Unspecified())
 	}
 	return out

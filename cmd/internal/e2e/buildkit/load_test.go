@@ -27,18 +27,19 @@ func many(t *testing.T, usual int) int {
 	return usual
 }
 
-// A barrier is a file of the web that is sent to nobody before n have asked for it: then n builds are under way.
-func barrier(t *testing.T, n int) (address func(i int) string) {
+// A barrier is a file of the web that is sent to nobody before n have asked for it: then n builds are under way. Where one
+// has failed before it came to ask, the others would wait for it for ever: then open lets them through.
+func barrier(t *testing.T, n int) (address func(i int) string, open func()) {
 	t.Helper()
 	var mu sync.Mutex
 	asked := map[string]bool{}
 	all := make(chan struct{})
+	open = sync.OnceFunc(func() { close(all) })
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
-		before := len(asked)
 		asked[r.URL.Path] = true
-		if before < n && len(asked) == n {
-			close(all)
+		if len(asked) == n {
+			open()
 		}
 		mu.Unlock()
 		select {
@@ -48,7 +49,7 @@ func barrier(t *testing.T, n int) (address func(i int) string) {
 		fmt.Fprintln(w, r.URL.Path)
 	}))
 	t.Cleanup(srv.Close)
-	return func(i int) string { return fmt.Sprintf("%s/%d", srv.URL, i) }
+	return func(i int) string { return fmt.Sprintf("%s/%d", srv.URL, i) }, open
 }
 
 // steps is how many RUNs a build of the load has.
@@ -160,7 +161,7 @@ func TestLoad(t *testing.T) {
 			d.load()
 			d.must(opts(t, map[string]string{"Dockerfile": "FROM busybox\nRUN true\n"})) // what is there from the first build on
 			was := d.state()
-			address := barrier(t, n)
+			address, open := barrier(t, n)
 			builds := make([]*loaded, n)
 			var wg sync.WaitGroup
 			for i := range n {
@@ -170,6 +171,7 @@ func TestLoad(t *testing.T) {
 						var err error
 						if c, err = client.New(t.Context(), d.addr()); err != nil {
 							t.Error(err)
+							open()
 							return
 						}
 						defer c.Close()
@@ -178,6 +180,7 @@ func TestLoad(t *testing.T) {
 					l, err := by(t, d, c, i, address(i))
 					if err != nil {
 						t.Errorf("build %d: %v", i, err)
+						open()
 						return
 					}
 					builds[i] = l

@@ -48,6 +48,7 @@ func (u *unpacker) unpack(dir string, r io.Reader) error {
 type unpacker struct {
 	root       *os.Root
 	keepOwners bool
+	nodes      bool   // devices and pipes are made; without it they are left out
 	top        string // takes the place of the first part of every name; "" to keep the names
 	dirs       []unpackedDir
 }
@@ -98,6 +99,13 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		return u.own(name, h)
 	case tar.TypeLink:
 		return u.root.Link(u.name(h.Linkname), name)
+	case tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+		if !u.nodes {
+			return nil
+		}
+		if err := u.node(name, h); err != nil {
+			return err
+		}
 	default:
 		return nil
 	}

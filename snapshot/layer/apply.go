@@ -315,6 +315,7 @@ func (a *applier) hide(dir []string, name string) error {
 	if err := unix.Mknodat(fd, name, unix.S_IFCHR, 0); err != nil {
 		return fmt.Errorf("making whiteout: %w", err)
 	}
+	n.whited = true
 	return nil
 }
 

@@ -212,7 +212,7 @@ func randomLayer(t testing.TB, r *rand.Rand) []byte {
 // plain trees, applied to what is below, gives the same tree; and a layer that was applied from a diff has the same diff.
 func TestRandomLayers(t *testing.T) {
 	needRoot(t)
-	for seed := range uint64(150) {
+	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		s := newStack(t)
 		again := newStack(t)

@@ -39,6 +39,8 @@ type node struct {
 	there bool
 	// touched says that an entry of this layer describes the directory or lies in it.
 	touched bool
+	// whited says that whiteouts were made in the directory.
+	whited bool
 
 	// lower are the indices of the lower directories that this one merges, if known.
 	lower      []int
@@ -274,8 +276,7 @@ func (t *tree) hideLower(n *node) error {
 	if err := unix.Fsetxattr(fd, t.form.opaqueXattr(), []byte("y"), 0); err != nil {
 		return fmt.Errorf("marking %s opaque: %w", n.path(), err)
 	}
-	t.cutLower(n)
-	return nil
+	return t.cutLower(n)
 }
 
 // hideRoots is hideLower for the root, whose opaque mark overlayfs does not look at: what the lower roots have gets a
@@ -312,16 +313,50 @@ func (t *tree) hideRoots() error {
 	return nil
 }
 
-// cutLower forgets what n and the directories in it showed of the lower ones.
-func (t *tree) cutLower(n *node) {
+// cutLower forgets what n and the directories in it showed of the lower ones, and removes the whiteouts that hid some of it:
+// overlayfs lists the names of whiteouts where nothing is merged.
+func (t *tree) cutLower(n *node) error {
+	if n.lowerKnown && len(n.lower) == 0 {
+		return nil // and so it is for all below it
+	}
+	if err := t.removeWhiteouts(n); err != nil {
+		return err
+	}
 	n.lower, n.lowerKnown = nil, true
 	for _, k := range n.kids {
 		if !k.there {
 			t.drop(k)
-		} else {
-			t.cutLower(k)
+		} else if err := t.cutLower(k); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+func (t *tree) removeWhiteouts(n *node) error {
+	if !n.whited {
+		return nil
+	}
+	fd, err := t.dirFD(n)
+	if err != nil {
+		return err
+	}
+	names, err := readNames(fd)
+	if err != nil {
+		return fmt.Errorf("reading directory %s: %w", n.path(), err)
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && isWhiteout(&st) {
+			err = unix.Unlinkat(fd, name, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("removing whiteout %s/%s: %w", n.path(), name, err)
+		}
+	}
+	n.whited = false
+	return nil
 }
 
 // split cuts a name of a tar into its components, in place. It refuses a name that leads out of the root even in

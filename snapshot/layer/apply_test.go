@@ -39,7 +39,7 @@ func TestLayers(t *testing.T) {
 		{"implied parent and whiteout", [][]ent{{file("a/b/f", "1")}, {file("a/b/g", "2"), white(".wh.a")}}, "a/b/g=2"},
 		{"opaque", [][]ent{{file("a/f", "1"), file("a/b/f", "1")}, {dir("a/"), white("a/.wh..wh..opq"), file("a/g", "2")}}, "a/g=2"},
 		{"opaque last", [][]ent{{file("a/f", "1"), file("a/b/f", "1")}, {file("a/b/g", "2"), white("a/.wh..wh..opq")}}, "a/b/g=2"},
-		{"whiteout, then opaque", [][]ent{{file("a/f", "1"), file("a/b/f", "1"), file("a/h", "1")}, {white("a/b/.wh.f"), white("a/.wh.f"), file("a/b/g", "2"), white("a/.wh..wh..opq")}}, "a/b/g=2"},
+		{"whiteout then opaque", [][]ent{{file("a/f", "1"), file("a/b/f", "1"), file("a/h", "1")}, {white("a/b/.wh.f"), white("a/.wh.f"), file("a/b/g", "2"), white("a/.wh..wh..opq")}}, "a/b/g=2"},
 		{"opaque then below", [][]ent{{file("a/f", "1")}, {dir("a/"), white("a/.wh..wh..opq")}, {file("a/g", "3")}}, "a/g=3"},
 		{"opaque root", [][]ent{{file("a/f", "1")}, {file("g", "2"), white(".wh..wh..opq")}}, "g=2"},
 		{"other AUFS names", [][]ent{{white(".wh..wh.aufs"), white(".wh..wh.plnk"), file("f", "1")}}, "f=1"},

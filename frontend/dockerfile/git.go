@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ func gitContext(ctx context.Context, env frontend.Env, repo *op.Git, args map[st
 }
 
 // pinGit pins a repository and returns it as an input. It is no step to people if the remote is not asked: where the
-// reference itself is a commit.
+// reference itself is a commit. Else it is the step as which it is fetched, as with BuildKit.
 func pinGit(ctx context.Context, env frontend.Env, repo *op.Git, meta solver.Meta) (in solver.Input, err error) {
 	pin := func(ctx context.Context) error {
 		pinned, err := env.Pin(ctx, repo)
@@ -89,7 +90,7 @@ func pinGit(ctx context.Context, env frontend.Env, repo *op.Git, meta solver.Met
 	if repo.FetchByCommit || isCommit(repo.Ref) {
 		err = pin(ctx)
 	} else {
-		err = env.Step(ctx, "[internal] load metadata for "+repo.String(), pin)
+		err = env.Step(ctx, cmp.Or(meta.Name, gitName(repo)), pin)
 	}
 	return in, err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -95,18 +96,22 @@ func (t *translation) checkNames() error {
 }
 
 // resolveOrigins finds the origins of the stages that have none yet. With reads, .dockerignore is read in the meantime: its
-// turn is after the images, whose errors come first, but it need not wait for them.
+// turn is after the images, whose errors come first, as their steps do, but it need not wait for them.
 func (t *translation) resolveOrigins(ctx context.Context, stages []*stage, reads bool) error {
 	g, ctx := together(ctx)
+	var asked sync.WaitGroup
 	for _, s := range stages {
 		if s.origin != nil {
 			continue
 		}
-		find, err := t.originOf(ctx, s)
+		asked.Add(1)
+		began := sync.OnceFunc(asked.Done)
+		find, err := t.originOf(withBegan(ctx, began), s)
 		if err != nil {
 			return at(err, s.src.Location)
 		}
 		g.Go(func() (err error) {
+			defer began()
 			if s.origin, err = find(); err != nil {
 				return at(err, s.src.Location)
 			}
@@ -115,6 +120,7 @@ func (t *translation) resolveOrigins(ctx context.Context, stages []*stage, reads
 	}
 	if reads {
 		g.Go(func() error {
+			asked.Wait()
 			_, err := t.src.ignored()
 			return err
 		})
@@ -129,6 +135,20 @@ func (t *translation) resolveOrigins(ctx context.Context, stages []*stage, reads
 		}
 	}
 	return nil
+}
+
+// beganKey is what a context has under it that wants to know when the step that looks for an image begins.
+type beganKey struct{}
+
+func withBegan(ctx context.Context, f func()) context.Context {
+	return context.WithValue(ctx, beganKey{}, f)
+}
+
+// began tells that the step has begun.
+func began(ctx context.Context) {
+	if f, ok := ctx.Value(beganKey{}).(func()); ok {
+		f()
+	}
 }
 
 // platformOf returns the platform that a stage without a parent is for.
@@ -211,6 +231,7 @@ func (t *translation) pinImage(ctx context.Context, ref reference.Named, p op.Pl
 func (t *translation) loadImage(ctx context.Context, src op.Source, step string) (*origin, error) {
 	o := &origin{}
 	err := t.env.Step(ctx, step, func(ctx context.Context) error {
+		began(ctx)
 		if img, ok := src.(*op.Image); ok && img.Digest == "" {
 			if r, ok := t.env.(frontend.Resolver); ok {
 				return o.resolve(ctx, r, img)

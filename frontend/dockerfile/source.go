@@ -116,7 +116,11 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 		from = &only
 	}
 	step := "[internal] load build definition from " + s.name
-	return env.Step(ctx, step, func(ctx context.Context) error {
+	begin := env.Step
+	if fetched != nil { // that was a step
+		begin = func(ctx context.Context, _ string, fn func(context.Context) error) error { return fn(ctx) }
+	}
+	return begin(ctx, step, func(ctx context.Context) error {
 		var in solver.Input
 		var err error
 		if isGiven {

@@ -7,6 +7,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -84,7 +85,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if req.Session != nil {
 		ctx = session.With(ctx, req.Session)
 	}
-	em := &emitter{sink: events}
+	em := &emitter{sink: events, file: cmp.Or(req.Frontend.Filename, "Dockerfile")}
 	env := &env{b: b, id: id, req: req, em: em}
 	defer env.close()
 	ctx = run.WithHost(ctx, env)

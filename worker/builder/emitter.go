@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ type emitter struct {
 	state map[*solver.Vertex]vertexState
 	// same is, by recipe, the vertex that was met first. A build that is made piece by piece has others like it later.
 	same map[solver.Key]*solver.Vertex
+	// notes are, by name, the steps of the translation that were made last.
+	notes map[string]*solver.Vertex
+	file  string // the name of the user's file
 }
 
 func (e *emitter) emit(ev solver.Event) {
@@ -66,7 +70,7 @@ func (e *emitter) emit(ev solver.Event) {
 			e.state[ev.Vertex] = ended
 		}
 	}
-	e.sink(ev)
+	e.sendLocked(ev)
 }
 
 // firstLocked returns the vertex that stands for v and all like it.
@@ -74,8 +78,14 @@ func (e *emitter) firstLocked(v *solver.Vertex) *solver.Vertex {
 	if first, ok := e.same[v.Recipe()]; ok {
 		return first
 	}
-	e.same[v.Recipe()] = v
-	return v
+	first := e.followLocked(v)
+	if _, ok := v.Op().(*op.Git); ok {
+		if step := e.noteLocked(v); step != nil {
+			first = step // one step to people: what a ref means is asked, and then it is fetched
+		}
+	}
+	e.same[v.Recipe()] = first
+	return first
 }
 
 // shown says whether the work of a vertex was shown as a step of the translation: reading a directory of the client's, and
@@ -129,7 +139,7 @@ func (e *emitter) impliedLocked(hit solver.Event) {
 			e.sink(solver.Event{Kind: solver.Declared, Time: hit.Time, Vertex: v})
 		}
 		e.state[v] = implied
-		e.sink(solver.Event{Kind: solver.Cached, Time: hit.Time, Vertex: v, Key: v.Recipe()})
+		e.sendLocked(solver.Event{Kind: solver.Cached, Time: hit.Time, Vertex: v, Key: v.Recipe()})
 	}
 }
 
@@ -159,12 +169,22 @@ func (n *knownNote) VertexDigest() digest.Digest { return n.known }
 // loadDefinition is the name of the vertex that warnings about a Dockerfile belong to, up to the file's name.
 const loadDefinition = "[internal] load build definition"
 
-// vertex makes a vertex that is shown under name.
+// vertex makes a vertex that is shown under name, or returns the definition, if that is its name.
 func (e *emitter) vertex(name string) *solver.Vertex {
+	e.mu.Lock()
+	def := e.def
+	e.mu.Unlock()
+	if def != nil && def.Name() == name && strings.HasPrefix(name, loadDefinition) {
+		return def
+	}
 	v := e.note(name)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.def == nil || (len(name) >= len(loadDefinition) && name[:len(loadDefinition)] == loadDefinition) {
+	if e.notes == nil {
+		e.notes = make(map[string]*solver.Vertex)
+	}
+	e.notes[name] = v
+	if e.def == nil || strings.HasPrefix(name, loadDefinition) {
 		e.def = v
 	}
 	return v
@@ -223,7 +243,7 @@ func (e *emitter) definition() *solver.Vertex {
 	v := e.def
 	e.mu.Unlock()
 	if v == nil {
-		v = e.vertex(loadDefinition)
+		v = e.early()
 	}
 	return v
 }

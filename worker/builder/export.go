@@ -81,28 +81,32 @@ func (b *Builder) exportOne(ctx context.Context, r result, p *plan) error {
 		}
 	case worker.OutputImage, worker.OutputOCI:
 	}
-	var err error
-	if p.rewrite {
-		err = r.em.step(ctx, "rewriting layers with source-date-epoch", func(ctx context.Context, pr *progress) (err error) {
-			if p.clock.of(r.images[0].epoch) == nil {
-				r.em.emit(solver.Event{Kind: solver.Warned, Vertex: pr.v, Warning: solver.Warning{
-					Short: "rewrite-timestamp is specified, but no source-date-epoch was found",
-				}})
-			}
-			r.images, err = b.variants(ctx, r.images, p)
-			return err
-		})
-	} else {
-		r.images, err = b.variants(ctx, r.images, p)
-	}
-	if err != nil {
-		return err
-	}
-	r.note(r.images)
 	if p.Type == worker.OutputImage {
 		return b.exportImage(ctx, &r, p)
 	}
 	return b.exportArchive(ctx, &r, p)
+}
+
+// finish makes the images what the output wants, in the words in which BuildKit tells it.
+func (b *Builder) finish(ctx context.Context, r *result, p *plan, pr *progress) error {
+	if p.rewrite {
+		epoch := p.clock.of(r.images[0].epoch)
+		if epoch == nil {
+			r.em.emit(solver.Event{Kind: solver.Warned, Vertex: pr.v, Warning: solver.Warning{
+				Short: "rewrite-timestamp is specified, but no source-date-epoch was found",
+			}})
+		} else {
+			pr.begin("exporting layers")() // it goes on when they have their times
+			defer pr.begin(fmt.Sprintf("rewriting layers with source-date-epoch %d (%s)", epoch.Unix(), epoch.UTC()))()
+		}
+	}
+	images, err := b.variants(ctx, r.images, p)
+	if err != nil {
+		return err
+	}
+	r.images = images
+	r.note(images)
+	return nil
 }
 
 // exportImage puts the images into the store, which moves no bytes, and pushes them if asked.
@@ -114,11 +118,14 @@ func (b *Builder) exportImage(ctx context.Context, r *result, p *plan) error {
 	if p.byDigest {
 		u.Names = nil
 	}
-	for _, img := range r.images {
-		u.Images = append(u.Images, img.Image)
-	}
 	documented := r.multi || p.documented()
 	err := r.em.step(ctx, "exporting to image", func(ctx context.Context, pr *progress) error {
+		if err := b.finish(ctx, r, p, pr); err != nil {
+			return err
+		}
+		for _, img := range r.images {
+			u.Images = append(u.Images, img.Image)
+		}
 		if documented && !p.Push {
 			if err := b.document(ctx, r, p, &u, pr); err != nil {
 				return err
@@ -201,7 +208,9 @@ func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update,
 		},
 		Sent: func() { sent() },
 		Status: func(s solver.Status) {
-			s.ID, s.Action = s.Action+" "+s.ID, ""
+			if s.ID, s.Action = s.Action+" "+s.ID, ""; strings.Contains(s.ID, " manifest for ") {
+				s.Current, s.Total = 0, 0 // BuildKit's clients are used to none
+			}
 			pr.status(s)
 		},
 	})

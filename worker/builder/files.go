@@ -22,6 +22,9 @@ func (b *Builder) exportArchive(ctx context.Context, r *result, p *plan) error {
 		name = "exporting to docker image format"
 	}
 	return r.em.step(ctx, name, func(ctx context.Context, pr *progress) error {
+		if err := b.finish(ctx, r, p, pr); err != nil {
+			return err
+		}
 		img, err := b.exported(ctx, r, p)
 		if err != nil {
 			return err
@@ -58,7 +61,7 @@ func writeArchive(ctx context.Context, p *plan, opt archive.Options, img *export
 		return archive.WriteBlobs(ctx, p.Dest.Blob, opt, img)
 	}
 	desc, err := archive.Write(ctx, p.Dest.Stream, opt, img)
-	return desc, finish(p.Dest.Stream, err)
+	return desc, closed(p.Dest.Stream, err)
 }
 
 // exportFiles writes the files of the images to a directory or as a tar. Several platforms get a directory each, unless
@@ -100,14 +103,14 @@ func (b *Builder) exportFiles(ctx context.Context, r *result, p *plan) error {
 				}
 				return err
 			}
-			return finish(p.Dest.Stream, local.WriteTar(ctx, p.Dest.Stream, parts, local.Options{}))
+			return closed(p.Dest.Stream, local.WriteTar(ctx, p.Dest.Stream, parts, local.Options{}))
 		})
 	})
 }
 
-// finish ends a stream that err says how the writing of went. Closing says that all has been written, so a failure
+// closed ends a stream that err says how the writing of went. Closing says that all has been written, so a failure
 // has to be told otherwise, where the stream can.
-func finish(w io.WriteCloser, err error) error {
+func closed(w io.WriteCloser, err error) error {
 	if err == nil {
 		return w.Close()
 	}

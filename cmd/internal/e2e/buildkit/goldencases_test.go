@@ -78,19 +78,6 @@ func to(kind string, pairs ...string) func(*lab, *client.SolveOpt) {
 	}
 }
 
-// cacheTo exports, and cacheFrom imports, a cache in a registry.
-func cacheTo(ref, mode string) func(*lab, *client.SolveOpt) {
-	return func(l *lab, o *client.SolveOpt) {
-		o.CacheExports = append(o.CacheExports, client.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": l.fill(ref), "mode": mode}})
-	}
-}
-
-func cacheFrom(ref string) func(*lab, *client.SolveOpt) {
-	return func(l *lab, o *client.SolveOpt) {
-		o.CacheImports = append(o.CacheImports, client.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": l.fill(ref)}})
-	}
-}
-
 // goldenCases are the builds whose progress is compared.
 func goldenCases() []goldenCase {
 	once := func(name string, run func(*lab) client.SolveOpt) goldenCase {
@@ -103,7 +90,7 @@ func goldenCases() []goldenCase {
 	return []goldenCase{
 		twice("scratch", file("FROM scratch\nCOPY file /\n", to("image", "name", "a:1"))),
 		twice("cold", file(small)),
-		once("from", file("FROM REGISTRY/base:1\nENV a=b\n")),
+		once("from", file("FROM REGISTRY/base:1\nENV a=b\nRUN true\n")),
 		twice("stages", file("FROM REGISTRY/base:1 AS one\nRUN echo 1 > /x\nFROM REGISTRY/base:1\nRUN echo 2 > /y\nCOPY --from=one /x /\n")),
 		{"changed", []func(*lab) client.SolveOpt{
 			file("FROM REGISTRY/base:1\nRUN echo 1\nWORKDIR /w\nRUN echo 2\n"),
@@ -117,14 +104,14 @@ func goldenCases() []goldenCase {
 		once("docker", file(small, to("docker", "name", "new:1"))),
 		once("tar", file("FROM scratch\nCOPY file /\n", to("tar"))),
 		once("local", file("FROM scratch\nCOPY dir /\n", to("local"))),
-		once("many", file("FROM scratch\nCOPY dir /\n", to("local"), to("oci"), to("image", "name", "REGISTRY/new:1", "push", "true"))),
+		once("many", file("FROM scratch\nCOPY dir /\n", to("local"), to("oci"))),
 		once("rewrite", file(small, attr("build-arg:SOURCE_DATE_EPOCH", "0"), to("image", "name", "a:1", "rewrite-timestamp", "true"))),
 		once("rewrite-none", file("FROM scratch\nCOPY file /\n", to("oci", "rewrite-timestamp", "true"))),
 		once("fails", file("FROM REGISTRY/base:1\nRUN echo before; exit 3\nRUN echo after\n")),
-		once("missing", file("FROM REGISTRY/base:1\nCOPY nothing /\nRUN true\n")),
+		once("missing", file("FROM scratch\nCOPY nothing /\nCOPY file /\n")),
 		once("noimage", file("FROM REGISTRY/none:1\nRUN true\n")),
 		once("syntax", file("FROM REGISTRY/base:1\nRUNN true\n")),
-		once("warnings", file("FROM REGISTRY/base:1 as one\nMAINTAINER me\nENV a b\nCMD true\n")),
+		once("warnings", file("FROM REGISTRY/base:1 as one\nMAINTAINER me\nENV a b\nRUN true\nCMD true\n")),
 		once("warnings-escape", file("from REGISTRY/base:1\nCopy file /\nRUN echo ${nothing}\n")),
 		once("platforms", file("FROM --platform=linux/amd64 REGISTRY/base:1 AS b\nFROM scratch\nCOPY file /\n", attr("platform", "linux/amd64,linux/arm64"), to("oci"))),
 		once("platforms-pull", file("FROM REGISTRY/base:1\nCOPY file /\n", attr("platform", "linux/amd64,linux/arm64"), to("oci"))),
@@ -145,21 +132,8 @@ func goldenCases() []goldenCase {
 		once("heredoc", file("FROM REGISTRY/base:1\nRUN <<EOF\necho a\necho b\nEOF\nCOPY <<EOF /x\nx\nEOF\n")),
 		once("nocache", file(small, attr("no-cache", ""))),
 		once("target", file("FROM REGISTRY/base:1 AS one\nRUN echo 1\nFROM one AS two\nRUN echo 2\nFROM one AS three\nRUN echo 3\n", attr("target", "two"))),
-		once("link", file("FROM REGISTRY/base:1\nCOPY --link file /\nADD --chmod=600 file /g\n")),
+		once("link", file("FROM REGISTRY/base:1\nRUN true\nCOPY --link file /\nADD --chmod=600 file /g\n")),
 		once("network", file("FROM REGISTRY/base:1\nRUN --network=none echo a\nUSER 1\nRUN [\"echo\", \"b\"]\n")),
-		{"cache", []func(*lab) client.SolveOpt{
-			file(small, cacheTo("REGISTRY/cache:1", "max")),
-			file(small, cacheFrom("REGISTRY/cache:1")),
-		}},
-		once("cache-none", file("FROM scratch\nCOPY file /\n", cacheFrom("REGISTRY/none:1"))),
-		{"cache-cold", []func(*lab) client.SolveOpt{
-			file(small, cacheTo("REGISTRY/cache:1", "max")),
-			func(l *lab) client.SolveOpt {
-				l.prune()
-				return file(small, cacheFrom("REGISTRY/cache:1"), to("image", "name", "REGISTRY/new:1", "push", "true"))(l)
-			},
-		}},
-		once("attest", file(small, attr("attest:provenance", ""), to("oci"))),
 	}
 }
 

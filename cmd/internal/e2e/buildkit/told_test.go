@@ -109,10 +109,9 @@ func (t *told) text(names *strings.Replacer) string {
 var stages = []*regexp.Regexp{
 	regexp.MustCompile(`internal\] load (build definition|git source|remote build context)`),
 	regexp.MustCompile(`\] load metadata for `),
-	regexp.MustCompile(`internal\] load \.dockerignore`),
+	regexp.MustCompile(`\] load \.dockerignore`),
 	regexp.MustCompile(`.`),
 	regexp.MustCompile(`^exporting to `),
-	regexp.MustCompile(`^exporting cache to `),
 }
 
 // stage is the stage of a vertex: the last that it fits, but what fits all comes only if no other does.
@@ -127,6 +126,9 @@ func stage(name string) int {
 
 // depth is how many vertices are on the longest way from v to one that follows from none.
 func (t *told) depth(v *toldVertex) (n int) {
+	if strings.Contains(v.Name, "] LINK ") { // BuildKit does not say what that follows from
+		return 0
+	}
 	for _, in := range v.Inputs {
 		if below := t.by[in]; below != nil {
 			n = max(n, 1+t.depth(below))
@@ -138,8 +140,16 @@ func (t *told) depth(v *toldVertex) (n int) {
 // sorted are the vertices in an order that does not depend on which of several that may start is the first.
 func (t *told) sorted() []*toldVertex {
 	return slices.SortedStableFunc(slices.Values(t.order), func(a, b *toldVertex) int {
-		return cmp.Or(cmp.Compare(stage(a.Name), stage(b.Name)), cmp.Compare(t.depth(a), t.depth(b)), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(stage(a.Name), stage(b.Name)), cmp.Compare(t.depth(a), t.depth(b)), cmp.Compare(place(a.Name), place(b.Name)))
 	})
+}
+
+// place is what vertices are ordered by that nothing else orders. What the client itself tells is in order.
+func place(name string) string {
+	if strings.HasPrefix(name, "[auth]") {
+		return "[auth]"
+	}
+	return name
 }
 
 // misplaced finds a vertex that started before one which has to come before it, and one that started before what it follows
@@ -147,6 +157,9 @@ func (t *told) sorted() []*toldVertex {
 func (t *told) misplaced() (out []string) {
 	for _, v := range t.order {
 		for _, w := range t.order {
+			if strings.HasPrefix(v.Name, "[auth]") || strings.HasPrefix(w.Name, "[auth]") { // told by the client
+				continue
+			}
 			if v.Started == nil || w.Started == nil || !v.Started.Before(*w.Started) {
 				continue
 			}
@@ -163,7 +176,7 @@ func partLines(parts []*client.VertexStatus) []string {
 	var first, rest []string
 	for _, p := range parts {
 		line := plain(part(p))
-		if strings.Contains(line, "sha256:SUM |") || strings.HasPrefix(line, "writing layer ") || strings.HasPrefix(line, "extracting ") {
+		if strings.Contains(line, "sha256:SUM |") || strings.HasPrefix(line, "pushing manifest for ") || strings.HasPrefix(line, "extracting ") {
 			rest = append(rest, line)
 		} else {
 			first = append(first, line)
@@ -212,11 +225,13 @@ func part(p *client.VertexStatus) string {
 var (
 	sums    = regexp.MustCompile(`[0-9a-f]{64}`)
 	commits = regexp.MustCompile(`(\b|\\n)[0-9a-f]{40}\b`)
+	refs    = regexp.MustCompile(`of ref [0-9a-z]+::[0-9a-z]+`)
 	homes   = regexp.MustCompile(`repository in /\S*?\\n`)
 )
 
 // plain replaces sums of what differs from one recording to the next.
 func plain(s string) string {
 	s = commits.ReplaceAllString(sums.ReplaceAllString(s, "SUM"), "${1}COMMIT")
+	s = refs.ReplaceAllString(s, "of ref REF")
 	return homes.ReplaceAllString(s, `repository in DIR\n`)
 }

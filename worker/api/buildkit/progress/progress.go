@@ -45,11 +45,12 @@ type Teller struct {
 	vertices map[digest.Digest]*controlapi.Vertex
 	order    []digest.Digest
 	files    map[string]*pb.SourceInfo
+	parts    map[partKey]*controlapi.VertexStatus
 }
 
 // New returns a Teller that has heard nothing yet.
 func New() *Teller {
-	return &Teller{vertices: map[digest.Digest]*controlapi.Vertex{}, files: map[string]*pb.SourceInfo{}}
+	return &Teller{vertices: map[digest.Digest]*controlapi.Vertex{}, files: map[string]*pb.SourceInfo{}, parts: map[partKey]*controlapi.VertexStatus{}}
 }
 
 // Tell adds what ev says to m.
@@ -145,14 +146,7 @@ func (t *Teller) tellPart(m *controlapi.StatusResponse, v *controlapi.Vertex, ev
 		data := append([]byte(nil), ev.Data...)
 		m.Logs = append(m.Logs, &controlapi.VertexLog{Vertex: v.Digest, Stream: int64(ev.Stream), Msg: data, Timestamp: at})
 	case solver.Progress:
-		s := &controlapi.VertexStatus{
-			Vertex: v.Digest, ID: ev.Status.ID, Name: ev.Status.Action, Current: ev.Status.Current, Total: ev.Status.Total,
-			Timestamp: at, Started: timestamp(ev.Status.Started), Completed: timestamp(ev.Status.Ended),
-		}
-		if s.Started == nil {
-			s.Started = at
-		}
-		m.Statuses = append(m.Statuses, s)
+		m.Statuses = append(m.Statuses, t.part(v.Digest, &ev.Status, at)...)
 	case solver.Warned:
 		m.Warnings = append(m.Warnings, t.warning(v.Digest, &ev.Warning))
 	case solver.Declared, solver.Started, solver.Cached, solver.Done, solver.Failed, solver.Canceled:

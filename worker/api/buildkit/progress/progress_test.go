@@ -122,8 +122,21 @@ func TestTell(t *testing.T) {
 			},
 			[]string{
 				`a in=0 started=false completed=false cached=false error="" group=`,
-				"log 2 x", "status id pulling 1/2 started=true completed=true",
+				"log 2 x", "status pulling id pulling 1/2 started=true completed=true",
 				"warning s f 4 u [start:{line:1} end:{line:2}]", "warning t  0  []",
+			},
+		},
+		"parts that go from one action to the next": {
+			[]solver.Event{
+				{Kind: solver.Progress, Vertex: a, Status: solver.Status{ID: "l", Action: "downloading", Current: 1, Total: 2}},
+				{Kind: solver.Progress, Vertex: a, Status: solver.Status{ID: "l", Action: "extracting", Ended: time.Unix(5, 0)}},
+				{Kind: solver.Progress, Vertex: a, Status: solver.Status{ID: "transferring context:", Current: 3}},
+			},
+			[]string{
+				`a in=0 started=false completed=false cached=false error="" group=`,
+				"status l  1/2 started=true completed=false",
+				"status l  2/2 started=true completed=true", "status extracting l extracting 0/0 started=true completed=true",
+				"status transferring context: transferring 3/0 started=true completed=false",
 			},
 		},
 		"nothing": {[]solver.Event{{Kind: solver.Done}}, nil},

@@ -35,6 +35,7 @@ const maxErrorBody = 64 << 10
 // A StatusError is an answer of a registry, or of its token server, that says no.
 type StatusError struct {
 	Method  string
+	Scheme  string // "https", or "http" where that is spoken
 	Host    string // that answered
 	Ref     string // what the request was about
 	Status  int    // HTTP status
@@ -77,7 +78,7 @@ func (e *StatusError) Is(target error) bool {
 func newStatusError(resp *http.Response, ref string) *StatusError {
 	defer resp.Body.Close()
 	e := &StatusError{
-		Method: resp.Request.Method, Host: resp.Request.URL.Host, Ref: ref, Status: resp.StatusCode,
+		Method: resp.Request.Method, Scheme: resp.Request.URL.Scheme, Host: resp.Request.URL.Host, Ref: ref, Status: resp.StatusCode,
 		RetryAfter: retryAfter(resp.Header, time.Now()),
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/proto/bksession"
 	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -57,7 +59,7 @@ func TestBuild(t *testing.T) {
 		defer res.Body.Close()
 		return messages(t, res.Body)
 	}
-	const text = "FROM scratch\nRUN echo hello\nRUN warn careful\nRUN progress\nRUN echo bye"
+	const text = "FROM scratch\nRUN echo hello\nRUN warn [Warning] careful\nRUN progress\nRUN echo bye"
 	texts, failure := run(text, client.ImageBuildOptions{Tags: []string{"built:1", "built"}, Labels: map[string]string{"a": "b"}})
 	img, err := cli.ImageInspect(ctx, "built:1")
 	if err != nil || img.Config.Labels["a"] != "b" {
@@ -65,7 +67,7 @@ func TestBuild(t *testing.T) {
 	}
 	short := img.ID[len("sha256:"):][:12]
 	if want := []string{
-		"Step 1/5 : FROM scratch", "Step 2/5 : RUN echo hello", "hello", "Step 3/5 : RUN warn careful", "[Warning] careful",
+		"Step 1/5 : FROM scratch", "Step 2/5 : RUN echo hello", "hello", "Step 3/5 : RUN warn [Warning] careful", "[Warning] careful",
 		"Step 4/5 : RUN progress", "sha256:abc Pulling fs layer", "sha256:abc Downloading", "sha256:abc Download complete",
 		"Step 5/5 : RUN echo bye", "bye", `{"ID":"` + img.ID + `"}`, "Successfully built " + short, "Successfully tagged built:1",
 		"Successfully tagged built:latest",
@@ -347,5 +349,21 @@ func TestBuildAttrs(t *testing.T) {
 	}
 	if !maps.Equal(q.attrs, want) {
 		t.Errorf("got  %v\nwant %v", q.attrs, want)
+	}
+}
+
+// A warning about the file, which is shown with the step that reads it, is told though that is none of the user's, on a
+// line of its own.
+func TestFileWarning(t *testing.T) {
+	out := httptest.NewRecorder()
+	n := newNarrator(&progress{w: &answer{ResponseWriter: out}}, &buildQuery{})
+	load := solver.NewVertex(&op.Local{Name: "dockerfile"}, nil, solver.Meta{Name: "[internal] load build definition from Dockerfile", Internal: true})
+	n.line = true
+	const text = "[Warning] One or more build-args [NOPE] were not consumed"
+	err := n.tell([]solver.Event{
+		{Kind: solver.Declared, Vertex: load}, {Kind: solver.Warned, Vertex: load, Warning: solver.Warning{Short: text}},
+	})
+	if want := `{"stream":"\n"}` + "\r\n" + `{"stream":"` + text + `\n"}` + "\r\n"; err != nil || out.Body.String() != want {
+		t.Errorf("%q, %v; want %q", out.Body.String(), err, want)
 	}
 }

@@ -91,10 +91,11 @@ func stepName(name string) string {
 }
 
 func (n *narrator) text(ev *solver.Event) {
+	if ev.Kind == solver.Warned { // most are of the file, which is no step
+		n.warn(&ev.Warning)
+		return
+	}
 	if ev.Vertex == nil {
-		if ev.Kind == solver.Warned {
-			n.say("[Warning] " + ev.Warning.Short + "\n")
-		}
 		return
 	}
 	if ev.Kind == solver.Declared {
@@ -122,10 +123,17 @@ func (n *narrator) text(ev *solver.Event) {
 		if st := ev.Status; st.Action == "downloading" || st.Action == "extracting" {
 			n.p.part(st, pullFirst)
 		}
-	case solver.Warned:
-		n.say("[Warning] " + ev.Warning.Short + "\n")
-	case solver.Declared, solver.Done, solver.Failed, solver.Canceled:
+	case solver.Warned, solver.Declared, solver.Done, solver.Failed, solver.Canceled:
 	}
+}
+
+func (n *narrator) warn(w *solver.Warning) {
+	if n.line {
+		n.say("\n")
+		n.line = false
+	}
+	const mark = "[Warning] "
+	n.say(mark + strings.TrimPrefix(w.Short, mark) + "\n")
 }
 
 // done tells what was made.
@@ -224,9 +232,13 @@ func (b *outbox) close() {
 	<-b.ended
 }
 
-// cacheFilters are docker's filters of the build cache in BuildKit's words, and for how long what was used is spared.
+// cacheFilters are docker's filters of the build cache in BuildKit's words, and for how long what was used is spared. What
+// is in the cache has no labels, and those are passed over, as docker does: its system prune sends one set of filters for
+// everything.
 func cacheFilters(f worker.Filters) ([]string, time.Duration, error) {
-	if err := f.Check("description", "id", "inuse", "parent", "private", "shared", "type", "until", "unused-for"); err != nil {
+	if err := f.Check(
+		"description", "id", "inuse", "label", "label!", "parent", "private", "shared", "type", "until", "unused-for",
+	); err != nil {
 		return nil, 0, err
 	}
 	var keep time.Duration

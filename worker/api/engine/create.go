@@ -2,11 +2,9 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -18,25 +16,6 @@ import (
 
 	"github.com/boxbuild/boxbuild/worker"
 )
-
-// createRequest is a request as clients of all versions send it.
-type createRequest struct {
-	container.CreateRequest
-	MacAddress string // before 1.52, of the first network
-}
-
-// UnmarshalJSON implements json.Unmarshaler: the embedded request has fields of its own.
-func (r *createRequest) UnmarshalJSON(b []byte) error {
-	var old struct{ MacAddress string }
-	if err := json.Unmarshal(b, &r.CreateRequest); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, &old); err != nil {
-		return err
-	}
-	r.MacAddress = old.MacAddress
-	return nil
-}
 
 // createContainer makes a container.
 func (s *Server) createContainer(ctx context.Context, c *call) error {
@@ -51,10 +30,10 @@ func (s *Server) createContainer(ctx context.Context, c *call) error {
 	if err := c.read(&in); err != nil {
 		return err
 	}
-	if in.Config == nil {
+	if in.now.Config == nil {
 		return worker.Invalidf("config cannot be empty in order to create a container")
 	}
-	req := &worker.ContainerCreate{CreateRequest: in.CreateRequest, Name: c.get("name")}
+	req := &worker.ContainerCreate{CreateRequest: in.now, Name: c.get("name")}
 	if req.HostConfig == nil {
 		req.HostConfig = &container.HostConfig{}
 	}
@@ -65,7 +44,11 @@ func (s *Server) createContainer(ctx context.Context, c *call) error {
 		req.NetworkingConfig.EndpointsConfig = map[string]*network.EndpointSettings{}
 	}
 	defaultNetwork(req)
-	if err := adapt(req, c.version, in.MacAddress); err != nil {
+	if err := adapt(req, c.version); err != nil {
+		return err
+	}
+	warnings, err := migrate(req, &in.old, c.version)
+	if err != nil {
 		return err
 	}
 	if p := c.get("platform"); p != "" && !c.before(41) {
@@ -82,9 +65,7 @@ func (s *Server) createContainer(ctx context.Context, c *call) error {
 	case err != nil:
 		return err
 	}
-	if res.Warnings == nil {
-		res.Warnings = []string{}
-	}
+	res.Warnings = append(append([]string{}, res.Warnings...), warnings...)
 	return c.send(http.StatusCreated, res)
 }
 
@@ -103,7 +84,7 @@ func defaultNetwork(req *worker.ContainerCreate) {
 }
 
 // adapt makes a request of a version what it would be in the current one.
-func adapt(req *worker.ContainerCreate, v version, mac string) error {
+func adapt(req *worker.ContainerCreate, v version) error {
 	before := func(minor int) bool { return v.less(version{1, minor}) }
 	host := req.HostConfig
 	if before(25) {
@@ -132,9 +113,6 @@ func adapt(req *worker.ContainerCreate, v version, mac string) error {
 	if nets := req.NetworkingConfig.EndpointsConfig; before(44) && len(nets) > 1 {
 		return worker.Invalidf("Container cannot be created with multiple network endpoints: %s",
 			strings.Join(slices.Sorted(maps.Keys(nets)), ", "))
-	}
-	if mac != "" && before(52) {
-		return adaptMAC(req, mac)
 	}
 	return nil
 }
@@ -176,32 +154,6 @@ func adaptMount(m *mount.Mount, v version) error {
 			return worker.Invalidf("%s must not be specified on mount type %q", bad.name, m.Type)
 		}
 	}
-	return nil
-}
-
-// adaptMAC gives the container's network the address that older clients give the container.
-func adaptMAC(req *worker.ContainerCreate, mac string) error {
-	hw, err := net.ParseMAC(mac)
-	if err != nil {
-		return worker.Invalidf("invalid MAC address: %s", mac)
-	}
-	mode := req.HostConfig.NetworkMode
-	if mode.IsHost() || mode.IsContainer() || mode.IsNone() {
-		return worker.Invalidf("conflicting options: mac-address and the network mode")
-	}
-	nets := req.NetworkingConfig.EndpointsConfig
-	ep := nets[string(mode)]
-	if len(nets) > 0 && ep == nil {
-		return worker.Invalidf("HostConfig.NetworkMode must match the identity of a network in NetworkSettings.Networks")
-	}
-	if ep == nil {
-		ep = &network.EndpointSettings{}
-		nets[string(mode)] = ep
-	}
-	if ep.MacAddress != nil && ep.MacAddress.String() != hw.String() {
-		return worker.Invalidf("the container-wide MAC address must match the endpoint-specific MAC address for the main network, or be left empty")
-	}
-	ep.MacAddress = network.HardwareAddr(hw)
 	return nil
 }
 
@@ -247,7 +199,14 @@ func (s *Server) inspectContainer(ctx context.Context, c *call) error {
 	if !c.before(52) {
 		return c.send(http.StatusOK, info)
 	}
-	old := oldContainer{InspectResponse: info}
+	old := oldContainer{InspectResponse: info, HostConfig: info.HostConfig}
+	if info.HostConfig != nil && c.before(42) {
+		h := &oldHostConfig{HostConfig: info.HostConfig}
+		if !c.before(40) {
+			h.KernelMemoryTCP = new(int64)
+		}
+		old.HostConfig = h
+	}
 	if n := info.NetworkSettings; n != nil {
 		old.NetworkSettings = oldNetworks(n)
 	}
@@ -263,8 +222,16 @@ func (s *Server) inspectContainer(ctx context.Context, c *call) error {
 // oldContainer is a container before 1.52.
 type oldContainer struct {
 	*container.InspectResponse
+	HostConfig      any
 	Config          *oldContainerConfig
 	NetworkSettings *oldNetworkSettings
+}
+
+// oldHostConfig has limits before 1.42 that there are not.
+type oldHostConfig struct {
+	*container.HostConfig
+	KernelMemory    int64
+	KernelMemoryTCP *int64 `json:",omitempty"`
 }
 
 type oldContainerConfig struct {

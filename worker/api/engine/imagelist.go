@@ -113,8 +113,16 @@ func (s *Server) imageList(ctx context.Context, filters worker.Filters, opt list
 	if err != nil {
 		return nil, err
 	}
+	parents := make(map[digest.Digest]bool)
+	for i := range list {
+		parents[list[i].Parent] = true
+	}
 	out := []image.Summary{}
 	for _, g := range group(list, s.opt.Platform) {
+		// One without a name that others were committed from is a step on the way to these.
+		if between := len(g.main.Names) == 0 && parents[g.main.ID]; between && (!opt.all || len(filters["dangling"]) > 0) {
+			continue
+		}
 		if match(&g) {
 			out = append(out, summary(&g, users, opt))
 		}
@@ -142,7 +150,7 @@ func (s *Server) imageUsers(ctx context.Context) (map[string][]string, error) {
 func summary(g *imageGroup, users map[string][]string, opt listOptions) image.Summary {
 	img := &g.main
 	out := image.Summary{
-		ID: img.ID.String(), Created: img.Created.Unix(), Labels: img.Labels, Size: img.Size, SharedSize: -1,
+		ID: img.ID.String(), ParentID: img.Parent.String(), Created: img.Created.Unix(), Labels: img.Labels, Size: img.Size, SharedSize: -1,
 		RepoTags: []string{}, RepoDigests: []string{}, Containers: int64(len(users[img.ID.String()])),
 	}
 	if img.Created.IsZero() {

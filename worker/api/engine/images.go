@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/storage"
 	"github.com/opencontainers/go-digest"
@@ -70,7 +71,7 @@ func (s *Server) inspectImage(ctx context.Context, c *call) error {
 	if c.before(53) {
 		out.Identity = nil
 	}
-	return c.send(http.StatusOK, imageFor(out, c.version))
+	return c.send(http.StatusOK, imageFor(img, out, c.version))
 }
 
 func imageDetail(img *worker.ImageDetail) *image.InspectResponse {
@@ -125,13 +126,23 @@ func (s *Server) manifestsOf(ctx context.Context, img *worker.ImageDetail) ([]im
 	return []image.ManifestSummary{manifestOf(&img.ImageSummary, users)}, nil
 }
 
-// imageFor is an image as clients of a version expect it.
-func imageFor(img *image.InspectResponse, v version) any {
+// imageFor is an image, whose description in the current version is img, as clients of a version expect it.
+func imageFor(of *worker.ImageDetail, img *image.InspectResponse, v version) any {
 	before := func(minor int) bool { return v.less(version{1, minor}) }
 	if !before(52) {
 		return img
 	}
-	old := oldInspect{InspectResponse: img, Comment: img.Comment, Author: img.Author, Config: oldConfig(img, v)}
+	old := oldInspect{
+		InspectResponse: img, Parent: of.Parent.String(), Comment: img.Comment, Author: img.Author, Config: oldConfig(img, v),
+	}
+	var classic classicConfig
+	if json.Unmarshal(of.Raw, &classic) == nil { // else it says nothing sensible
+		old.DockerVersion = classic.DockerVersion
+	}
+	if before(45) {
+		old.Container = &classic.Container
+		old.ContainerConfig = &oldContainerConfig{Config: &classic.ContainerConfig, OnBuild: classic.ContainerConfig.OnBuild}
+	}
 	if before(44) {
 		old.VirtualSize = img.Size
 		if img.Created == "" {
@@ -145,8 +156,17 @@ func imageFor(img *image.InspectResponse, v version) any {
 type oldInspect struct {
 	*image.InspectResponse
 	Parent, Comment, DockerVersion, Author string
-	VirtualSize                            int64 `json:",omitempty"`
+	VirtualSize                            int64               `json:",omitempty"`
+	Container                              *string             `json:",omitempty"`
+	ContainerConfig                        *oldContainerConfig `json:",omitempty"`
 	Config                                 map[string]any
+}
+
+// classicConfig is what docker's old builder wrote of itself into an image.
+type classicConfig struct {
+	DockerVersion   string           `json:"docker_version"`
+	Container       string           `json:"container"` // that the image was made of
+	ContainerConfig container.Config `json:"container_config"`
 }
 
 // oldConfig is the configuration with the fields that were there before 1.52, though they never said anything of an image.

@@ -126,6 +126,13 @@ func TestPush(t *testing.T) {
 		!strings.Contains(all, `"Tag":"1"`) {
 		t.Errorf("%q %q", all, failure)
 	}
+	if err := w.images.Tag(ctx, "private.example/x:1", "private.example/x:2"); err != nil {
+		t.Fatal(err)
+	}
+	every := w.want("POST /images/private.example/x/push", "", 200, "2: digest: sha256:", "X-Registry-Auth: "+alice(t))
+	if n := strings.Count(every.body, "The push refers to repository"); n != 1 {
+		t.Errorf("the repository is named %d times: %s", n, every.body)
+	}
 	if w.images.Registry["private.example/x:1"] == "" {
 		t.Error("the registry does not have it")
 	}
@@ -264,11 +271,12 @@ func TestGroup(t *testing.T) {
 
 // An image looks to old clients as it did, field by field.
 func TestImageFor(t *testing.T) {
-	config := `{"architecture":"amd64","os":"linux","config":{"Cmd":["x"]}}`
+	config := `{"architecture":"amd64","os":"linux","config":{"Cmd":["x"]},"container":"made of","docker_version":"20.10",
+		"container_config":{"Cmd":["y"],"Tty":true}}`
 	detail := &worker.ImageDetail{
 		ImageSummary: worker.ImageSummary{
 			ID: "sha256:i", Names: []string{"docker.io/library/a:1"}, Created: time.Unix(1, 0), Size: 5,
-			RepoDigests: []string{"docker.io/library/a@sha256:" + strings.Repeat("a", 64)},
+			RepoDigests: []string{"docker.io/library/a@sha256:" + strings.Repeat("a", 64)}, Parent: "sha256:parent",
 		},
 		Raw: []byte(config),
 	}
@@ -276,7 +284,7 @@ func TestImageFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	fields := func(v version) map[string]any {
-		b, err := json.Marshal(imageFor(imageDetail(detail), v))
+		b, err := json.Marshal(imageFor(detail, imageDetail(detail), v))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -293,6 +301,14 @@ func TestImageFor(t *testing.T) {
 	}
 	if got := now["Descriptor"].(map[string]any)["digest"]; got != "sha256:"+strings.Repeat("a", 64) {
 		t.Errorf("the descriptor is of %v", got)
+	}
+	before := fields(version{1, 44})
+	if c, ok := before["ContainerConfig"].(map[string]any); !ok || c["Tty"] != true || c["Hostname"] != "" || before["Container"] != "made of" ||
+		before["DockerVersion"] != "20.10" || before["Parent"] != "sha256:parent" {
+		t.Errorf("of the container it was made of: %v", before)
+	}
+	if since := fields(version{1, 45}); since["Container"] != nil || since["ContainerConfig"] != nil {
+		t.Errorf("since 1.45: %v", since)
 	}
 	then := fields(version{1, 43})
 	for _, key := range []string{"Parent", "Comment", "DockerVersion", "Author", "VirtualSize"} {

@@ -118,6 +118,9 @@ func infoFor(info *system.Info, v version) any {
 	}
 	if before(42) {
 		old.KernelMemory = new(bool)
+		if !before(40) {
+			old.KernelMemoryTCP = new(bool)
+		}
 	}
 	return old
 }
@@ -127,7 +130,7 @@ type legacyInfo struct {
 	*system.Info
 	ContainerdCommit, RuncCommit, InitCommit any
 	BridgeNfIptables, BridgeNfIp6tables      bool
-	KernelMemory                             *bool `json:",omitempty"`
+	KernelMemory, KernelMemoryTCP            *bool `json:",omitempty"`
 }
 
 // auth checks credentials with the registry that they are for.
@@ -142,7 +145,7 @@ func (s *Server) auth(ctx context.Context, c *call) error {
 	host := registryHost(conf.ServerAddress)
 	token, err := s.opt.Login(ctx, host, credentials(&conf))
 	if err != nil {
-		return worker.Errorf(unauthorizedClass(err), "Get \"https://%s/v2/\": %v", host, err)
+		return worker.Errorf(unauthorizedClass(err), "%s", loginRefused(host, err))
 	}
 	return c.send(http.StatusOK, registry.AuthResponse{Status: "Login Succeeded", IdentityToken: token})
 }

@@ -77,6 +77,8 @@ func TestInfo(t *testing.T) {
 	has("v1.43", `"status"`, false)
 	has("v1.41", `"KernelMemory":false`, true)
 	has("v1.42", `"KernelMemory"`, false)
+	has("v1.40", `"KernelMemoryTCP":false`, true)
+	has("v1.39", `"KernelMemoryTCP"`, false)
 }
 
 // Events come as they happen, filtered, in the form that a client asks for, and those of the past up to a time.
@@ -156,6 +158,20 @@ func TestDiskUsage(t *testing.T) {
 	brief := w.want("GET /system/df?type=volume", "", 200, `{"VolumeUsage":{"Reclaimable":100,"TotalCount":1,"TotalSize":100}}`)
 	if strings.Contains(brief.body, "Image") {
 		t.Error(brief.body)
+	}
+	both := decode[map[string]any](t, w.send("GET /v1.52/system/df", "").body)
+	for _, key := range []string{"LayersSize", "Images", "Containers", "Volumes", "BuildCache", "ImageUsage", "ContainerUsage"} {
+		if both[key] == nil {
+			t.Errorf("1.52 lacks %s: %v", key, both)
+		}
+	}
+	if u := both["ContainerUsage"].(map[string]any); u["Items"] != nil || u["TotalCount"] != 2.0 || len(both["Containers"].([]any)) != 2 {
+		t.Errorf("1.52: %v", both)
+	}
+	for _, path := range []string{"/v1.52/system/df?verbose=1", "/v1.53/system/df"} {
+		if x := w.send("GET "+path, ""); strings.Contains(x.body, "LayersSize") {
+			t.Errorf("%s has the old fields: %s", path, x.body)
+		}
 	}
 	w.want("GET /system/df?type=x", "", 400, "unknown object type: x")
 	w.want("GET /v1.41/system/df?type=x", "", 200, `"BuilderSize":3000`)
@@ -304,6 +320,14 @@ func TestOldContainer(t *testing.T) {
 	}
 	if _, ok := got.Config["MacAddress"]; ok {
 		t.Error("a MAC address")
+	}
+	if h := w.want("GET /v1.41/containers/old/json", "", 200, `"KernelMemory":0,"KernelMemoryTCP":0`); !strings.Contains(h.body, `"NetworkMode"`) {
+		t.Error(h.body)
+	}
+	for _, version := range []string{"v1.42", "v1.56"} {
+		if h := w.want("GET /"+version+"/containers/old/json", "", 200, `"NetworkMode"`); strings.Contains(h.body, "KernelMemory") {
+			t.Errorf("%s: %s", version, h.body)
+		}
 	}
 	look("v1.43")
 	if mac := string(got.Config["MacAddress"]); mac != `"02:42:ac:11:00:02"` {

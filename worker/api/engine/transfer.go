@@ -1,14 +1,17 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -121,6 +124,23 @@ func pullError(named reference.Named, err error) error {
 	return err
 }
 
+// loginRefused is why credentials are not good, in docker's words: it tells what the registry itself has answered, or its
+// token server, or that there was no answer.
+func loginRefused(host string, err error) string {
+	var answer *registry.StatusError
+	var request *url.Error
+	switch {
+	case errors.As(err, &answer) && answer.Host == host:
+		return fmt.Sprintf("login attempt to %s://%s/v2/ failed with status: %d %s",
+			answer.Scheme, host, answer.Status, http.StatusText(answer.Status))
+	case errors.As(err, &answer) && errors.Is(err, registry.ErrUnauthorized):
+		return fmt.Sprintf("Get \"https://%s/v2/\": unauthorized: %s", host, cmp.Or(answer.Message, "incorrect username or password"))
+	case errors.As(err, &request):
+		return request.Error()
+	}
+	return fmt.Sprintf("Get \"https://%s/v2/\": %v", host, err)
+}
+
 // transferOptions reads what pulls and pushes have in common.
 func transferOptions(c *call, named reference.Named) (worker.TransferOptions, error) {
 	var opt worker.TransferOptions
@@ -182,8 +202,9 @@ func (s *Server) pushImage(ctx context.Context, c *call) error {
 		return err
 	}
 	p := newProgress(c)
+	begin := sync.OnceFunc(func() { p.status("The push refers to repository [" + named.Name() + "]") })
 	for _, n := range names {
-		if err := s.push(ctx, p, n, opt); err != nil {
+		if err := s.push(ctx, &pushing{p, begin}, n, opt); err != nil {
 			return p.end(err)
 		}
 	}
@@ -224,16 +245,15 @@ func (s *Server) namesIn(ctx context.Context, named reference.Named) ([]referenc
 	return out, nil
 }
 
-func (s *Server) push(ctx context.Context, p *progress, named reference.Named, opt worker.TransferOptions) error {
-	begun := false
-	begin := func() {
-		if !begun {
-			begun = true
-			p.status("The push refers to repository [" + named.Name() + "]")
-		}
-	}
+// A pushing is a push of one repository, with all tags that are wanted.
+type pushing struct {
+	*progress
+	begin func() // names the repository, once
+}
+
+func (s *Server) push(ctx context.Context, p *pushing, named reference.Named, opt worker.TransferOptions) error {
 	opt.Progress = func(st solver.Status) {
-		begin()
+		p.begin()
 		p.part(st, pushFirst)
 	}
 	desc, err := s.opt.Images.Push(ctx, named.String(), opt)
@@ -244,7 +264,7 @@ func (s *Server) push(ctx context.Context, p *progress, named reference.Named, o
 	case err != nil:
 		return noImage(reference.FamiliarString(named), err)
 	}
-	begin()
+	p.begin()
 	p.status(fmt.Sprintf("%s: digest: %s size: %d", tagOf(named), desc.Digest, desc.Size))
 	p.aux("", map[string]any{"Tag": tagOf(named), "Digest": desc.Digest, "Size": desc.Size})
 	return nil

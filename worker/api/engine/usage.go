@@ -59,10 +59,23 @@ func (s *Server) diskUsage(ctx context.Context, c *call) error {
 	if c.before(52) {
 		return c.send(http.StatusOK, legacyUsage(&du, c.version))
 	}
-	if !c.is("verbose") {
-		dropItems(&du)
+	if c.is("verbose") {
+		return c.send(http.StatusOK, &du)
 	}
-	return c.send(http.StatusOK, &du)
+	if !c.before(53) {
+		dropItems(&du)
+		return c.send(http.StatusOK, &du)
+	}
+	both := bothUsages{oldUsage: legacyUsage(&du, c.version)} // which has the items
+	dropItems(&du)
+	both.DiskUsage = &du
+	return c.send(http.StatusOK, both)
+}
+
+// bothUsages is the answer of 1.52, which is for clients of either form.
+type bothUsages struct {
+	*system.DiskUsage
+	*oldUsage
 }
 
 // dropItems leaves the sums.

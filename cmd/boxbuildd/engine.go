@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -101,9 +102,11 @@ func machineInfo(a *boxbuildv1.InfoResponse) *system.Info {
 		IndexServerAddress: "https://index.docker.io/v1/",
 		RegistryConfig: &registry.ServiceConfig{
 			IndexConfigs: map[string]*registry.IndexInfo{"docker.io": {
-				Name: "docker.io", Mirrors: slices.Concat([]string{}, a.GetMirrors()), Secure: true, Official: true,
+				Name: "docker.io", Mirrors: append([]string{}, a.GetMirrors()...), Secure: true, Official: true,
 			}},
-			Mirrors: a.GetMirrors(),
+			Mirrors: append([]string{}, a.GetMirrors()...),
+			// These are spoken to by HTTP.
+			InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		},
 		HTTPProxy: os.Getenv("HTTP_PROXY"), HTTPSProxy: os.Getenv("HTTPS_PROXY"), NoProxy: os.Getenv("NO_PROXY"),
 		Labels:         []string{},

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -33,18 +34,34 @@ func trustOf(r *http.Request) trust {
 }
 
 // noBrowsers refuses what pages of the web make browsers send. A browser tells the page's origin; one that was made to
-// believe that a foreign name is this machine's tells that name as the host.
+// believe that a foreign name is this machine's tells that name as the host. No browser reaches a socket in the file system,
+// and clients of web sockets have to name some origin, so there nothing is refused. One that has a client certificate shows
+// it for any page: but for pages of this address, and what names its own machine, it is refused as well.
 func noBrowsers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch site := r.Header.Get("Sec-Fetch-Site"); {
-		case r.Header.Get("Origin") != "", site != "" && site != "none":
+		how, site, origin := trustOf(r), r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin")
+		switch {
+		case how == local:
+			next.ServeHTTP(w, r)
+		case how == certified && (site == "cross-site" || site == "same-site" || origin != "" && !ownOrigin(origin, r.Host)),
+			how == open && (origin != "" || site != "" && site != "none"):
 			refuse(w, http.StatusForbidden, "requests of web pages are refused")
-		case trustOf(r) == open && !ownName(r.Host):
+		case how == open && !ownName(r.Host):
 			refuse(w, http.StatusForbidden, "this is not "+r.Host)
 		default:
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// ownOrigin says whether an Origin is the address itself that a request goes to, or the client's machine.
+func ownOrigin(origin, host string) bool {
+	u, err := url.Parse(origin)
+	if err != nil || u.Host == "" {
+		return false
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	return strings.EqualFold(u.Host, host) || strings.EqualFold(u.Hostname(), "localhost") || err == nil && a.IsLoopback()
 }
 
 // ownName says whether a Host is one that no foreign name can be behind: an address, or localhost.

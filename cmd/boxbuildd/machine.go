@@ -45,7 +45,7 @@ var featureFiles = map[string][2]string{
 	"cpu-quota":        {"sys/fs/cgroup/cpu/cpu.cfs_quota_us", "cpu.max"},
 	"cpu-shares":       {"sys/fs/cgroup/cpu/cpu.shares", "cpu.weight"},
 	"cpuset":           {"sys/fs/cgroup/cpuset/cpuset.cpus", "cpuset.cpus"},
-	"pids":             {"sys/fs/cgroup/pids/pids.max", "pids.max"},
+	"pids":             {"sys/fs/cgroup/pids/cgroup.procs", "pids.max"}, // the root group has no pids.max
 }
 
 // features returns what the machine whose root directory is given can do, sorted.

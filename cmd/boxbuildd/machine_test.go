@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -23,8 +24,8 @@ func TestFeatures(t *testing.T) {
 		{"nothing", nil, nil},
 		{"version 1", []string{
 			"sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.oom_control", "sys/fs/cgroup/cpu/cpu.shares",
-			"sys/fs/cgroup/unified/cgroup.controllers",
-		}, []string{"cpu-shares", "memory", "oom-kill-disable"}},
+			"sys/fs/cgroup/pids/cgroup.procs", "sys/fs/cgroup/unified/cgroup.controllers",
+		}, []string{"cpu-shares", "memory", "oom-kill-disable", "pids"}},
 		{"version 2", []string{
 			"sys/fs/cgroup/cgroup.controllers", "sys/fs/cgroup/init.scope/memory.max", "sys/fs/cgroup/init.scope/cpu.max",
 			"sys/fs/cgroup/init.scope/memory.swap.max",
@@ -69,6 +70,10 @@ func TestMachineRegistries(t *testing.T) {
 	}})
 	if got := info.GetMirrors(); !slices.Equal(got, []string{"mirror.example"}) {
 		t.Errorf("mirrors %v", got)
+	}
+	conf := machineInfo(&boxbuildv1.InfoResponse{}).RegistryConfig
+	if got := fmt.Sprint(conf.InsecureRegistryCIDRs); got != "[127.0.0.0/8 ::1/128]" || conf.Mirrors == nil {
+		t.Errorf("without a configuration: %+v", conf)
 	}
 	if got := info.GetInsecure(); !slices.Equal(got, []string{"a.example", "b.example"}) {
 		t.Errorf("insecure registries %v", got)

@@ -28,7 +28,7 @@ func (a *app) shareSocket(opt *createOptions, req *container.CreateRequest) ([]b
 	}
 	addr, err := config.ParseAddress(a.cfg.Addr)
 	if err != nil {
-		return nil, usageError{err.Error()}
+		return nil, usageError{message: err.Error()}
 	}
 	if addr.Network != "unix" {
 		return nil, errors.New("--use-api-socket is not supported: the daemon at " + a.cfg.Addr + " is not known by a socket")

@@ -138,7 +138,7 @@ func (a *app) build(ctx context.Context, opt *buildOptions) error {
 	}
 	display, err := progress.New(a.stderr, opt.progress, "boxbuild")
 	if err != nil {
-		return usageError{err.Error()}
+		return usageError{message: err.Error()}
 	}
 	s := &buildStream{app: a, plan: plan, display: display, client: boxbuildv1.NewBuildsClient(conn)}
 	for _, ev := range opt.foreign.notDone() {

@@ -59,7 +59,7 @@ func (a *app) attach(ctx context.Context, ref string, opt *buildOptions) error {
 	}
 	display, err := progress.New(a.stderr, opt.progress, "boxbuild")
 	if err != nil {
-		return usageError{err.Error()}
+		return usageError{message: err.Error()}
 	}
 	var found warnings
 	finished, err := show(stream, display, &found)
@@ -150,7 +150,7 @@ func (a *app) buildLogs(ctx context.Context, ref string, opt *buildsLogsOptions)
 	}
 	display, err := progress.New(a.stdout, opt.progress, "boxbuild")
 	if err != nil {
-		return usageError{err.Error()}
+		return usageError{message: err.Error()}
 	}
 	var found warnings
 	_, err = show(stream, display, &found)

@@ -51,7 +51,7 @@ type destination struct {
 func (a *app) destination() (destination, error) {
 	addr, err := config.ParseAddress(a.cfg.Addr)
 	if err != nil {
-		return destination{}, usageError{err.Error()}
+		return destination{}, usageError{message: err.Error()}
 	}
 	to := destination{addr: addr}
 	if addr.Network != "tcp" || !a.cfg.TLS.Enabled() && a.cfg.TLSServerName == "" {
@@ -62,7 +62,7 @@ func (a *app) destination() (destination, error) {
 		name, _, _ = net.SplitHostPort(addr.Name) // it has been parsed
 	}
 	if to.tls, err = a.cfg.TLS.Client(name); err != nil {
-		return destination{}, usageError{err.Error()}
+		return destination{}, usageError{message: err.Error()}
 	}
 	return to, nil
 }

@@ -64,7 +64,7 @@ func (a *app) containerPruneCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			if !force {
-				if err := a.confirmPrune(ctx, "container", "all stopped containers"); err != nil {
+				if err := a.confirmPrune(ctx, "all stopped containers"); err != nil {
 					return err
 				}
 			}
@@ -81,11 +81,11 @@ func (a *app) containerPruneCommand() *cobra.Command {
 	return cmd
 }
 
-// confirmPrune asks the user before what is removed; the error says that he does not want it.
-func (a *app) confirmPrune(ctx context.Context, object, what string) error {
+// confirmPrune asks the user before what is removed; the error ends the program, with success, if he does not want it.
+func (a *app) confirmPrune(ctx context.Context, what string) error {
 	ok, err := a.confirm(ctx, fmt.Sprintf("WARNING! This will remove %s.\nAre you sure you want to continue? [y/N] ", what))
 	if err == nil && !ok {
-		err = fmt.Errorf("%s prune has been cancelled", object)
+		err = silentError{0} // it was done as the user wishes
 	}
 	return err
 }

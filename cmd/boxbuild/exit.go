@@ -6,29 +6,48 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
 
 // Exit codes.
 const (
 	exitFailed = 1 // what was asked for failed
-	exitUsage  = 2 // the command line makes no sense
+	exitUsage  = 2 // the command line of build or builds makes no sense
 )
 
 // A usageError is a command line that makes no sense.
-type usageError struct{ message string }
+type usageError struct {
+	message string
+	flags   bool // it is the flags that cannot be read
+}
 
 func (e usageError) Error() string { return e.message }
 
-func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
+func usagef(format string, args ...any) error { return usageError{message: fmt.Sprintf(format, args...)} }
+
+// usageCode is the exit code of a command whose command line makes no sense: docker's, but for the commands of builds, whose
+// users tell by it a build that failed from one that was never begun.
+func usageCode(cmd *cobra.Command, flags bool) int {
+	for c := cmd; c != nil; c = c.Parent() {
+		if c.Name() == "build" || c.Name() == "builds" {
+			return exitUsage
+		}
+	}
+	if flags {
+		return exitFlags
+	}
+	return exitFailed
+}
 
 // A silentError ends the program with a code after everything has been said.
 type silentError struct{ code int }
 
 func (e silentError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
-// finish prints err, if there is something to say, and returns the exit code.
-func (a *app) finish(ctx context.Context, err error) int {
+// finish prints err, with which cmd has ended, if there is something to say, and returns the exit code.
+func (a *app) finish(ctx context.Context, cmd *cobra.Command, err error) int {
 	if err == nil {
 		return 0
 	}
@@ -49,10 +68,10 @@ func (a *app) finish(ctx context.Context, err error) int {
 		return status.code
 	case errors.As(err, &use):
 		a.complain(use.message)
-		return exitUsage
+		return usageCode(cmd, use.flags)
 	case failure != nil && failure.Wire.GetKind() == boxbuildv1.ErrorKind_ERROR_KIND_USAGE:
 		a.complain(describe(err))
-		return exitUsage
+		return usageCode(cmd, false)
 	}
 	a.complain(describe(err))
 	return exitFailed

@@ -116,7 +116,7 @@ func (a *app) openSource(ctx context.Context, source string) (io.ReadCloser, err
 	case strings.HasPrefix(source, "http://"), strings.HasPrefix(source, "https://"):
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
 		if err != nil {
-			return nil, usageError{err.Error()}
+			return nil, usageError{message: err.Error()}
 		}
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {

@@ -84,7 +84,7 @@ func (a *app) info(ctx context.Context, format string) error {
 	if format != "" && format != "json" {
 		tmpl, err := templates.Parse(format)
 		if err != nil {
-			return usagef("template parsing error: %v", err)
+			return statusError{exitBadFormat, fmt.Sprintf("template parsing error: %v", err)}
 		}
 		// A template that asks for nothing of the daemon's does not start one. "." alone asks for all.
 		if !strings.Contains(format, ".") || wholeDot.MatchString(format) || tmpl.Execute(io.Discard, &obj.clientObject) != nil {
@@ -93,7 +93,7 @@ func (a *app) info(ctx context.Context, format string) error {
 			}
 		}
 		if err := tmpl.Execute(a.stdout, obj); err != nil {
-			return usagef("template parsing error: %v", err)
+			return fmt.Errorf("template parsing error: %w", err)
 		}
 		fmt.Fprintln(a.stdout)
 		return nil

@@ -91,7 +91,7 @@ func (a *app) inspectEach(
 	if format != "" && format != "json" {
 		var err error
 		if tmpl, err = templates.Parse(format); err != nil {
-			return usagef("template parsing error: %v", err)
+			return statusError{exitBadFormat, fmt.Sprintf("template parsing error: %v", err)}
 		}
 	}
 	found := []*inspected{}

@@ -70,7 +70,7 @@ func (a *app) prune(ctx context.Context, opt *pruneOptions) error {
 			return err
 		}
 		if !ok {
-			return errors.New("prune has been cancelled")
+			return silentError{0} // it was done as the user wishes
 		}
 	}
 	system, err := a.system(ctx)

@@ -16,7 +16,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	out := &output{to: a.stdout}
 	a.stdout = out.asFile()
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("writing the output: %w", out.err)
 	}
@@ -26,7 +26,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if a.api != nil {
 		_ = a.api.Close()
 	}
-	return a.finish(ctx, err)
+	return a.finish(ctx, cmd, err)
 }
 
 // root returns the command tree.
@@ -63,12 +63,13 @@ func (a *app) root() *cobra.Command {
 		return found.Help()
 	}})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%v\n\nUsage:  %s\n\nRun '%s --help' for more information", err, cmd.UseLine(), cmd.CommandPath())
+		text := fmt.Sprintf("%v\n\nUsage:  %s\n\nRun '%s --help' for more information", err, cmd.UseLine(), cmd.CommandPath())
+		return usageError{text, true}
 	})
 	a.cfg = config.NewClient(root.PersistentFlags(), a.env)
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if err := a.cfg.Load(); err != nil {
-			return usageError{err.Error()}
+			return usageError{message: err.Error()}
 		}
 		return nil
 	}

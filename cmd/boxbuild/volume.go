@@ -169,7 +169,7 @@ func (a *app) volumePruneCommand() *cobra.Command {
 				what = "all local volumes not used by at least one container"
 			}
 			if !force {
-				if err := a.confirmPrune(ctx, "volume", what); err != nil {
+				if err := a.confirmPrune(ctx, what); err != nil {
 					return err
 				}
 			}

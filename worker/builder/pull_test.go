@@ -157,6 +157,33 @@ func TestPullSynced(t *testing.T) {
 	}
 }
 
+// A pull says that it has brought something only if it has, also of an image that is for another platform than the one that
+// was asked for.
+func TestPullUpdated(t *testing.T) {
+	r := newRig(t)
+	r.base("base")
+	r.multi("multi", "one")
+	forARM := func(o *worker.TransferOptions) { o.Platform = &arm64 }
+	for i, tt := range []struct {
+		repo   string
+		change []func(*worker.TransferOptions)
+		want   bool
+	}{
+		{"base", nil, true},
+		{"base", []func(*worker.TransferOptions){forARM}, false},
+		{"base", nil, false},
+		{"multi", nil, true},
+		{"multi", []func(*worker.TransferOptions){forARM}, true},
+		{"multi", []func(*worker.TransferOptions){forARM}, false},
+		{"multi", nil, false},
+	} {
+		got, err := r.pull(tt.repo, tt.change...)
+		if err != nil || got.Updated != tt.want {
+			t.Errorf("%d: %s: %+v, %v; want %v", i, tt.repo, got, err, tt.want)
+		}
+	}
+}
+
 // TestTwoPulls checks that two pulls of the same image at once download each layer once, and that garbage collection
 // all the while takes nothing away from them.
 func TestTwoPulls(t *testing.T) {

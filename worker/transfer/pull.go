@@ -47,8 +47,14 @@ func (s *Service) Pull(ctx context.Context, name string, opt worker.TransferOpti
 	if err != nil && !errors.Is(err, image.ErrNotFound) && !errors.Is(err, image.ErrAmbiguous) {
 		return nil, err
 	}
+	// The only image there is may be for another platform than the one that was asked for, and is what the name stands for.
+	id := digest.FromBytes(r.config)
+	had := before != nil && before.ID == id
+	if n, err := s.deps.Images.Name(ref.String()); err == nil && slices.Contains(n.Images, id) {
+		had = true
+	}
 	status := opt.Progress
-	if status == nil || before != nil && before.ID == digest.FromBytes(r.config) { // there is nothing to tell of
+	if status == nil || had { // there is nothing to tell of
 		status = func(solver.Status) {}
 	}
 	img, err := s.store(ctx, r, ref, true, status)
@@ -60,7 +66,7 @@ func (s *Service) Pull(ctx context.Context, name string, opt worker.TransferOpti
 		d = r.indexes[0].Digest
 	}
 	return &worker.PullResult{
-		Name: ref.String(), Digest: digest.Digest(d.String()), ID: img.ID, Updated: before == nil || before.ID != img.ID,
+		Name: ref.String(), Digest: digest.Digest(d.String()), ID: img.ID, Updated: !had,
 	}, nil
 }
 

@@ -253,6 +253,7 @@ type ImageSummary struct {
 	Size        int64 // bytes of the files in all layers
 	SharedSize  int64 // of those, bytes of layers that other images have too
 	ContentSize int64 // bytes of the blobs that the store has of it
+	ConfigSize  int64 // of those, bytes of the config, which ID is the digest of
 	Labels      map[string]string
 	Platform    op.Platform
 	Parent      digest.Digest // the image that it was made of by a commit, while that is there; "" for none

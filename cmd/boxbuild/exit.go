@@ -25,7 +25,9 @@ type usageError struct {
 
 func (e usageError) Error() string { return e.message }
 
-func usagef(format string, args ...any) error { return usageError{message: fmt.Sprintf(format, args...)} }
+func usagef(format string, args ...any) error {
+	return usageError{message: fmt.Sprintf(format, args...)}
+}
 
 // usageCode is the exit code of a command whose command line makes no sense: docker's, but for the commands of builds, whose
 // users tell by it a build that failed from one that was never begun.

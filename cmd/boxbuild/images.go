@@ -85,7 +85,11 @@ func (a *app) listImages(ctx context.Context, opt *imagesOptions) error {
 		return err
 	}
 	if opt.tree {
-		a.printTree(list)
+		used, err := a.usedImages(ctx)
+		if err != nil {
+			return err
+		}
+		a.printTree(treeRows(list, used))
 		return nil
 	}
 	format := withoutVirtualSize(opt.format)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/docker/cli/cli/command/formatter"
 	"github.com/docker/go-units"
+	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/term"
 
@@ -23,6 +25,7 @@ type treeRow struct {
 	platform      string
 	id            string
 	disk, content int64 // bytes: in all, and of its blobs
+	used          bool  // by a container
 	children      []treeRow
 }
 
@@ -38,8 +41,25 @@ func (o *imagesOptions) checkTree() error {
 	return nil
 }
 
+// usedImages are the IDs of the images that containers are made of. A daemon that runs no containers has none.
+func (a *app) usedImages(ctx context.Context) (map[string]bool, error) {
+	api, err := a.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := api.ContainerList(ctx, client.ContainerListOptions{All: true})
+	if err != nil && !unserved(err) {
+		return nil, err
+	}
+	used := make(map[string]bool, len(list.Items))
+	for i := range list.Items {
+		used[list.Items[i].ImageID] = true
+	}
+	return used, nil
+}
+
 // treeRows makes an image of each set of names, with the images for the platforms that it has below it.
-func treeRows(list []*boxbuildv1.ImageSummary) []treeRow {
+func treeRows(list []*boxbuildv1.ImageSummary, used map[string]bool) []treeRow {
 	var rows []treeRow
 	at := map[string]int{}
 	for _, img := range list {
@@ -61,9 +81,11 @@ func treeRows(list []*boxbuildv1.ImageSummary) []treeRow {
 				OS: p.GetOs(), Architecture: p.GetArchitecture(), Variant: p.GetVariant(), OSVersion: p.GetOsVersion(),
 			}),
 			id: img.GetId(), disk: img.GetSize() + img.GetContentSize(), content: img.GetContentSize(),
+			used: used[img.GetId()],
 		}
 		rows[i].disk += child.disk
 		rows[i].content += child.content
+		rows[i].used = rows[i].used || child.used
 		rows[i].children = append(rows[i].children, child)
 	}
 	slices.SortStableFunc(rows, func(a, b treeRow) int {
@@ -79,8 +101,7 @@ func treeRows(list []*boxbuildv1.ImageSummary) []treeRow {
 var treeWidths = [...]int{12, 10, 12}
 
 // printTree prints images as docker's --tree does.
-func (a *app) printTree(list []*boxbuildv1.ImageSummary) {
-	rows := treeRows(list)
+func (a *app) printTree(rows []treeRow) {
 	width := len("IMAGE")
 	for _, r := range rows {
 		for _, n := range r.shown() {
@@ -129,7 +150,11 @@ func (r *treeRow) shown() []string {
 
 // print prints all columns but the first.
 func (r *treeRow) print(out io.Writer) {
-	fmt.Fprintf(out, "   %-*s   %*s   %*s        \n", treeWidths[0], formatter.TruncateID(r.id),
+	extra := ""
+	if r.used {
+		extra = "U"
+	}
+	fmt.Fprintf(out, "   %-*s   %*s   %*s   %-*s\n", treeWidths[0], formatter.TruncateID(r.id),
 		treeWidths[1], units.HumanSizeWithPrecision(float64(r.disk), 3),
-		treeWidths[2], units.HumanSizeWithPrecision(float64(r.content), 3))
+		treeWidths[2], units.HumanSizeWithPrecision(float64(r.content), 3), len("EXTRA"), extra)
 }

@@ -187,7 +187,8 @@ func (s *Service) summarise(img *image.Image, c *frontend.ImageConfig, users map
 		}
 		sum.NameDigests[n] = d
 	}
-	sum.ContentSize = int64(len(img.Config))
+	sum.ConfigSize = int64(len(img.Config))
+	sum.ContentSize = sum.ConfigSize
 	for _, l := range img.Layers {
 		if users[l.Snapshot] > 1 {
 			sum.SharedSize += l.Files

@@ -169,8 +169,11 @@ func summary(g *imageGroup, users map[string][]string, opt listOptions) image.Su
 		out.Descriptor = d
 	}
 	if opt.manifests {
+		out.Size = 0 // who asks for them shows what all of it takes on the disk
 		for i := range g.all {
-			out.Manifests = append(out.Manifests, manifestOf(&g.all[i], users))
+			m := manifestOf(&g.all[i], users)
+			out.Manifests = append(out.Manifests, m)
+			out.Size += m.Size.Total
 		}
 	}
 	return out
@@ -191,7 +194,7 @@ func descriptor(img *worker.ImageSummary) *ocispec.Descriptor {
 func manifestOf(img *worker.ImageSummary, users map[string][]string) image.ManifestSummary {
 	d := descriptor(img)
 	if d == nil {
-		d = &ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: img.ID}
+		d = &ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: img.ID, Size: img.ConfigSize}
 	}
 	p := img.Platform
 	d.Platform = &p

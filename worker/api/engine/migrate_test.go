@@ -10,8 +10,11 @@ import (
 	"testing"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/boxbuild/boxbuild/proto/registry"
+	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -156,4 +159,28 @@ type listed struct {
 
 func (l *listed) List(context.Context) ([]worker.ImageSummary, error) {
 	return slices.Clone(l.list), nil
+}
+
+// What an image takes on the disk is the sum of what those for its platforms take; one that no registry has had is described
+// by its configuration.
+func TestManifestSizes(t *testing.T) {
+	const name = "docker.io/library/multi:1"
+	w := serve(t, func(o *Options) {
+		o.Images = &listed{Images: o.Images, list: []worker.ImageSummary{
+			{ID: "sha256:amd", Names: []string{name}, Size: 100, ContentSize: 40, ConfigSize: 7, Platform: op.Platform{OS: "linux", Architecture: "amd64"}},
+			{ID: "sha256:arm", Names: []string{name}, Size: 50, ContentSize: 20, ConfigSize: 8, Platform: op.Platform{OS: "linux", Architecture: "arm64"}},
+		}}
+	})
+	list := decode[[]image.Summary](t, w.want("GET /images/json?manifests=1", "", 200, "").body)
+	if len(list) != 1 || list[0].Size != 210 || len(list[0].Manifests) != 2 {
+		t.Fatalf("%+v", list)
+	}
+	for i, want := range []int64{7, 8} {
+		if d := list[0].Manifests[i].Descriptor; d.Size != want || d.Digest != digest.Digest(list[0].Manifests[i].ID) {
+			t.Errorf("%d: %+v, want %d bytes", i, d, want)
+		}
+	}
+	if plain := decode[[]image.Summary](t, w.want("GET /images/json", "", 200, "").body); plain[0].Size != 100 {
+		t.Errorf("%+v", plain)
+	}
 }

@@ -16,7 +16,7 @@ func (a *app) imageCommand() *cobra.Command {
 // systemCommand has what docker has below "system".
 func (a *app) systemCommand() *cobra.Command {
 	return group("system COMMAND", "Manage the daemon and its store",
-		a.dfCommand(), likeDocker(a.eventsCommand()), a.infoCommand(), a.pruneCommand("Remove unused data", true, true))
+		a.dfCommand(), a.dialStdioCommand(), likeDocker(a.eventsCommand()), a.infoCommand(), a.pruneCommand("Remove unused data", true, true))
 }
 
 // builderCommand has what docker has below "builder".

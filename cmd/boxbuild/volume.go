@@ -18,7 +18,8 @@ import (
 // volumeCommand has what docker has below "volume".
 func (a *app) volumeCommand() *cobra.Command {
 	cmd := group("volume COMMAND", "Manage volumes",
-		a.volumeCreateCommand(), a.volumeInspectCommand(), a.volumeListCommand(), a.volumePruneCommand(), a.volumeRemoveCommand())
+		a.volumeCreateCommand(), a.volumeInspectCommand(), a.volumeListCommand(), a.volumePruneCommand(), a.volumeRemoveCommand(),
+		a.volumeUpdateCommand())
 	for _, c := range cmd.Commands() {
 		likeDocker(c)
 	}
@@ -29,6 +30,28 @@ func (a *app) volumeCommand() *cobra.Command {
 var clusterFlags = []string{
 	"availability", "group", "limit-bytes", "required-bytes", "scope", "secret", "sharing", "topology-preferred",
 	"topology-required", "type",
+}
+
+// volumeUpdateCommand is there for those who find it in docker's manual: only volumes of a cluster can be updated.
+func (a *app) volumeUpdateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:    "update [OPTIONS] VOLUME",
+		Short:  "Update a volume (cluster volumes only)",
+		Args:   exactArgs(1),
+		Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			api, err := a.engine(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if _, err := api.VolumeInspect(cmd.Context(), args[0], client.VolumeInspectOptions{}); err != nil {
+				return err
+			}
+			return errors.New("can only update cluster volumes")
+		},
+	}
+	cmd.Flags().String("availability", "active", `Cluster Volume availability ("active", "pause", "drain")`)
+	return cmd
 }
 
 func (a *app) volumeCreateCommand() *cobra.Command {

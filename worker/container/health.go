@@ -57,7 +57,7 @@ func (c *ctr) startHealth(r *run) *container.Health {
 	c.health = p
 	c.mu.Unlock()
 	started := c.m.now()
-	h := &container.Health{Status: container.Starting}
+	h := &container.Health{Status: container.Starting, Log: []*container.HealthcheckResult{}}
 	if old := c.status().Health; old != nil && c.status().Alive() { // a daemon before this one has begun
 		h = old
 		started = c.status().StartedAt

@@ -41,7 +41,9 @@ func merge(c *container.Config, img *image.Image) error {
 			c.Env = append(c.Env, kv)
 		}
 	}
-	c.Labels = under(c.Labels, i.Labels)
+	if c.Labels = under(c.Labels, i.Labels); c.Labels == nil {
+		c.Labels = map[string]string{} // clients look into it
+	}
 	if len(c.Entrypoint) == 0 {
 		if len(c.Cmd) == 0 {
 			c.Cmd, c.ArgsEscaped = i.Cmd, i.ArgsEscaped //nolint:staticcheck // it is part of the API

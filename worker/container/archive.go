@@ -31,12 +31,12 @@ func (m *Manager) StatPath(ctx context.Context, ref, name string) (*container.Pa
 		return nil, err
 	}
 	var out *container.PathStat
-	err = c.withTree(ctx, func(root *os.File) error {
+	err = c.withTree(ctx, func(root *os.File, _ bool) error {
 		out, err = stat(root, name)
 		return err
 	})
 	if err != nil {
-		return nil, pathError(c, name, err)
+		return nil, pathError(ref, name, err)
 	}
 	return out, nil
 }
@@ -62,17 +62,17 @@ func stat(root *os.File, name string) (*container.PathStat, error) {
 	return &container.PathStat{Name: in.Name, Size: in.Size, Mode: in.Mode, Mtime: in.Mtime, LinkTarget: in.Link}, nil
 }
 
-// pathError gives an error about a path in a container docker's words.
-func pathError(c *ctr, name string, err error) error {
+// pathError gives an error about a path in a container, named as the client has, docker's words.
+func pathError(ref, name string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return worker.NotFoundf("Could not find the file %s in container %s", name, c.id)
+		return worker.NotFoundf("Could not find the file %s in container %s", name, ref)
 	case errors.Is(err, unix.ENOTDIR):
-		return worker.Invalidf("the path %s in container %s is not a directory", name, c.id)
+		return worker.Invalidf("the path %s in container %s is not a directory", name, ref)
 	case errors.Is(err, unix.ELOOP):
-		return worker.Invalidf("the path %s in container %s leads through too many symbolic links", name, c.id)
+		return worker.Invalidf("the path %s in container %s leads through too many symbolic links", name, ref)
 	case errors.Is(err, unix.EROFS):
-		return worker.Errorf(errPermission, "the path %s in container %s is read-only", name, c.id)
+		return worker.Errorf(errPermission, "the path %s in container %s is read-only", name, ref)
 	}
 	return err
 }
@@ -98,15 +98,19 @@ func (m *Manager) CopyFrom(ctx context.Context, ref, name string, w func(*contai
 	if err != nil {
 		return err
 	}
-	err = c.withTree(ctx, func(root *os.File) error {
+	err = c.withTree(ctx, func(root *os.File, live bool) error {
 		st, err := stat(root, name)
 		if err != nil {
 			return err
 		}
-		return tree.Pack(ctx, tree.Source{Root: root, Name: name, Base: base(name), Hidden: hidden(c.get())}, w(st))
+		src := tree.Source{Root: root, Name: name, Base: base(name)}
+		if live {
+			src.Hidden = hidden(c.get())
+		}
+		return tree.Pack(ctx, src, w(st))
 	})
 	if err != nil {
-		return pathError(c, name, err)
+		return pathError(ref, name, err)
 	}
 	c.publish(events.ActionArchivePath, nil)
 	return nil
@@ -118,7 +122,7 @@ func (m *Manager) CopyTo(ctx context.Context, ref, name string, content io.Reade
 	if err != nil {
 		return err
 	}
-	err = c.withTree(ctx, func(root *os.File) error {
+	err = c.withTree(ctx, func(root *os.File, _ bool) error {
 		real, err := tree.Real(root, name)
 		if err != nil {
 			return err
@@ -136,7 +140,7 @@ func (m *Manager) CopyTo(ctx context.Context, ref, name string, content io.Reade
 		return unpack(ctx, root, name, content, o)
 	})
 	if err != nil {
-		return pathError(c, name, err)
+		return pathError(ref, name, err)
 	}
 	c.publish(events.ActionExtractToDir, nil)
 	return nil

@@ -43,8 +43,7 @@ func (m *Manager) Changes(ctx context.Context, ref string) (_ []container.Filesy
 	if lower != nil {
 		defer lower.Close()
 	}
-	// What was made to mount on is removed at the end of a run, but not the copy of the image's directory that it was in.
-	ch := &changes{lower: lower, stubs: c.stubs(), ended: !c.status().Alive()}
+	ch := &changes{lower: lower}
 	if w, ok := m.deps.Snapshots.(snapshot.DraftWriter); ok {
 		dir, _, err := w.DraftUpper(ctx, c.draft())
 		if err == nil {
@@ -59,39 +58,17 @@ func (m *Manager) Changes(ctx context.Context, ref string) (_ []container.Filesy
 	return ch.sorted(), err
 }
 
-// lowerOf mounts the image of a container; nil if it has no files.
+// lowerOf mounts what a container's layer stands on; nil for nothing.
 func (m *Manager) lowerOf(ctx context.Context, rec *record) (*os.File, error) {
-	if rec.Snapshot == "" {
+	if rec.lower() == "" {
 		return nil, nil
 	}
-	return m.viewOf(ctx, rec.Snapshot)
-}
-
-// stubs are the paths at which there may be something empty that was only made to mount on.
-func (c *ctr) stubs() map[string]bool {
-	out := make(map[string]bool)
-	add := func(target string) {
-		for ; target != "/"; target = path.Dir(target) {
-			out[target] = true
-		}
-	}
-	for _, f := range ownFiles {
-		add(f.target)
-	}
-	for _, p := range c.get().Mounts {
-		add(p.Target)
-	}
-	for _, target := range []string{"/dev/console", "/dev/pts", "/dev/shm", "/dev/mqueue", "/proc", "/sys", "/sys/fs/cgroup"} {
-		add(target)
-	}
-	return out
+	return m.viewOf(ctx, rec.lower())
 }
 
 // changes gathers what a layer changes.
 type changes struct {
-	lower *os.File
-	stubs map[string]bool
-	ended bool // stubs can only be directories of the image
+	lower *os.File // what it is changed from; nil for nothing
 	list  []container.FilesystemChange
 }
 
@@ -107,30 +84,18 @@ func (ch *changes) add(kind container.ChangeType, name string) {
 	ch.list = append(ch.list, container.FilesystemChange{Kind: kind, Path: name})
 }
 
-// there says whether the image has a path.
-func (ch *changes) there(name string) bool { return ch.lowerStat(name) != nil }
-
-// lowerStat describes what the image has at a path; nil for nothing.
-func (ch *changes) lowerStat(name string) *unix.Stat_t {
+// there says whether a path was there before.
+func (ch *changes) there(name string) bool {
 	if ch.lower == nil {
-		return nil
+		return false
 	}
 	dir, err := snapmount.ResolveNoSymlinks(ch.lower, path.Dir(name), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
-		return nil
+		return false
 	}
 	defer dir.Close()
 	var st unix.Stat_t
-	if unix.Fstatat(int(dir.Fd()), path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-		return nil
-	}
-	return &st
-}
-
-// sameDir says whether a directory is as in the image but for what is in it, or is not in the image.
-func (ch *changes) sameDir(name string, mode uint32, uid, gid int) bool {
-	st := ch.lowerStat(name)
-	return st == nil || st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&0o7777 == mode&0o7777 && int(st.Uid) == uid && int(st.Gid) == gid
+	return unix.Fstatat(int(dir.Fd()), path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
 // upper walks the upper directory of an overlay.
@@ -140,21 +105,20 @@ func (ch *changes) upper(ctx context.Context, dir string) error {
 		return err
 	}
 	defer root.Close()
-	_, err = ch.dir(ctx, root, "/")
-	return err
+	return ch.dir(ctx, root, "/")
 }
 
-// dir reports what is in a directory, and says whether there was anything.
-func (ch *changes) dir(ctx context.Context, root *os.Root, name string) (some bool, err error) {
+// dir reports what is in a directory.
+func (ch *changes) dir(ctx context.Context, root *os.Root, name string) error {
 	if ctx.Err() != nil {
-		return false, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	entries, err := fs.ReadDir(root.FS(), path.Join(".", name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, e := range entries {
 		full := path.Join(name, e.Name())
@@ -162,49 +126,27 @@ func (ch *changes) dir(ctx context.Context, root *os.Root, name string) (some bo
 		if err != nil {
 			continue // it has vanished
 		}
-		said, err := ch.file(ctx, root, full, fi)
-		if err != nil {
-			return some, err
+		if err := ch.file(ctx, root, full, fi); err != nil {
+			return err
 		}
-		some = some || said
 	}
-	return some, nil
+	return nil
 }
 
-func (ch *changes) file(ctx context.Context, root *os.Root, full string, fi fs.FileInfo) (bool, error) {
+func (ch *changes) file(ctx context.Context, root *os.Root, full string, fi fs.FileInfo) error {
 	if isWhiteout(fi) {
 		ch.add(changeDeleted, full)
-		return true, nil
-	}
-	before := len(ch.list)
-	some := false
-	if fi.IsDir() {
-		var err error
-		if some, err = ch.dir(ctx, root, full); err != nil {
-			return false, err
-		}
-	}
-	if ch.stubs[full] && !some && ch.isStub(full, fi) {
-		return false, nil
+		return nil
 	}
 	kind := changeAdded
 	if ch.there(full) {
 		kind = changeModified
 	}
-	ch.list = slices.Insert(ch.list, before, container.FilesystemChange{Kind: kind, Path: full})
-	return true, nil
-}
-
-// isStub says whether a file, in which nothing has changed, is nothing but a place to mount on.
-func (ch *changes) isStub(name string, fi fs.FileInfo) bool {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	switch {
-	case !ok, ch.ended && !(fi.IsDir() && ch.there(name)):
-		return false
-	case fi.IsDir():
-		return ch.sameDir(name, st.Mode, int(st.Uid), int(st.Gid))
+	ch.add(kind, full)
+	if fi.IsDir() {
+		return ch.dir(ctx, root, full)
 	}
-	return fi.Size() == 0 && !ch.there(name)
+	return nil
 }
 
 func isWhiteout(fi fs.FileInfo) bool {
@@ -247,10 +189,10 @@ func (c *ctr) target(ctx context.Context) (layer.Target, func(), error) {
 	if !ok {
 		return layer.Target{}, nil, errors.New("the writable layer cannot be read")
 	}
-	if t.Form != layer.Plain || rec.Snapshot == "" {
+	if t.Form != layer.Plain || rec.lower() == "" {
 		return t, func() {}, nil
 	}
-	lower, err := c.m.viewOf(ctx, rec.Snapshot)
+	lower, err := c.m.viewOf(ctx, rec.lower())
 	if err != nil {
 		return t, nil, err
 	}

@@ -1,16 +1,15 @@
 package container
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"io"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/layer"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -42,7 +42,7 @@ func (m *Manager) Commit(ctx context.Context, ref string, opt worker.CommitOptio
 	if err != nil {
 		return "", err
 	}
-	c.publish(events.ActionCommit, map[string]string{"comment": opt.Message, "imageID": string(id), "imageRef": opt.Name})
+	c.publish(events.ActionCommit, map[string]string{"comment": opt.Message, "imageID": string(id), "imageRef": familiar(opt.Name)})
 	return string(id), nil
 }
 
@@ -131,49 +131,21 @@ func override(c, own *container.Config) {
 	c.Labels, c.Volumes, c.ExposedPorts = under(own.Labels, c.Labels), under(own.Volumes, c.Volumes), under(own.ExposedPorts, c.ExposedPorts)
 }
 
-// writeLayer writes the layer tar of the container, without what was only made to mount on.
+// writeLayer writes the layer tar of the container.
 func (c *ctr) writeLayer(ctx context.Context, w io.Writer) error {
-	var stubs map[string]bool
-	if c.status().Alive() {
-		stubs = c.stubs() // they are removed at the end of a run
-	}
-	lower, err := c.m.lowerOf(ctx, c.get())
+	t, release, err := c.target(ctx)
 	if err != nil {
 		return err
 	}
-	if lower != nil {
-		defer lower.Close()
-	}
-	ch := &changes{lower: lower}
-	out := tar.NewWriter(w)
-	var held []*tar.Header // directories that may be nothing but mount points
-	err = c.layerTar(ctx, func(h *tar.Header, content io.Reader) error {
-		name := path.Clean("/" + h.Name)
-		for len(held) > 0 && !contains(path.Clean("/"+held[len(held)-1].Name), name) {
-			held = held[:len(held)-1]
-		}
-		switch {
-		case !stubs[name]:
-		case h.Typeflag == tar.TypeDir && ch.sameDir(name, uint32(h.Mode), h.Uid, h.Gid):
-			held = append(held, h)
-			return nil
-		case h.Typeflag == tar.TypeReg && h.Size == 0 && !ch.there(name):
-			return nil
-		}
-		for _, dir := range held {
-			if err := out.WriteHeader(dir); err != nil {
-				return err
-			}
-		}
-		held = nil
-		if err := out.WriteHeader(h); err != nil {
-			return err
-		}
-		_, err := io.Copy(out, content)
-		return err
-	})
+	defer release()
+	return layer.Diff(ctx, t, w, layer.DiffOptions{})
+}
+
+// familiar is how docker's events write the name of an image.
+func familiar(name string) string {
+	ref, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return err
+		return name // "" for none
 	}
-	return out.Close()
+	return reference.FamiliarString(ref)
 }

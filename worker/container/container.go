@@ -123,6 +123,7 @@ type Manager struct {
 	byID   map[string]*ctr
 	byName map[string]*ctr
 	execs  map[string]*process
+	fresh  map[snapshot.ID]struct{} // bases that may not be on the disk yet
 }
 
 var _ worker.Containers = (*Manager)(nil)
@@ -151,7 +152,7 @@ func New(d Deps) (*Manager, error) {
 	m := &Manager{
 		deps: d, log: d.Log, now: time.Now, keeper: keeper,
 		open: func(ctx context.Context, m []snapshot.Mount) (*os.File, error) { return mount.Open(ctx, m) },
-		byID: make(map[string]*ctr), byName: make(map[string]*ctr), execs: make(map[string]*process),
+		byID: make(map[string]*ctr), byName: make(map[string]*ctr), execs: make(map[string]*process), fresh: make(map[snapshot.ID]struct{}),
 	}
 	var err error
 	if m.records, err = newRecorder(d.DB, d.Log); err != nil {

@@ -71,6 +71,9 @@ func (cr *creation) make(ctx context.Context, req *worker.ContainerCreate) (*ctr
 	if err := cr.network(ctx); err != nil {
 		return nil, err
 	}
+	if err := cr.base(ctx); err != nil {
+		return nil, err
+	}
 	if err := cr.layer(ctx); err != nil {
 		return nil, err
 	}
@@ -107,6 +110,11 @@ func (cr *creation) take(ctx context.Context, req *worker.ContainerCreate) error
 				e = new(network.EndpointSettings)
 			}
 			cr.rec.Endpoints[name] = e.Copy()
+		}
+	}
+	for _, e := range cr.rec.Endpoints {
+		if host.NetworkMode.IsContainer() && len(e.MacAddress) > 0 {
+			return worker.Invalidf("conflicting options: mac-address and the network mode")
 		}
 	}
 	if err := cr.findImage(ctx, req.Platform); err != nil {
@@ -211,7 +219,7 @@ func (cr *creation) layer(ctx context.Context) error {
 	cr.undo = append(cr.undo, func() {
 		cr.m.warn("removing what was made of a container", cr.m.deps.Snapshots.Discard(context.WithoutCancel(ctx), d))
 	})
-	if err := cr.m.keeper.Keep(ctx, d, cr.rec.Snapshot); err != nil {
+	if err := cr.m.keeper.Keep(ctx, d, cr.rec.Base); err != nil {
 		return fmt.Errorf("making the writable layer: %w", err)
 	}
 	return nil

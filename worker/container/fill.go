@@ -21,12 +21,12 @@ func (cr *creation) fill(ctx context.Context) error {
 	var view *os.File
 	for i := range cr.rec.Mounts {
 		p := &cr.rec.Mounts[i]
-		if p.Type != mount.TypeVolume || !p.Copy || cr.rec.Snapshot == "" {
+		if p.Type != mount.TypeVolume || !p.Copy {
 			continue
 		}
 		if view == nil {
 			var err error
-			if view, err = cr.m.viewOf(ctx, cr.rec.Snapshot); err != nil {
+			if view, err = cr.m.viewOf(ctx, cr.rec.Base); err != nil {
 				return err
 			}
 			defer view.Close()

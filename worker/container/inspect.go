@@ -108,9 +108,9 @@ func (m *Manager) storage(c *ctr, out *container.InspectResponse) {
 			data["UpperDir"], data["WorkDir"] = dir, filepath.Join(filepath.Dir(dir), "work")
 		}
 	}
-	if d, ok := m.deps.Snapshots.(snapshot.Differ); ok && c.get().Snapshot != "" {
+	if d, ok := m.deps.Snapshots.(snapshot.Differ); ok && c.get().lower() != "" {
 		var lower []byte
-		for id := c.get().Snapshot; id != ""; {
+		for id := c.get().lower(); id != ""; {
 			dir, ok, err := d.Upper(context.Background(), id)
 			if err != nil || !ok {
 				break

@@ -301,7 +301,7 @@ func (m *maker) ApplyChange(c *frontend.ImageConfig, change string) error {
 	return nil
 }
 
-// Commit takes what the container has changed, without its mount points, pauses it meanwhile, and keeps its config.
+// Commit takes what the container has changed, with the places to mount on that were made, pauses it meanwhile, and keeps its config.
 func TestRealCommit(t *testing.T) {
 	f := newReal(t)
 	m := &maker{f: f}
@@ -312,14 +312,14 @@ func TestRealCommit(t *testing.T) {
 	waitSaid(f, id, "ready\n")
 	changes, err := f.Changes(t.Context(), id)
 	f.must(err)
-	if got := fmt.Sprint(changes); got != "[{C /data} {D /data/sub} {A /kept} {A /made}]" {
+	if got := fmt.Sprint(changes); got != "[{C /data} {D /data/sub} {A /deep} {A /deep/mounted} {A /kept} {A /made}]" {
 		t.Errorf("changes are %s", got)
 	}
 	image, err := f.Commit(t.Context(), id, worker.CommitOptions{
 		Name: "made:1", Changes: []string{"C=d"}, Config: &container.Config{User: "user"}, Author: "me", Message: "why",
 	})
 	f.must(err)
-	if got := m.tars[0]; got != "data/ data/.wh.sub kept/ made" {
+	if got := m.tars[0]; got != "data/ data/.wh.sub deep/ deep/mounted/ kept/ made" {
 		t.Errorf("the layer has %q", got)
 	}
 	img, err := f.images.Get(image, nil)

@@ -20,11 +20,14 @@ var bucket = []byte("containers.v1")
 // A record is what is stored of a container: the request as it came, with what docker completes at creation, and how it
 // stands. What the pointers lead to is never changed; a change is another value.
 type record struct {
-	ID, Name   string // the name without a slash
-	Created    time.Time
-	Image      digest.Digest
-	Platform   ocispec.Platform
-	Snapshot   snapshot.ID // that the writable layer stands on; empty for an image without layers
+	ID, Name string // the name without a slash
+	Created  time.Time
+	Image    digest.Digest
+	Platform ocispec.Platform
+	Snapshot snapshot.ID // of the image; empty for one without layers
+	// Base is what the writable layer stands on: Snapshot and the places that docker puts there, see worker.BaseOf. It is
+	// empty in records of before there were such trees.
+	Base       snapshot.ID `json:",omitempty"`
 	Config     *container.Config
 	HostConfig *container.HostConfig
 	Endpoints  map[string]*network.EndpointSettings `json:",omitempty"`
@@ -36,6 +39,14 @@ type record struct {
 	Stopped bool `json:",omitempty"`
 	// Restarted says that a user has restarted it, which an end that AutoRemove would act on is a part of.
 	Restarted bool `json:",omitempty"`
+}
+
+// lower is what the writable layer stands on; empty for nothing.
+func (r *record) lower() snapshot.ID {
+	if r.Base != "" {
+		return r.Base
+	}
+	return r.Snapshot
 }
 
 // load reads all records.
@@ -70,7 +81,7 @@ func Drafts(db *bbolt.DB) (func(snapshot.Draft) (snapshot.ID, bool), error) {
 	}
 	parents := make(map[snapshot.Draft]snapshot.ID, len(recs))
 	for _, rec := range recs {
-		parents[snapshot.Draft(rec.ID)] = rec.Snapshot
+		parents[snapshot.Draft(rec.ID)] = rec.lower()
 	}
 	return func(d snapshot.Draft) (snapshot.ID, bool) {
 		parent, ok := parents[d]

@@ -19,12 +19,12 @@ import (
 	"github.com/boxbuild/boxbuild/worker/container/tree"
 )
 
-// withTree calls f with the files of the container as its processes see them, volumes included, or as they would. One that
-// does not run is not started meanwhile.
-func (c *ctr) withTree(ctx context.Context, f func(root *os.File) error) error {
+// withTree calls f with the files of the container as its processes see them, which is live, volumes included, or as they
+// would. One that does not run is not started meanwhile.
+func (c *ctr) withTree(ctx context.Context, f func(root *os.File, live bool) error) error {
 	if root, err := c.liveRoot(ctx, "root"); err == nil {
 		defer root.Close()
-		return f(root)
+		return f(root, true)
 	}
 	if err := c.lock(ctx); err != nil {
 		return err
@@ -36,13 +36,13 @@ func (c *ctr) withTree(ctx context.Context, f func(root *os.File) error) error {
 			return err
 		}
 		defer root.Close()
-		return f(root)
+		return f(root, true)
 	}
 	defer c.unlock()
 	if c.status().Phase == Gone {
 		return noSuch(c.id)
 	}
-	return c.idleTree(ctx, f)
+	return c.idleTree(ctx, func(root *os.File) error { return f(root, false) })
 }
 
 // liveRoot opens what of /proc leads to the first process's root or namespace.

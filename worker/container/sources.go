@@ -21,8 +21,8 @@ func (m *Manager) listItems(context.Context) iter.Seq2[lease.Info, error] {
 		for _, c := range m.all() {
 			rec := c.get()
 			info := lease.Info{Item: lease.Item{Kind: lease.Container, Name: rec.ID}, Created: rec.Created, Used: rec.Status.StartedAt}
-			if rec.Snapshot != "" {
-				info.Refs = append(info.Refs, lease.ID(rec.Snapshot))
+			if id := rec.lower(); id != "" {
+				info.Refs = append(info.Refs, lease.ID(id))
 			}
 			for _, p := range rec.Mounts {
 				if p.Type == mount.TypeImage {

@@ -132,6 +132,7 @@ func (c *ctr) launch(ctx context.Context) (_ *run, err error) {
 	if err != nil {
 		return nil, err
 	}
+	makeTargets(root, mounts)
 	spec, err := m.spec(rec, net)
 	if err != nil {
 		return nil, err

@@ -334,7 +334,7 @@ func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.P
 		err = s.pruneOthers(ctx, &pruning{opt, before, rep}, got.Left)
 	}
 	for _, r := range got.Removed {
-		if opt.Cache && r.Kind == lease.Snapshot {
+		if opt.Cache && r.Kind == lease.Snapshot && !worker.IsBase(r.Name) {
 			rep.Cache = append(rep.Cache, r.Name)
 		}
 	}

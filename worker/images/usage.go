@@ -33,7 +33,7 @@ func (s *Service) DiskUsage(ctx context.Context) (*worker.DiskUsage, error) {
 	}
 	records := s.cached(ctx, uses)
 	for _, u := range uses { // those that refer come before what they refer to
-		if u.Class == lease.Plain && a.owner(u.Item) == nobody {
+		if u.Class == lease.Plain && a.owner(u.Item) == nobody && !worker.IsBase(u.Name) {
 			a.charge(&u, records)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/moby/buildkit/client"
 )
 
-// A goldenCase is a series of builds with one builder that has had no other.
+// A goldenCase is a series of builds with one builder that knows nothing of what they build.
 type goldenCase struct {
 	name string
 	runs []func(*lab) client.SolveOpt
@@ -34,6 +34,14 @@ func tarball(t *testing.T, files map[string]string) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// unended returns the beginning of an archive, with one file.
+func unended(t *testing.T, name, text string) []byte {
+	t.Helper()
+	const trailer = 1024 // two empty blocks
+	b := tarball(t, map[string]string{name: text})
+	return b[:len(b)-trailer]
 }
 
 // file builds a Dockerfile in which REGISTRY, PRIVATE and WEB are the lab's, beside the files of a context.

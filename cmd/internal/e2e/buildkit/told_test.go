@@ -160,6 +160,9 @@ func (t *told) misplaced() (out []string) {
 			if strings.HasPrefix(v.Name, "[auth]") || strings.HasPrefix(w.Name, "[auth]") { // told by the client
 				continue
 			}
+			if strings.Contains(v.Name, "load .dockerignore") && strings.HasPrefix(w.Name, "[linux/") { // platforms wait for none
+				continue
+			}
 			if v.Started == nil || w.Started == nil || !v.Started.Before(*w.Started) {
 				continue
 			}

@@ -27,7 +27,7 @@ type Host interface {
 // HostOptions are what the keeper of a container does beyond its sandbox.
 type HostOptions struct {
 	// OpenStdin gives the first process a standard input that attachments write to; without it it reads nothing.
-	// StdinOnce ends it when the first attachment that writes has gone.
+	// StdinOnce ends it when the first attachment that writes has closed its side, or has gone.
 	OpenStdin, StdinOnce bool
 	Log                  Log
 }
@@ -90,7 +90,8 @@ type Streams struct{ Stdin, Stdout, Stderr bool }
 // detaches.
 type Attachment interface {
 	io.ReadWriteCloser
-	// CloseWrite ends the standard input.
+	// CloseWrite ends the standard input, after what has been written. Of a process whose input is to outlive its attachments
+	// it ends the attachment instead: Read returns io.EOF then.
 	CloseWrite() error
 }
 

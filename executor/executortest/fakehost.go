@@ -235,6 +235,7 @@ func (b *fakeBin) newRun(id string, p *executor.Process, openStdin bool) *fakeRu
 		var w *io.PipeWriter
 		inR, w = io.Pipe()
 		proc.Stdin, r.in = inR, w
+		context.AfterFunc(ctx, func() { inR.Close() }) // who has been killed reads no more
 	}
 	outR, outW := io.Pipe()
 	r.out, proc.Stdout = outR, outW

@@ -201,7 +201,7 @@ func testHostOutput(t *testing.T, s *hostSuite) {
 
 // CloseWrite ends the input, and what comes out later still arrives.
 func testHostInput(t *testing.T, s *hostSuite) {
-	c := s.create(t, scriptCat, executor.HostOptions{OpenStdin: true})
+	c := s.create(t, scriptCat, executor.HostOptions{OpenStdin: true, StdinOnce: true})
 	a := attach(t, c, "")
 	run(t, c, "")
 	in := strings.Repeat("some input\n", 20000)
@@ -231,7 +231,7 @@ func testHostStdinOnce(t *testing.T, s *hostSuite) {
 	reader.check(t, "ready\n", "")
 }
 
-// Without StdinOnce the input goes on with the next attachment.
+// Without StdinOnce the input goes on with the next attachment, also after one that has ended its own: that is over then.
 func testHostDetach(t *testing.T, s *hostSuite) {
 	c := s.create(t, scriptCat, executor.HostOptions{OpenStdin: true})
 	first := attach(t, c, "")
@@ -241,13 +241,20 @@ func testHostDetach(t *testing.T, s *hostSuite) {
 	}
 	first.out.awaitReady()
 	first.Close()
-	second := attach(t, c, "")
-	if _, err := io.WriteString(second, "more\n"); err != nil {
+	second, third := attach(t, c, ""), attach(t, c, "")
+	if err := second.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	closeWrite(t, second)
+	second.check(t, "", "")
+	if _, err := io.WriteString(third, "ready\n"); err != nil {
+		t.Fatal(err)
+	}
+	third.out.awaitReady()
+	if err := c.Signal(t.Context(), "", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	waitFor(t, c, "")
-	second.check(t, "more\n", "")
+	third.check(t, "ready\n", "")
 }
 
 // Without OpenStdin there is nothing to read.

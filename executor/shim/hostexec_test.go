@@ -89,7 +89,7 @@ type hostRun struct {
 }
 
 func (e hostExecutor) Start(ctx context.Context, spec *executor.Spec, rw executor.IO) (executor.Sandbox, error) {
-	c, err := e.h.Create(ctx, e.t.TempDir(), spec, executor.HostOptions{OpenStdin: rw.Stdin != nil})
+	c, err := e.h.Create(ctx, e.t.TempDir(), spec, executor.HostOptions{OpenStdin: rw.Stdin != nil, StdinOnce: true})
 	if err != nil {
 		return nil, err
 	}

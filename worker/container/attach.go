@@ -13,10 +13,12 @@ import (
 )
 
 // A pending is an attachment to a container that does not run yet: it is connected before the first process runs, so that
-// nothing is missed. What is written before waits.
+// nothing is missed. What is written before waits. If the end of its input is to be the process's, the process meets that even
+// if it is closed before.
 type pending struct {
 	c       *ctr
 	streams executor.Streams
+	once    bool          // its end is that of the process's input
 	ready   chan struct{} // closed when it is connected, or will not be
 	closed  chan struct{} // closed by Close
 
@@ -24,7 +26,7 @@ type pending struct {
 	conn  executor.Attachment // set before ready is closed; nil for none
 	ended bool                // Close or the end has come
 	eof   bool                // CloseWrite has been called before it was connected
-	once  sync.Once
+	told  sync.Once
 }
 
 // Attach implements worker.Containers.
@@ -85,7 +87,11 @@ func (c *ctr) attach(ctx context.Context, s executor.Streams) (executor.Attachme
 		return nil, noSuch(c.id)
 	}
 	if box == nil {
-		p := &pending{c: c, streams: s, ready: make(chan struct{}), closed: make(chan struct{})}
+		config := c.rec.Config
+		p := &pending{
+			c: c, streams: s, once: s.Stdin && config.StdinOnce && !config.Tty,
+			ready: make(chan struct{}), closed: make(chan struct{}),
+		}
 		c.pending = append(c.pending, p)
 		c.mu.Unlock()
 		return p, nil
@@ -132,7 +138,7 @@ func (p *pending) connect(conn executor.Attachment) {
 	if !ended {
 		p.conn = conn
 	}
-	p.once.Do(func() { close(p.ready) })
+	p.told.Do(func() { close(p.ready) })
 	p.mu.Unlock()
 	switch {
 	case conn == nil:
@@ -165,6 +171,12 @@ func (p *pending) Read(b []byte) (int, error) {
 
 // Write implements executor.Attachment.
 func (p *pending) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	deaf := !p.streams.Stdin && !p.ended
+	p.mu.Unlock()
+	if deaf {
+		return len(b), nil
+	}
 	conn := p.wait()
 	if conn == nil {
 		return 0, io.ErrClosedPipe
@@ -194,7 +206,9 @@ func (p *pending) Close() error {
 		return nil
 	}
 	close(p.closed)
-	p.c.forgetPending(p)
+	if !p.once {
+		p.c.forgetPending(p)
+	}
 	if conn == nil {
 		return nil
 	}

@@ -35,6 +35,11 @@ func TestAttachBefore(t *testing.T) {
 	conn, err := f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: all})
 	f.must(err)
 	defer conn.Close()
+	deaf, err := f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: executor.Streams{Stdout: true}})
+	f.must(err)
+	_, err = io.WriteString(deaf, "into nothing") // which nobody waits for
+	f.must(err)
+	f.must(deaf.Close())
 	written := make(chan error, 1)
 	go func() {
 		_, err := io.WriteString(conn, "in")
@@ -49,6 +54,43 @@ func TestAttachBefore(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	f.await(id)
+}
+
+// The input of a container that is started later ends where the one who was to write it has gone, unless others may write
+// on: of that attachment nothing is kept.
+func TestAttachGone(t *testing.T) {
+	f := newFixture(t)
+	req := request("cat")
+	req.OpenStdin, req.StdinOnce = true, true
+	id := f.create(req)
+	conn, err := f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: executor.Streams{Stdin: true}})
+	f.must(err)
+	f.must(conn.Close())
+	f.must(f.Start(t.Context(), id))
+	f.await(id)
+
+	req = request("cat")
+	req.OpenStdin = true
+	id = f.create(req)
+	conn, err = f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: executor.Streams{Stdin: true}})
+	f.must(err)
+	f.must(conn.Close())
+	c, err := f.find(id)
+	f.must(err)
+	if n := len(c.takePending()); n != 0 {
+		t.Errorf("%d wait to be connected", n)
+	}
+	f.must(f.Start(t.Context(), id))
+	conn, err = f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: all})
+	f.must(err)
+	f.must(conn.CloseWrite())
+	if got := readAll(t, conn); got != "" {
+		t.Errorf("got %q", got)
+	}
+	if phase := c.status().Phase; phase != Running {
+		t.Errorf("it is %v after the end of one attachment", phase)
+	}
+	f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
 }
 
 // An attachment to what never starts, or is removed, ends; and one that is closed before is forgotten.

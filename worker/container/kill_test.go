@@ -92,7 +92,7 @@ func TestEndedMeanwhile(t *testing.T) {
 	for _, auto := range []bool{false, true} {
 		f := newFixture(t)
 		req := request("cat")
-		req.OpenStdin, req.HostConfig.AutoRemove = true, auto
+		req.OpenStdin, req.StdinOnce, req.HostConfig.AutoRemove = true, true, auto
 		id := f.run(req)
 		conn, err := f.Attach(t.Context(), id, worker.AttachOptions{Stream: true, Streams: all})
 		f.must(err)

@@ -30,6 +30,7 @@ type attachment struct {
 	more    chan struct{} // a token when there is something to do for the writer
 	less    chan struct{} // a token when something has been read, or has left the backlog to be read
 	closed  chan struct{} // closed when nothing is written any more
+	heard   chan struct{} // closed when the peer has nothing more to say
 
 	mu       sync.Mutex
 	backlog  []byte      // guarded by mu, as all below
@@ -46,7 +47,7 @@ const maxBacklog = 256 << 10
 func (p *process) attach(s executor.Streams, c Conn) error {
 	a := &attachment{
 		p: p, streams: s, conn: c, stall: p.k.opts.Stall,
-		more: make(chan struct{}, 1), less: make(chan struct{}, 1), closed: make(chan struct{}),
+		more: make(chan struct{}, 1), less: make(chan struct{}, 1), closed: make(chan struct{}), heard: make(chan struct{}),
 	}
 	p.mu.Lock()
 	if p.state == ended {
@@ -136,8 +137,10 @@ func appendHead(b []byte, stream, n int) []byte {
 // finish says that nothing more will come. A peer that does not read what there is is waited for as long as give does.
 func (a *attachment) finish() {
 	a.mu.Lock()
-	a.finished = true
-	a.last = time.AfterFunc(a.stall, func() { a.conn.Close() })
+	if !a.finished {
+		a.finished = true
+		a.last = time.AfterFunc(a.stall, func() { a.conn.Close() })
+	}
 	a.mu.Unlock()
 	token(a.more)
 }
@@ -176,6 +179,7 @@ func (a *attachment) write() {
 			n, err := a.conn.Write(b[:min(len(b), chunkSize)])
 			if err != nil {
 				a.lose()
+				a.hearOut()
 				return
 			}
 			b = b[n:]
@@ -190,6 +194,15 @@ func (a *attachment) write() {
 		if a.isBroken() {
 			return
 		}
+	}
+}
+
+// hearOut waits, for a peer that does not read any more, until what it said before it left has been read, or the process has
+// ended.
+func (a *attachment) hearOut() {
+	select {
+	case <-a.heard:
+	case <-a.p.done:
 	}
 }
 
@@ -215,6 +228,7 @@ func (a *attachment) lose() {
 	a.backlog, a.spare = nil, nil
 	a.mu.Unlock()
 	token(a.more)
+	token(a.less) // nobody waits for it to read
 }
 
 func (a *attachment) isBroken() bool {
@@ -225,17 +239,19 @@ func (a *attachment) isBroken() bool {
 
 // read hands what the peer says to the process, until the peer has nothing more to say or has gone.
 func (a *attachment) read() {
+	defer close(a.heard)
 	select {
 	case <-a.p.started: // there is no input before
 	case <-a.closed:
 	}
 	w := a.input()
+	to := w
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := a.conn.Read(buf)
-		if n > 0 && w != nil {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				w = nil
+		if n > 0 && to != nil {
+			if _, werr := to.Write(buf[:n]); werr != nil {
+				to = nil
 			}
 			if n == len(buf) && n < chunkSize {
 				buf = make([]byte, chunkSize) // for who sends files; a keyboard does with less
@@ -245,13 +261,23 @@ func (a *attachment) read() {
 			continue
 		}
 		open := errors.Is(err, io.EOF) && a.conn.Open()
-		if w != nil && !a.p.desc.Terminal && (open || a.p.desc.StdinOnce) {
-			w.Close()
+		if w != nil && !a.p.desc.Terminal {
+			a.endInput(w)
 		}
 		if !open {
 			a.lose()
 		}
 		return
+	}
+}
+
+// endInput ends the process's input, or keeps it for the next attachment; then the end of this one's input is its end, as in
+// docker.
+func (a *attachment) endInput(w io.Closer) {
+	if a.p.desc.StdinOnce {
+		w.Close()
+	} else {
+		a.finish()
 	}
 }
 

@@ -141,6 +141,72 @@ func begin(t *testing.T, opts Options, desc *Process) (*Keeper, *fake) {
 	return k, f
 }
 
+// What a peer says is read to the end though it does not read any more what the process says; with StdinOnce that is then the
+// end of the input.
+func TestHearOut(t *testing.T) {
+	k, f := begin(t, Options{Stall: time.Minute}, &Process{OpenStdin: true, StdinOnce: true})
+	p := newPeer()
+	if err := k.Attach("", both, p.mine); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Run(""); err != nil {
+		t.Fatal(err)
+	}
+	p.r.Close()
+	for range 2 { // the first finds that nobody reads
+		if _, err := io.WriteString(f.say, "hello"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heard := make(chan string)
+	go func() {
+		b, _ := io.ReadAll(f.in)
+		heard <- string(b)
+	}()
+	for _, part := range []string{"one ", "two"} {
+		if _, err := io.WriteString(p.w, part); err != nil {
+			t.Error(err)
+		}
+	}
+	p.close()
+	if got := <-heard; got != "one two" {
+		t.Errorf("the process read %q", got)
+	}
+	f.end <- executor.Exit{}
+	if _, err := k.Wait(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+}
+
+// Without StdinOnce the end of a peer's input is the end of its attachment, and the next one's input goes on.
+func TestInputGoesOn(t *testing.T) {
+	k, f := begin(t, Options{Stall: time.Minute}, &Process{OpenStdin: true})
+	if err := k.Run(""); err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range []string{"one", "two"} {
+		p := newPeer()
+		if err := k.Attach("", both, p.mine); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_, _ = io.WriteString(p.w, in)
+			p.w.Close()
+		}()
+		got := make([]byte, len(in))
+		if _, err := io.ReadFull(f.in, got); err != nil || string(got) != in {
+			t.Fatalf("the process read %q, %v", got, err)
+		}
+		if b, err := io.ReadAll(p.r); err != nil || len(b) > 0 {
+			t.Errorf("the peer read %q, %v", b, err)
+		}
+	}
+	f.end <- executor.Exit{}
+	if _, err := k.Wait(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+}
+
 // An attachment that reads nothing holds up the process for Stall once, and not again; what it then reads is whole frames,
 // and the log and other attachments have all.
 func TestStuck(t *testing.T) {

@@ -210,6 +210,32 @@ func TestAttachGone(t *testing.T) {
 	}
 }
 
+// What a client has sent before it went away arrives, also if the process says something that the client does not read; and
+// then it is the end of the input.
+func TestAttachSentAndGone(t *testing.T) {
+	w := serve(t)
+	for _, streams := range []string{"stdin=1", "stdin=1&stdout=1"} {
+		id := w.create(stdin(false), "cat")
+		w.begin(id)
+		_, r, _ := w.raw("POST /containers/" + id + "/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n")
+		conn, _, _ := w.raw("POST /containers/" + id + "/attach?stream=1&" + streams + " HTTP/1.1\r\nHost: d\r\n\r\n")
+		want := strings.Repeat("some text\n", 10_000)
+		if _, err := io.WriteString(conn, want); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var got strings.Builder
+		if _, err := stdcopy.StdCopy(&got, io.Discard, r); err != nil || got.String() != want {
+			t.Errorf("%s: the process said %d bytes, want %d; %v", streams, got.Len(), len(want), err)
+		}
+	}
+	for w.Busy() > 0 {
+		time.Sleep(time.Millisecond) // until those who have gone are forgotten
+	}
+}
+
 // Over a WebSocket there are no frames of Docker's, and one stream can be had.
 func TestAttachWebSocket(t *testing.T) {
 	w := serve(t)

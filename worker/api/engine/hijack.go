@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types"
@@ -87,7 +88,8 @@ type leave struct {
 }
 
 // join copies between a client and the process that it is attached to, until the process has ended or the client has left:
-// by closing the connection, or with the keys for that. It closes both.
+// by closing the connection, or with the keys for that. It closes both. What a client has sent before it closed the
+// connection still arrives, as soon as the process reads it.
 func (s *Server) join(ctx context.Context, client io.ReadWriteCloser, att executor.Attachment, keys leave) {
 	defer client.Close()
 	finish := sync.OnceFunc(func() {
@@ -102,8 +104,15 @@ func (s *Server) join(ctx context.Context, client io.ReadWriteCloser, att execut
 		finish()
 		_ = client.Close() // likewise
 	})()
+	var left atomic.Int32
+	part := func() {
+		if left.Add(1) == 2 {
+			finish() // the client has gone, and has been heard
+		}
+	}
+	gone := sync.OnceFunc(part)
 	if t, ok := client.(*takeover); ok {
-		defer s.hangups.watch(t.Conn, finish)()
+		defer s.hangups.watch(t.Conn, gone)()
 	}
 	var reading sync.WaitGroup
 	reading.Go(func() {
@@ -119,12 +128,16 @@ func (s *Server) join(ctx context.Context, client io.ReadWriteCloser, att execut
 		case err == nil && keys.keys == nil:
 			_ = att.CloseWrite() // the process may have ended
 		}
+		part()
 		// At a terminal nobody's leaving ends the input of the process: the next one types on.
 		// The client has closed its side, and still reads, or has gone. Or the process takes no more: what the client sends
 		// is dropped, so that it is not held up.
 		_, _ = io.Copy(io.Discard, client)
 	})
-	_, _ = io.Copy(client, att) // whichever side has ended it, it is over
-	finish()
+	if _, err := io.Copy(client, att); err != nil {
+		gone()
+		_, _ = io.Copy(io.Discard, att) // until it has been heard, or the process has ended
+	}
+	finish() // whichever side has ended it, it is over
 	reading.Wait()
 }

@@ -98,10 +98,12 @@ type Spec struct {
 	Ulimits         []Ulimit // a hard limit above the executor's own is lowered to that
 	Sysctls         map[string]string
 	ShmSize         int64 // bytes of /dev/shm; 0 means 64 MiB
+	NoShm           bool  // there is none
 	HostPID         bool
-	HostIPC         bool
+	HostIPC         bool // with a keeper also the host's /dev/shm
 	HostUTS         bool
 	HostCgroup      bool
+	WritableCgroups bool // not with HostCgroup: the sandbox may make cgroups in its own
 	// PIDNamespace and IPCNamespace are paths of namespaces to join, those of another container's process: /proc/PID/ns/pid
 	// and /proc/PID/ns/ipc. With the latter, /dev/shm is that of the same process.
 	PIDNamespace, IPCNamespace string

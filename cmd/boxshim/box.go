@@ -270,5 +270,16 @@ func (s *session) execProcess(spec *executor.Spec, box *libcontainer.Container, 
 		return nil, err
 	}
 	out.NoNewPrivileges = spec.NoNewPrivileges
-	return out, libcontainer.MakeDir(root, out.Cwd)
+	return out, nil
+}
+
+// makeCwd makes the working directory of a process of Exec, as builds have it. Containers do not: there one that is missing
+// is an error.
+func makeCwd(box *libcontainer.Container, p *specs.Process) error {
+	root, err := box.OpenRoot()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return libcontainer.MakeDir(root, p.Cwd)
 }

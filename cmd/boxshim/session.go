@@ -168,6 +168,9 @@ func (s *session) startExec(req *wire.Request, files []*os.File, _ *proc, _ *tra
 		return nil, os.ErrProcessDone
 	}
 	desc, err := s.execProcess(of.spec, box, req.Proc)
+	if err == nil {
+		err = makeCwd(box, desc)
+	}
 	if err != nil {
 		return nil, err
 	}

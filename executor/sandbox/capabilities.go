@@ -41,7 +41,7 @@ func allCapabilities(have uint64) []string {
 
 // capabilities returns the set that CapAdd and CapDrop make of the default one. As in Docker, ALL stands for
 // every capability, and what is named wins over ALL: adding ALL and dropping X leaves all but X, dropping ALL and
-// adding X leaves X. ALL is no more than what the runtime has itself, as have says; what is named and not
+// adding X leaves X. What is both added and dropped by its name is added. ALL is no more than what the runtime has itself, as have says; what is named and not
 // among that, it will fail to give.
 func capabilities(spec *executor.Spec, have uint64) ([]string, error) {
 	if spec.Privileged {
@@ -66,11 +66,9 @@ func capabilities(spec *executor.Spec, have uint64) ([]string, error) {
 	case dropAll:
 		base = nil
 	}
-	out := make([]string, 0, len(base)+len(add))
-	for _, c := range append(base, add...) {
-		if !slices.Contains(drop, c) {
-			out = append(out, c)
-		}
+	out := slices.DeleteFunc(base, func(c string) bool { return slices.Contains(drop, c) })
+	if !addAll {
+		out = append(out, add...)
 	}
 	slices.Sort(out)
 	return slices.Compact(out), nil

@@ -40,6 +40,8 @@ func deviceRules(spec *executor.Spec, host *Host) []specs.LinuxDeviceCgroup {
 	if spec.Privileged {
 		return []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 	}
+	console := [2]int64{5, 1} // as in Docker; whose node is made only with a terminal
+	out = append(out, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &console[0], Minor: &console[1], Access: "rwm"})
 	for _, d := range host.Devices {
 		out = append(out, specs.LinuxDeviceCgroup{
 			Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access,

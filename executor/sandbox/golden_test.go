@@ -20,7 +20,7 @@ func TestGolden(t *testing.T) {
 	process := executor.Process{Args: []string{"/bin/sh", "-c", "true"}, Env: []string{"A=b"}, Cwd: "/work"}
 	for name, spec := range map[string]executor.Spec{
 		"default": {},
-		"none":    {Network: executor.Network{Mode: executor.NetworkNone}, ReadOnly: true, Hostname: "h", Domain: "d"},
+		"none":    {Network: executor.Network{Mode: executor.NetworkNone}, ReadOnly: true, Hostname: "h", Domain: "d", NoShm: true, WritableCgroups: true},
 		"mounts": {
 			Hosts: []byte("h"), ResolvConf: []byte("r"), ShmSize: 1 << 20,
 			Mounts: []executor.Mount{

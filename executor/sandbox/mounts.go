@@ -123,9 +123,12 @@ func systemMounts(spec *executor.Spec, host *Host) []specs.Mount {
 			Destination: "/dev/shm", Type: "bind", Source: host.Shm, Options: []string{"bind", "nosuid", "noexec", "nodev"},
 		}
 	}
-	// Read-only always but for a privileged sandbox with a view of its own (CVE-2023-25809).
+	if spec.NoShm {
+		out = slices.Delete(out, 3, 4)
+	}
+	// Read-only always but for a privileged sandbox, or one that asks for it, with a view of its own (CVE-2023-25809).
 	cgroup := "ro"
-	if spec.Privileged && !spec.HostCgroup {
+	if (spec.Privileged || spec.WritableCgroups) && !spec.HostCgroup {
 		cgroup = "rw"
 	}
 	return append(out, specs.Mount{

@@ -90,6 +90,9 @@ func TestCapabilities(t *testing.T) {
 		{[]string{"ALL"}, []string{"SYS_ADMIN"}, []string{"CAP_BPF", "CAP_SYS_PTRACE"}, []string{"CAP_SYS_ADMIN"}, 40},
 		{[]string{"NET_ADMIN"}, []string{"ALL"}, []string{"CAP_NET_ADMIN"}, []string{"CAP_CHOWN"}, 1},
 		{nil, []string{"all"}, nil, def, 0},
+		{[]string{"NET_RAW"}, []string{"net_raw"}, []string{"CAP_NET_RAW"}, nil, len(def)},
+		{[]string{"CHOWN"}, []string{"ALL", "CHOWN"}, []string{"CAP_CHOWN"}, []string{"CAP_KILL"}, 1},
+		{[]string{"ALL", "CHOWN"}, []string{"CHOWN"}, nil, []string{"CAP_CHOWN"}, 40},
 	} {
 		s := valid()
 		s.CapAdd, s.CapDrop = c.add, c.drop

@@ -255,8 +255,15 @@ func (h *Host) packNamespaces(ctx context.Context, p *parcel, spec *executor.Spe
 		}
 		*index = p.add(f)
 	}
-	if spec.IPCNamespace != "" {
-		shm, err := sharedMemory(filepath.Dir(filepath.Dir(spec.IPCNamespace)))
+	proc := ""
+	switch {
+	case spec.IPCNamespace != "":
+		proc = filepath.Dir(filepath.Dir(spec.IPCNamespace))
+	case spec.HostIPC:
+		proc = "/proc/self"
+	}
+	if proc != "" {
+		shm, err := sharedMemory(proc)
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,16 @@ func TestHostSpec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	file, err := os.CreateTemp("/dev/shm", "host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := file.Name()
+	defer os.Remove(shared)
+	if _, err := file.WriteString("shared with the host"); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
 	score := 500
 	const unregistered = "mknod /tmp/d c 240 7; cat /tmp/d 2>&1; rm /tmp/d"
 	for _, c := range []struct {
@@ -56,6 +66,9 @@ func TestHostSpec(t *testing.T) {
 		}},
 		{"lo", "ifconfig lo", "UP LOOPBACK", func(*executor.Spec) {}},
 		{"shm", "mount | grep /dev/shm", "size=1024k", func(s *executor.Spec) { s.ShmSize = 1 << 20 }},
+		{"host's shm", "mount | grep /dev/shm; cat " + shared, "shared with the host", func(s *executor.Spec) { s.HostIPC = true }},
+		{"no shm", "ls /dev | grep -c shm", "0", func(s *executor.Spec) { s.NoShm = true }},
+		{"cgroups", "mkdir /sys/fs/cgroup/*/sub 2>&1 | grep -c Read-only", "0", func(s *executor.Spec) { s.WritableCgroups = true }},
 		{"unconfined", "grep Seccomp: /proc/self/status", "0", func(s *executor.Spec) { s.Seccomp.Unconfined = true }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

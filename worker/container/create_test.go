@@ -48,18 +48,32 @@ func TestCreateRefuses(t *testing.T) {
 		"You should always set the Memory limit":                       func(r *worker.ContainerCreate) { r.HostConfig.MemorySwap = 32 << 20 },
 		"range of CPUs is from 0.01":                                   func(r *worker.ContainerCreate) { r.HostConfig.NanoCPUs = 1e15 },
 		"Conflicting options: Nano CPUs and CPU Quota cannot both be ": func(r *worker.ContainerCreate) { r.HostConfig.NanoCPUs, r.HostConfig.CPUQuota = 1e8, 5000 },
-		"Requested CPUs are not available - requested 4000":            func(r *worker.ContainerCreate) { r.HostConfig.CpusetCpus = "4000" },
-		"Invalid value x for cpuset cpus":                              func(r *worker.ContainerCreate) { r.HostConfig.CpusetCpus = "x" },
-		"Interval in Healthcheck cannot be less than 1ms":              func(r *worker.ContainerCreate) { r.Healthcheck = &container.HealthConfig{Interval: 1} },
-		"logger: no log driver named 'x' is registered":                func(r *worker.ContainerCreate) { r.HostConfig.LogConfig.Type = "x" },
-		"unknown log opt 'x' for json-file log driver":                 func(r *worker.ContainerCreate) { r.HostConfig.LogConfig.Config = map[string]string{"x": ""} },
-		"unknown or invalid runtime name: kata":                        func(r *worker.ContainerCreate) { r.HostConfig.Runtime = "kata" },
-		`invalid --security-opt 2: "x=y"`:                              func(r *worker.ContainerCreate) { r.HostConfig.SecurityOpt = []string{"x=y"} },
+		"invalid CPU shares (-1): value must be":                       func(r *worker.ContainerCreate) { r.HostConfig.CPUShares = -1 },
+		`invalid CapAdd: unknown capability: "CAP_BOGUS"`:              func(r *worker.ContainerCreate) { r.HostConfig.CapAdd = []string{"BOGUS"} },
+		`invalid CapDrop: unknown capability: "CAP_NO"`:                func(r *worker.ContainerCreate) { r.HostConfig.CapDrop = []string{"cap_no"} },
+		"invalid ulimit type: x":                                       func(r *worker.ContainerCreate) { r.HostConfig.Ulimits = []*container.Ulimit{{Name: "x"}} },
+		"ulimit soft limit must be less than or equal to hard limit":   func(r *worker.ContainerCreate) { r.HostConfig.Ulimits = []*container.Ulimit{{Name: "core", Soft: 1}} },
+		"is above the kernel's own, ": func(r *worker.ContainerCreate) {
+			r.HostConfig.Ulimits = []*container.Ulimit{{Name: "nofile", Soft: 1, Hard: 1 << 40}}
+		},
+		"Requested CPUs are not available - requested 4000": func(r *worker.ContainerCreate) { r.HostConfig.CpusetCpus = "4000" },
+		"Invalid value x for cpuset cpus":                   func(r *worker.ContainerCreate) { r.HostConfig.CpusetCpus = "x" },
+		"Interval in Healthcheck cannot be less than 1ms":   func(r *worker.ContainerCreate) { r.Healthcheck = &container.HealthConfig{Interval: 1} },
+		"logger: no log driver named 'x' is registered":     func(r *worker.ContainerCreate) { r.HostConfig.LogConfig.Type = "x" },
+		"unknown log opt 'x' for json-file log driver":      func(r *worker.ContainerCreate) { r.HostConfig.LogConfig.Config = map[string]string{"x": ""} },
+		"unknown or invalid runtime name: kata":             func(r *worker.ContainerCreate) { r.HostConfig.Runtime = "kata" },
+		`invalid --security-opt 2: "x=y"`:                   func(r *worker.ContainerCreate) { r.HostConfig.SecurityOpt = []string{"x=y"} },
 		"network nowhere not found": func(r *worker.ContainerCreate) {
 			r.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{"nowhere": nil}}
 		},
 		"conflicting options: hostname and the network mode": func(r *worker.ContainerCreate) {
 			r.Hostname, r.HostConfig.NetworkMode = "h", "container:taken"
+		},
+		"conflicting options: mac-address and the network mode": func(r *worker.ContainerCreate) {
+			r.HostConfig.NetworkMode = "container:taken"
+			r.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{
+				"container:taken": {MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 1}},
+			}}
 		},
 		"No such container: gone": func(r *worker.ContainerCreate) { r.HostConfig.NetworkMode = "container:gone" },
 		"bad format for add-host": func(r *worker.ContainerCreate) { r.HostConfig.ExtraHosts = []string{"x"} },

@@ -36,11 +36,8 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // execProcess is the process of an exec in the container of rec.
 func execProcess(rec *record, req *container.ExecCreateRequest) *executor.Process {
 	p := &executor.Process{
-		Args: req.Cmd, Env: replaceEnv(environment(rec, nil), req.Env), Cwd: req.WorkingDir, User: req.User,
+		Args: req.Cmd, Env: replaceEnv(environment(rec, req.Tty, nil), req.Env), Cwd: req.WorkingDir, User: req.User,
 		AddGroups: rec.HostConfig.GroupAdd, Terminal: req.Tty, Privileged: req.Privileged,
-	}
-	if req.Tty {
-		p.Env = replaceEnv([]string{"TERM=xterm"}, p.Env)
 	}
 	orElse(&p.User, rec.Config.User)
 	orElse(&p.Cwd, rec.Config.WorkingDir)
@@ -98,7 +95,9 @@ func (c *ctr) canExec() error {
 }
 
 func (p *process) publish(action events.Action) {
-	p.c.publish(events.Action(string(action)+": "+strings.Join(p.req.Cmd, " ")), map[string]string{"execID": p.id})
+	// As docker says it, with a space also behind a command without arguments.
+	cmd := p.req.Cmd[0] + " " + strings.Join(p.req.Cmd[1:], " ")
+	p.c.publish(events.Action(string(action)+": "+cmd), map[string]string{"execID": p.id})
 }
 
 func (m *Manager) findExec(id string) (*process, error) {
@@ -133,9 +132,10 @@ func (m *Manager) ExecStart(ctx context.Context, id string, req *container.ExecS
 	}
 	conn, err := p.run(context.WithoutCancel(ctx), box, proc, s)
 	if err != nil {
-		code := startCode(startError(p.c.get(), err))
+		err = execError(p.req.Cmd, err)
+		code := startCode(err)
 		p.over(&code)
-		return nil, execError(p.req.Cmd, err)
+		return nil, err
 	}
 	return conn, nil
 }
@@ -230,14 +230,20 @@ func (p *process) over(code *int) {
 	p.started = code != nil
 }
 
+// chdirText is how runc begins to say that there is no such working directory.
+const chdirText = "chdir to cwd"
+
 // execError has docker's words for a command that could not be executed; the client looks for them.
 func execError(cmd []string, err error) error {
+	const failed = "OCI runtime exec failed: exec failed: unable to start container process: "
 	var se *executor.StartError
-	if !errors.As(err, &se) {
-		return err
+	if errors.As(err, &se) {
+		return &commandError{code: se.Code, text: failed + "exec: " + execText(cmd[0], se)}
 	}
-	return &commandError{code: se.Code, text: "OCI runtime exec failed: exec failed: unable to start container process: exec: " +
-		execText(cmd[0], se)}
+	if i := strings.Index(err.Error(), chdirText); i >= 0 {
+		return &commandError{code: 126, text: failed + err.Error()[i:]}
+	}
+	return err
 }
 
 // ExecInspect implements worker.Containers.

@@ -58,7 +58,7 @@ func (c *ctr) startHealth(r *run) *container.Health {
 	c.mu.Unlock()
 	started := c.m.now()
 	h := &container.Health{Status: container.Starting, Log: []*container.HealthcheckResult{}}
-	if old := c.status().Health; old != nil && c.status().Alive() { // a daemon before this one has begun
+	if old := c.status().Health; old != nil && c.status().Alive() { // it was paused, or a daemon before this one has begun
 		h = old
 		started = c.status().StartedAt
 	}
@@ -68,6 +68,16 @@ func (c *ctr) startHealth(r *run) *container.Health {
 		p.run(ctx, started)
 	})
 	return h
+}
+
+// resumeHealth goes on with checks that stopHealth has ended while the container was paused. The turn is held.
+func (c *ctr) resumeHealth() {
+	c.mu.Lock()
+	r, on := c.run, c.health != nil
+	c.mu.Unlock()
+	if r != nil && !on {
+		c.startHealth(r)
+	}
 }
 
 // healthArgs is the command of the health check; nil for none.

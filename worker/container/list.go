@@ -252,7 +252,7 @@ func (m *Manager) summarise(rec *record) container.Summary {
 	file, args := rec.command()
 	s := container.Summary{
 		ID: rec.ID, Names: []string{"/" + rec.Name}, Image: m.imageName(rec), ImageID: string(rec.Image),
-		Command: strings.Join(append([]string{file}, args...), " "), Created: rec.Created.Unix(), Ports: m.ports(rec),
+		Command: commandLine(file, args), Created: rec.Created.Unix(), Ports: m.ports(rec),
 		Labels: rec.Config.Labels, State: container.ContainerState(rec.Status.Phase), Status: m.describe(rec.Status),
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: m.endpoints(rec)}, Mounts: m.mountPoints(rec),
 	}
@@ -265,6 +265,18 @@ func (m *Manager) summarise(rec *record) container.Summary {
 		s.Health.FailingStreak = h.FailingStreak
 	}
 	return s
+}
+
+// commandLine quotes arguments with spaces, as docker does.
+func commandLine(file string, args []string) string {
+	line := file
+	for _, a := range args {
+		if strings.Contains(a, " ") {
+			a = "'" + a + "'"
+		}
+		line += " " + a
+	}
+	return line
 }
 
 // imageName is the image as the user named it, or its ID if that name leads to another image now.

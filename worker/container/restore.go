@@ -171,6 +171,8 @@ func (c *ctr) adopt(ctx context.Context, box executor.Container) {
 	if err != nil {
 		c.m.log.Error("taking over the network of a container", "container", c.id, "error", err)
 	}
+	health := c.startHealth(r)
+	c.change(func(rec *record) { rec.Status.Health = health })
 	// One that is to be paused is made so again: whether it is cannot be seen.
 	if c.get().Want == WantPause {
 		c.change(func(rec *record) { rec.Status.Phase = Running })
@@ -178,10 +180,8 @@ func (c *ctr) adopt(ctx context.Context, box executor.Container) {
 	} else if c.status().Phase == Paused {
 		c.m.warn("resuming a container again", c.reach(ctx, WantRun))
 	}
-	health := c.startHealth(r)
 	r.oom.Store(c.status().OOMKilled)
 	c.watchMemory(r)
-	c.change(func(rec *record) { rec.Status.Health = health })
 	c.m.goOn(func() { c.watch(r) })
 }
 

@@ -25,13 +25,13 @@ func (m *Manager) spec(rec *record, net *worker.NetworkSetup) (*executor.Spec, e
 	s := &executor.Spec{
 		ID: rec.ID, Hostname: config.Hostname, Domain: config.Domainname, ReadOnly: host.ReadonlyRootfs,
 		Process: executor.Process{
-			Args: append([]string{path}, args...), Env: environment(rec, net.Env), Cwd: config.WorkingDir,
+			Args: append([]string{path}, args...), Env: environment(rec, config.Tty, net.Env), Cwd: config.WorkingDir,
 			User: config.User, AddGroups: host.GroupAdd, Terminal: config.Tty,
 			Rows: uint16(host.ConsoleSize[0]), Cols: uint16(host.ConsoleSize[1]),
 		},
 		Network: net.Network, Limits: limits(&host.Resources), CgroupPath: host.CgroupParent,
 		Privileged: host.Privileged, CapAdd: host.CapAdd, CapDrop: host.CapDrop, Sysctls: host.Sysctls, ShmSize: host.ShmSize,
-		HostPID: host.PidMode.IsHost(), HostIPC: host.IpcMode.IsHost(), HostUTS: host.UTSMode.IsHost(),
+		HostPID: host.PidMode.IsHost(), HostIPC: host.IpcMode.IsHost(), NoShm: host.IpcMode.IsNone(), HostUTS: host.UTSMode.IsHost(),
 		HostCgroup: host.CgroupnsMode.IsHost(), Init: host.Init != nil && *host.Init,
 		MaskedPaths: host.MaskedPaths, ReadonlyPaths: host.ReadonlyPaths, Umask: host.Umask,
 	}
@@ -93,11 +93,11 @@ func (m *Manager) pidOf(ref, what string) (int, error) {
 	return rec.Status.Pid, nil
 }
 
-// environment is that of the first process: docker's defaults, what linked containers are called, and the container's own,
+// environment is that of a process, at a terminal or not: docker's defaults, what linked containers are called, and the container's own,
 // which win. An entry without "=" takes a default away.
-func environment(rec *record, linked []string) []string {
+func environment(rec *record, tty bool, linked []string) []string {
 	env := []string{defaultPath, "HOSTNAME=" + rec.Config.Hostname}
-	if rec.Config.Tty {
+	if tty {
 		env = append(env, "TERM=xterm")
 	}
 	return replaceEnv(append(env, linked...), rec.Config.Env)
@@ -174,6 +174,10 @@ func secure(s *executor.Spec, opts []string) error {
 			s.NoNewPrivileges = true
 			continue
 		}
+		if opt == "writable-cgroups" {
+			s.WritableCgroups = true
+			continue
+		}
 		if opt == "disable" {
 			continue // labels, which this daemon does not make up
 		}
@@ -185,12 +189,16 @@ func secure(s *executor.Spec, opts []string) error {
 			return worker.Invalidf("invalid --security-opt 1: %q", opt)
 		}
 		switch key {
-		case "no-new-privileges":
+		case "no-new-privileges", "writable-cgroups":
 			on, err := strconv.ParseBool(value)
 			if err != nil {
 				return worker.Invalidf("invalid --security-opt 2: %q", opt)
 			}
-			s.NoNewPrivileges = on
+			if key == "writable-cgroups" {
+				s.WritableCgroups = on
+			} else {
+				s.NoNewPrivileges = on
+			}
 		case "seccomp":
 			if err := seccomp(s, value); err != nil {
 				return err

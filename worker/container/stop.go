@@ -280,12 +280,15 @@ func (m *Manager) freeze(ctx context.Context, ref string, want Want) error {
 // Pause implements Controller.
 func (c *ctr) Pause(ctx context.Context, now Status) (Status, error) {
 	box, err := c.running()
-	if err == nil {
-		err = box.Pause(ctx)
-	}
 	if err != nil {
 		return now, err
 	}
+	c.stopHealth() // a check would hang, and fail
+	if err := box.Pause(ctx); err != nil {
+		c.resumeHealth()
+		return now, err
+	}
+	now = c.status() // with the last result
 	now.Phase = Paused
 	c.publish(events.ActionPause, nil)
 	return now, nil
@@ -301,6 +304,7 @@ func (c *ctr) Resume(ctx context.Context, now Status) (Status, error) {
 		return now, err
 	}
 	now.Phase = Running
+	c.resumeHealth()
 	c.publish(events.ActionUnPause, nil)
 	return now, nil
 }

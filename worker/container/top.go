@@ -40,7 +40,10 @@ func (m *Manager) Top(ctx context.Context, ref string, args []string) (*containe
 	if err != nil {
 		return nil, err
 	}
-	out, err := exec.CommandContext(ctx, "ps", args...).Output()
+	out, err := exec.CommandContext(ctx, "ps", append(slices.Clone(args), onlyPids(pids))...).Output()
+	if err != nil { // some options, such as f, do not go with q
+		out, err = exec.CommandContext(ctx, "ps", args...).Output()
+	}
 	if err != nil {
 		var ee *exec.ExitError
 		if errors.As(err, &ee) && len(ee.Stderr) > 0 {
@@ -54,6 +57,15 @@ func (m *Manager) Top(ctx context.Context, ref string, args []string) (*containe
 	}
 	c.publish(events.ActionTop, nil)
 	return top, nil
+}
+
+// onlyPids is the option that has ps show those, whatever their terminal.
+func onlyPids(pids []int) string {
+	list := make([]string, len(pids))
+	for i, pid := range pids {
+		list[i] = strconv.Itoa(pid)
+	}
+	return "-q" + strings.Join(list, ",")
 }
 
 // parsePS picks the lines of the output of ps that are about pids. The last column may have spaces.

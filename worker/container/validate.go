@@ -12,6 +12,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/sys/capability"
 
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/worker"
@@ -27,6 +28,7 @@ func (m *Manager) validate(c *container.Config, h *container.HostConfig) (warnin
 		func() error { return checkConfig(c) },
 		func() error { return checkHealth(c.Healthcheck) },
 		func() error { return checkHost(h) },
+		func() error { return checkCapabilities(h) },
 		func() error { return checkForeign(&h.Resources) },
 		func() error { return checkNetworkMode(c, h) },
 		func() error { return checkPorts(h) },
@@ -38,7 +40,8 @@ func (m *Manager) validate(c *container.Config, h *container.HostConfig) (warnin
 			return nil, err
 		}
 	}
-	return warnings, nil
+	lowered, err := checkUlimits(h.Ulimits)
+	return append(warnings, lowered...), err
 }
 
 // The paths that are hidden from, or protected against, the processes of a container, as docker shows them.
@@ -64,6 +67,9 @@ func adapt(h *container.HostConfig) (warnings []string) {
 	orElse(&h.RestartPolicy.Name, container.RestartPolicyDisabled)
 	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
 		h.NetworkMode = network.NetworkBridge
+	}
+	if s := h.MemorySwappiness; s != nil && *s == -1 {
+		h.MemorySwappiness = nil // how clients say that it is not set
 	}
 	if h.OomKillDisable == nil {
 		h.OomKillDisable = new(bool)
@@ -187,6 +193,28 @@ func checkHost(h *container.HostConfig) error {
 	return nil
 }
 
+// checkCapabilities refuses those that there are not, and writes the others as docker shows them.
+func checkCapabilities(h *container.HostConfig) error {
+	for _, list := range []struct {
+		field string
+		names *[]string
+	}{{"CapAdd", &h.CapAdd}, {"CapDrop", &h.CapDrop}} {
+		*list.names = slices.Clone(*list.names)
+		for i, name := range *list.names {
+			name = strings.ToUpper(name)
+			if name != "ALL" && !strings.HasPrefix(name, "CAP_") {
+				name = "CAP_" + name
+			}
+			known := func(c capability.Cap) bool { return "CAP_"+strings.ToUpper(c.String()) == name }
+			if name != "ALL" && !slices.ContainsFunc(capability.ListKnown(), known) {
+				return worker.Invalidf("invalid %s: unknown capability: %q", list.field, name)
+			}
+			(*list.names)[i] = name
+		}
+	}
+	return nil
+}
+
 // checkForeign refuses the limits of Windows, which docker does not heed on Linux.
 func checkForeign(r *container.Resources) error {
 	for name, set := range map[string]bool{
@@ -277,6 +305,8 @@ func checkMemory(r *container.Resources) error {
 func checkCPU(r *container.Resources) error {
 	cpus := runtime.NumCPU()
 	switch {
+	case r.CPUShares < 0:
+		return worker.Invalidf("invalid CPU shares (%d): value must be a positive integer", r.CPUShares)
 	case r.NanoCPUs > 0 && r.CPUPeriod > 0:
 		return worker.Invalidf("Conflicting options: Nano CPUs and CPU Period cannot both be set")
 	case r.NanoCPUs > 0 && r.CPUQuota > 0:

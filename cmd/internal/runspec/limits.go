@@ -111,20 +111,23 @@ func (l *limits) apply(req *container.CreateRequest, _ *pflag.FlagSet) error {
 type Update struct {
 	tunable
 	restart string
+	own     *pflag.FlagSet // its flags, among those of the program
 }
 
 // Register adds the flags to fs.
 func (u *Update) Register(fs *pflag.FlagSet) {
-	u.register(fs)
-	u.registerRealTime(fs, "Limit the CPU real-time period in microseconds", "Limit the CPU real-time runtime in microseconds")
-	fs.StringVar(&u.restart, "restart", "", "Restart policy to apply when a container exits")
+	u.own = pflag.NewFlagSet("update", pflag.ContinueOnError)
+	u.register(u.own)
+	u.registerRealTime(u.own, "Limit the CPU real-time period in microseconds", "Limit the CPU real-time runtime in microseconds")
+	u.own.StringVar(&u.restart, "restart", "", "Restart policy to apply when a container exits")
+	fs.AddFlagSet(u.own)
 }
 
 // Request returns the request, once fs has been parsed.
 func (u *Update) Request(fs *pflag.FlagSet) (*container.UpdateConfig, error) {
 	given := 0
-	fs.Visit(func(f *pflag.Flag) {
-		if f.Name != "kernel-memory" {
+	u.own.VisitAll(func(f *pflag.Flag) {
+		if f.Changed && f.Name != "kernel-memory" {
 			given++
 		}
 	})

@@ -145,7 +145,7 @@ func (a *app) copyFrom(ctx context.Context, opt *cpOptions, name, from, to strin
 		return err
 	}
 	count := a.counting(opt, "Copying from container - ")
-	u := &unpacker{keepOwners: opt.archive && os.Geteuid() == 0, nodes: true, top: top}
+	u := &unpacker{keepOwners: opt.archive && os.Geteuid() == 0, whole: true, top: top}
 	err = u.unpack(dir, count.reader(r.Content))
 	size := count.n
 	if !source.dir {

@@ -15,6 +15,9 @@ import (
 // capability is the extended attribute that goes with a program that has rights of its own.
 const capability = "security.capability"
 
+// paxXattr begins the records of a tar that are extended attributes.
+const paxXattr = "SCHILY.xattr."
+
 // pack writes what is at source as a tar in which it is called top. What a symlink points to is written in its place only
 // if it is the source itself and follow says so. Sockets are left out. It returns how many bytes the files have.
 func pack(w io.Writer, source, top string, follow bool) (int64, error) {
@@ -82,7 +85,7 @@ func (p *packer) add(file, name string) error {
 	}
 	value := make([]byte, 64)
 	if n, err := unix.Lgetxattr(file, capability, value); err == nil {
-		h.PAXRecords = map[string]string{"SCHILY.xattr." + capability: string(value[:n])}
+		h.PAXRecords = map[string]string{paxXattr + capability: string(value[:n])}
 	}
 	return p.file(file, h)
 }

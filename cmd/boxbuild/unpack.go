@@ -48,7 +48,7 @@ func (u *unpacker) unpack(dir string, r io.Reader) error {
 type unpacker struct {
 	root       *os.Root
 	keepOwners bool
-	nodes      bool   // devices and pipes are made; without it they are left out
+	whole      bool   // devices, pipes and extended attributes are made; without it they are left out
 	top        string // takes the place of the first part of every name; "" to keep the names
 	dirs       []unpackedDir
 }
@@ -100,7 +100,7 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 	case tar.TypeLink:
 		return u.root.Link(u.name(h.Linkname), name)
 	case tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
-		if !u.nodes {
+		if !u.whole {
 			return nil
 		}
 		if err := u.node(name, h); err != nil {
@@ -110,6 +110,9 @@ func (u *unpacker) entry(h *tar.Header, body io.Reader) error {
 		return nil
 	}
 	if err := u.own(name, h); err != nil {
+		return err
+	}
+	if err := u.attrs(name, h); err != nil {
 		return err
 	}
 	// Changing the owner clears set-user-ID bits, so the mode comes after it.
@@ -130,7 +133,10 @@ func (u *unpacker) mkdir(name string, h *tar.Header) error {
 		return err
 	}
 	u.dirs = append(u.dirs, unpackedDir{name, h})
-	return u.own(name, h)
+	if err := u.own(name, h); err != nil {
+		return err
+	}
+	return u.attrs(name, h)
 }
 
 func (u *unpacker) file(name string, h *tar.Header, body io.Reader) error {

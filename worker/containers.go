@@ -74,6 +74,9 @@ type ContainerCreate struct {
 	container.CreateRequest
 	Name     string // made up if empty
 	Platform *ocispec.Platform
+	// ReadOnlyTop says that the read-only binds of HostConfig.Binds are so by themselves only, not what is mounted below
+	// their sources: as it was before version 1.44 of the API.
+	ReadOnlyTop bool
 }
 
 // StopOptions are those of stop and restart.

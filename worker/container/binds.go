@@ -42,19 +42,32 @@ func parseBind(spec string) (mountPoint, error) {
 		return mountPoint{}, worker.Invalidf("%v: %v", bad, err)
 	}
 	p.applyMode(source != "" && !path.IsAbs(source))
+	extra := ""
 	switch {
 	case source == "":
 		p.Type, p.Copy, p.Anonymous = mount.TypeVolume, true, true
 	case path.IsAbs(source):
 		p.Type, p.Source, p.MakeSource = mount.TypeBind, path.Clean(source), true
+		if slices.ContainsFunc(strings.Split(p.Mode, ","), func(word string) bool { return modes[word] == "copy" }) {
+			extra = "VolumeOptions"
+		}
 	default:
 		p.Type, p.Name = mount.TypeVolume, source
 		if p.Propagation != "" {
-			return mountPoint{}, worker.Invalidf("%v: invalid mode: %s", bad, p.Mode)
+			extra = "BindOptions"
 		}
+	}
+	if extra != "" {
+		return mountPoint{}, worker.Invalidf("%v: invalid mount config for type %q: field %s must not be specified", bad, p.Type, extra)
+	}
+	if p.Type == mount.TypeVolume {
+		orElse(&p.Mode, sharedLabel)
 	}
 	return p, nil
 }
+
+// sharedLabel is the mode of volumes without another one: docker labels them for all containers.
+const sharedLabel = "z"
 
 // modes are the words of the third part of -v, by what they are about; there may be one of each.
 var modes = map[string]string{
@@ -169,8 +182,8 @@ func (p *mountPoint) bind(m *mount.Mount) error {
 		if o.Propagation != "" && !slices.Contains(mount.Propagations, o.Propagation) {
 			return fmt.Errorf("invalid propagation mode: %s", o.Propagation)
 		}
-		if o.ReadOnlyForceRecursive && o.NonRecursive {
-			return errors.New("mount options conflict: ReadOnlyForceRecursive && NonRecursive")
+		if what := conflict(m.ReadOnly, o); what != "" {
+			return fmt.Errorf("mount options conflict: %s", what)
 		}
 		p.Propagation, p.NonRecursive, p.ReadOnlyTop, p.MakeSource = o.Propagation, o.NonRecursive, o.ReadOnlyNonRecursive, o.CreateMountpoint
 	}
@@ -180,11 +193,26 @@ func (p *mountPoint) bind(m *mount.Mount) error {
 	return nil
 }
 
+// conflict says which options of a bind contradict each other, in docker's words; "" for none.
+func conflict(readOnly bool, o *mount.BindOptions) string {
+	switch {
+	case !readOnly && o.ReadOnlyNonRecursive:
+		return "!ReadOnly && BindOptions.ReadOnlyNonRecursive"
+	case !readOnly && o.ReadOnlyForceRecursive:
+		return "!ReadOnly && BindOptions.ReadOnlyForceRecursive"
+	case o.ReadOnlyNonRecursive && o.ReadOnlyForceRecursive:
+		return "ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive"
+	case o.NonRecursive && o.ReadOnlyForceRecursive:
+		return "ReadOnlyForceRecursive && NonRecursive"
+	}
+	return ""
+}
+
 func (p *mountPoint) volume(m *mount.Mount) error {
 	if m.Source == "" && m.ReadOnly {
 		return errors.New("must not set ReadOnly mode when using anonymous volumes")
 	}
-	p.Name, p.Copy, p.Anonymous = m.Source, true, m.Source == ""
+	p.Name, p.Copy, p.Anonymous, p.Mode = m.Source, true, m.Source == "", sharedLabel
 	if o := m.VolumeOptions; o != nil {
 		if o.Subpath != "" && !localSubpath(o.Subpath) {
 			return errors.New("subpath must be a relative path within the volume")

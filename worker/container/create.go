@@ -31,6 +31,8 @@ type creation struct {
 	lease    *lease.Lease
 	warnings []string
 	undo     []func()
+	// readOnlyTop is ContainerCreate.ReadOnlyTop.
+	readOnlyTop bool
 }
 
 // Create implements worker.Containers.
@@ -99,6 +101,10 @@ func (cr *creation) take(ctx context.Context, req *worker.ContainerCreate) error
 		}
 	}
 	config, host := cloneConfig(req.Config), cloneHostConfig(req.HostConfig)
+	if host.NetworkMode.IsContainer() && len(config.ExposedPorts) > 0 { // what an image exposes is no wish of the user's
+		return worker.Invalidf("conflicting options: port exposing and the container type network mode")
+	}
+	cr.readOnlyTop = req.ReadOnlyTop
 	cr.rec = &record{
 		ID: newID(), Name: trimSlash(req.Name), Created: cr.m.now().UTC(), Config: config, HostConfig: host,
 		Platform: cr.m.deps.Platform, Status: Status{Phase: Created},

@@ -56,6 +56,7 @@ func (cr *creation) asked() ([]askedMount, error) {
 		if err != nil {
 			return nil, err
 		}
+		p.ReadOnlyTop = p.Type == mount.TypeBind && p.ReadOnly && cr.readOnlyTop
 		own = append(own, askedMount{mountPoint: p})
 	}
 	for i := range host.Mounts {
@@ -91,7 +92,8 @@ func (cr *creation) asked() ([]askedMount, error) {
 		}
 	}
 	for _, target := range slices.Sorted(maps.Keys(cr.rec.Config.Volumes)) {
-		p := mountPoint{Type: mount.TypeVolume, Target: target, Copy: true, Anonymous: true}
+		// A relative path is one below the root.
+		p := mountPoint{Type: mount.TypeVolume, Target: path.Join("/", target), Copy: true, Anonymous: true}
 		if err := cleanTarget(&p); err != nil {
 			return nil, worker.Invalidf("invalid volume specification: '%s': %v", target, err)
 		}
@@ -124,7 +126,7 @@ func (cr *creation) inherited(from []string) ([]mountPoint, error) {
 				continue
 			}
 			p.ReadOnly = p.ReadOnly || slices.Contains(strings.Split(mode, ","), "ro")
-			p.Copy = false
+			p.Copy, p.Mode = false, ""
 			out = slices.DeleteFunc(out, func(o mountPoint) bool { return o.Target == p.Target })
 			out = append(out, p)
 		}

@@ -111,7 +111,13 @@ func openBind(p *mountPoint) (*os.File, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, worker.Invalidf("invalid mount config for type \"bind\": bind source path does not exist: %s", p.Source)
 	}
-	return f, err
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPropagation(f, p); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func (c *ctr) openVolume(ctx context.Context, p *mountPoint) (*os.File, error) {

@@ -128,13 +128,17 @@ func checkMode(r *worker.NetworkRequest) error {
 			return worker.Invalidf("conflicting options: custom host-to-IP mapping and the network mode")
 		case len(h.PortBindings) > 0 || h.PublishAllPorts:
 			return worker.Invalidf("conflicting options: port publishing and the container type network mode")
-		case len(r.Config.ExposedPorts) > 0 && r.Config.Hostname != "":
-			return worker.Invalidf("conflicting options: hostname and the network mode")
 		}
 	case mode.IsHost() && len(h.Links) > 0:
 		return worker.Invalidf("conflicting options: host type networking can't be used with links.%s", undefined)
-	case (mode.IsHost() || mode.IsNone()) && len(networkNames(r)) > 1:
-		return worker.Invalidf("container cannot be connected to multiple networks with one of the networks in private (none) mode or sharing the host's")
+	}
+	names := networkNames(r)
+	switch {
+	case len(names) == 1:
+	case slices.Contains(names, network.NetworkHost):
+		return worker.Invalidf("container sharing network namespace with another container or host cannot be connected to any other network")
+	case slices.Contains(names, network.NetworkNone):
+		return worker.Invalidf("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
 	return nil
 }

@@ -294,6 +294,12 @@ func TestCheck(t *testing.T) {
 	alias := func(r *worker.NetworkRequest) {
 		r.Endpoints = map[string]*EndpointSettings{"bridge": {Aliases: []string{"x"}}}
 	}
+	besides := func(name string) func(*worker.NetworkRequest) {
+		return func(r *worker.NetworkRequest) { r.Endpoints = map[string]*EndpointSettings{name: {}} }
+	}
+	exposed := func(r *worker.NetworkRequest) {
+		r.Config.ExposedPorts, r.Config.Hostname = network.PortSet{network.MustParsePort("80/tcp"): {}}, "of-the-other"
+	}
 	hosts := func(h ...string) func(*worker.NetworkRequest) {
 		return func(r *worker.NetworkRequest) { r.HostConfig.ExtraHosts = h }
 	}
@@ -306,6 +312,10 @@ func TestCheck(t *testing.T) {
 		{"ip", []func(*worker.NetworkRequest){ip}, "invalid config for network bridge: invalid endpoint settings:\nuser specified IP address is supported on user defined networks only"},
 		{"alias", []func(*worker.NetworkRequest){alias}, "network-scoped aliases are only supported for user-defined networks"},
 		{"ports and container", []func(*worker.NetworkRequest){mode("container:x"), publish("80:80")}, "conflicting options: port publishing and the container type network mode"},
+		{"image's ports and container", []func(*worker.NetworkRequest){mode("container:x"), exposed}, ""},
+		{"none besides", []func(*worker.NetworkRequest){mode("bridge"), besides("none")}, "container cannot be connected to multiple networks with one of the networks in private (none) mode"},
+		{"besides none", []func(*worker.NetworkRequest){mode("none"), besides("bridge")}, "container cannot be connected to multiple networks with one of the networks in private (none) mode"},
+		{"host besides", []func(*worker.NetworkRequest){mode("bridge"), besides("host")}, "container sharing network namespace with another container or host cannot be connected to any other network"},
 		{"no container", []func(*worker.NetworkRequest){mode("container:")}, "invalid network mode: invalid container format container:<name|id>"},
 		{"protocol", []func(*worker.NetworkRequest){publish("80:80/icmp")}, "invalid proto: icmp"},
 		{"port", []func(*worker.NetworkRequest){publish("x:80")}, `invalid port specification: "x"`},

@@ -105,6 +105,7 @@ func adapt(req *worker.ContainerCreate, v version) error {
 	if before(44) && req.Healthcheck != nil {
 		req.Healthcheck.StartInterval = 0
 	}
+	req.ReadOnlyTop = before(44)
 	for i := range host.Mounts {
 		if err := adaptMount(&host.Mounts[i], v); err != nil {
 			return err
@@ -131,7 +132,7 @@ func adaptMount(m *mount.Mount, v version) error {
 		if m.BindOptions == nil {
 			m.BindOptions = &mount.BindOptions{}
 		}
-		m.BindOptions.ReadOnlyNonRecursive = true // a mount that was read-only was so by itself
+		m.BindOptions.ReadOnlyNonRecursive = m.ReadOnly // it was so by itself
 	}
 	if before(42) {
 		if m.Type != mount.TypeVolume {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/worker"
@@ -207,4 +209,60 @@ func TestBase(t *testing.T) {
 	if !worker.IsBase(string(base)) || worker.IsBase(string(img.Layers[0].Snapshot)) {
 		t.Error("bases are not told from other trees")
 	}
+}
+
+// An image whose links lead out of it, in place of all that is mounted on or looked at, leads nobody out: not at the creation,
+// not at a start, not when files are copied. Where docker replaces them the container runs.
+func TestRealHostile(t *testing.T) {
+	f := newReal(t)
+	outside := t.TempDir()
+	f.must(os.WriteFile(filepath.Join(outside, "file"), []byte("of the host"), 0o644))
+	prepare := f.prepare
+	f.prepare = func(dir string) {
+		prepare(dir)
+		for name, to := range map[string]string{
+			"dev": outside, "proc": "../../../../../../../.." + outside, "sys": outside, ".dockerenv": outside + "/new",
+			"etc/hosts": outside + "/file", "etc/hostname": outside + "/new", "etc/resolv.conf": "../../../../../../.." + outside + "/new",
+			"etc/mtab": outside + "/file", "link": outside, "dangling": outside + "/none/deeper", "up": "../../../../../../../.." + outside,
+		} {
+			f.must(os.RemoveAll(filepath.Join(dir, name)))
+			f.must(os.Symlink(to, filepath.Join(dir, name)))
+		}
+	}
+	f.addImage("hostile:1", &frontend.ImageConfig{}, nil)
+	f.deps.Maker = &maker{f: f}
+	req := sh("cat /etc/hostname; echo x > /up/made; sleep 1000")
+	req.Image = "hostile:1"
+	req.HostConfig.Binds = []string{"one:/link/vol", "two:/up", "/usr/bin/busybox:/link/file:ro"}
+	req.HostConfig.Tmpfs = map[string]string{"/dangling": "", "/up/tm": ""}
+	id := f.create(req)
+	looks := 0
+	look := func() {
+		t.Helper()
+		looks++
+		_, err := f.Changes(t.Context(), id)
+		f.must(err)
+		f.must(f.Export(t.Context(), id, io.Discard))
+		for _, name := range []string{"/etc/hosts", "/proc", "/link/", "/up", "/.dockerenv"} {
+			err := f.CopyFrom(t.Context(), id, name, func(*container.PathStat) io.Writer { return io.Discard })
+			if err != nil && !strings.Contains(err.Error(), "Could not find") {
+				t.Errorf("copying %s: %v", name, err)
+			}
+		}
+		_, err = f.Commit(t.Context(), id, worker.CommitOptions{Name: fmt.Sprintf("made:%d", looks)})
+		f.must(err)
+		list, err := os.ReadDir(outside)
+		f.must(err)
+		if b, err := os.ReadFile(filepath.Join(outside, "file")); len(list) != 1 || err != nil || string(b) != "of the host" {
+			t.Errorf("outside there is %v, with %q, %v", list, b, err)
+		}
+	}
+	look()
+	f.must(f.Start(t.Context(), id))
+	waitSaid(f, id, id[:12]+"\n")
+	look()
+	f.must(f.Kill(t.Context(), id, "KILL"))
+	f.await(id)
+	f.inPhase(id, Exited)
+	look()
 }

@@ -407,6 +407,10 @@ func TestUpdate(t *testing.T) {
 	var u Update
 	fs := pflag.NewFlagSet("update", pflag.ContinueOnError)
 	u.Register(fs)
+	fs.String("addr", "", "") // one of the program's own
+	if err := fs.Parse([]string{"--addr", "x"}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := u.Request(fs); err == nil {
 		t.Error("an update of nothing is taken")
 	}

@@ -42,7 +42,8 @@ func mountOf(f *os.File) (at string, propagation []string, err error) {
 	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
 		return "", nil, os.NewSyscallError("statx", err)
 	}
-	list, err := os.Open("/proc/self/mountinfo")
+	// Not /proc/self: the first thread may be one of those that were left in a namespace of their own.
+	list, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return "", nil, err
 	}

@@ -136,3 +136,17 @@ func TestOnlyPids(t *testing.T) {
 	}
 	f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
 }
+
+// Ports that are exposed are shown of a container that is in a network of containers, and runs.
+func TestHasPorts(t *testing.T) {
+	for mode, want := range map[container.NetworkMode]bool{"bridge": true, "mine": true, "none": false, "host": false, "container:x": false} {
+		rec := &record{Config: new(container.Config), HostConfig: &container.HostConfig{NetworkMode: mode}, Status: Status{Phase: Running}}
+		if got := rec.hasPorts(); got != want {
+			t.Errorf("%s: %t", mode, got)
+		}
+		rec.Status.Phase = Exited
+		if rec.hasPorts() {
+			t.Errorf("%s: of one that does not run", mode)
+		}
+	}
+}

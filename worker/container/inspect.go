@@ -87,7 +87,7 @@ func (m *Manager) networkSettings(rec *record) *container.NetworkSettings {
 	if out.Ports == nil {
 		out.Ports = make(network.PortMap)
 	}
-	if rec.Status.Up() {
+	if rec.hasPorts() {
 		ports := make(network.PortMap, len(out.Ports)+len(rec.Config.ExposedPorts))
 		for port := range rec.Config.ExposedPorts {
 			ports[port] = nil

@@ -348,7 +348,7 @@ func (m *Manager) ports(rec *record) []container.PortSummary {
 			}
 		}
 	}
-	if rec.Status.Up() {
+	if rec.hasPorts() {
 		for port := range rec.Config.ExposedPorts {
 			if !published[port] {
 				out = append(out, container.PortSummary{PrivatePort: port.Num(), Type: string(port.Proto())})
@@ -387,4 +387,10 @@ func (m *Manager) mountPoints(rec *record) []container.MountPoint {
 		out = append(out, mp)
 	}
 	return out
+}
+
+// hasPorts says whether the ports that rec exposes can be reached now: they are those of a network of containers.
+func (rec *record) hasPorts() bool {
+	mode := rec.HostConfig.NetworkMode
+	return rec.Status.Up() && !mode.IsNone() && !mode.IsHost() && !mode.IsContainer()
 }

@@ -42,7 +42,7 @@ func TestRealOOM(t *testing.T) {
 		t.Errorf("state is %+v, %v", in.State, err)
 	}
 	said := f.seen.of(id)
-	if oom, die := strings.Index(said, "oom"), strings.Index(said, "die"); oom < 0 || die < oom || strings.Contains(said[die:], "oom") {
+	if oom, die := strings.Index(said, "oom"), strings.LastIndex(said, "die"); oom < 0 || die < oom || strings.Contains(said[die:], "oom") {
 		t.Errorf("events are %s", said)
 	}
 	f.must(f.Start(ctx, id))
@@ -52,7 +52,7 @@ func TestRealOOM(t *testing.T) {
 	f.inPhase(id, Exited)
 	said = f.seen.of(id)
 	said = said[strings.LastIndex(said, "start"):]
-	if oom, die := strings.Index(said, "oom"), strings.Index(said, "die"); oom < 0 || die < oom {
+	if oom, die := strings.Index(said, "oom"), strings.LastIndex(said, "die"); oom < 0 || die < oom {
 		t.Errorf("events are %s", said)
 	}
 	f.must(f.Remove(ctx, id, worker.RemoveContainerOptions{}))

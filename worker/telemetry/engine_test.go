@@ -21,8 +21,11 @@ type someContainers struct{ worker.Containers }
 
 func (someContainers) List(context.Context, worker.ListContainersOptions) ([]container.Summary, error) {
 	return []container.Summary{
-		{State: container.StateRunning}, {State: container.StateRestarting}, {State: container.StatePaused},
-		{State: container.StateExited}, {State: container.StateCreated},
+		{State: container.StateRunning},
+		{State: container.StateRestarting},
+		{State: container.StatePaused},
+		{State: container.StateExited},
+		{State: container.StateCreated},
 	}, nil
 }
 

@@ -174,6 +174,33 @@ func openDirectory(dir int, name string) (int, error) {
 	return open()
 }
 
+// workingDir makes the working directory in the writable layer d, so that files can be copied there before the start. What
+// cannot be made is left to the start, which says why.
+func (cr *creation) workingDir(ctx context.Context, d snapshot.Draft) error {
+	dir := path.Clean("/" + cr.rec.Config.WorkingDir)
+	if dir == "/" {
+		return nil
+	}
+	mounts, err := cr.m.keeper.Mounts(ctx, d, cr.rec.autoRemove())
+	if err != nil {
+		return err
+	}
+	root, err := cr.m.open(ctx, mounts)
+	if err != nil {
+		return fmt.Errorf("making the working directory: %w", err)
+	}
+	defer root.Close()
+	f, err := tree.MountPoint(root, dir, true)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil && !fi.IsDir() {
+		return worker.Invalidf("Cannot mkdir: %s is not a directory", cr.rec.Config.WorkingDir)
+	}
+	return nil
+}
+
 // makeTargets makes what is missing of the places at which mounts, those above first, will be mounted on the container's own
 // files. As with docker they stay when the container ends. What cannot be made is left to the sandbox, which says why.
 func makeTargets(root *os.File, mounts []executor.Mount) {

@@ -159,6 +159,39 @@ func TestRealPlaces(t *testing.T) {
 	}
 }
 
+// The working directory is there from the beginning, in the container's own layer, as with docker, and never outside of it.
+func TestRealWorkingDir(t *testing.T) {
+	f := newReal(t)
+	outside := t.TempDir()
+	prepare := f.prepare
+	f.prepare = func(dir string) {
+		prepare(dir)
+		f.must(os.Symlink(outside, filepath.Join(dir, "link")))
+		f.must(os.Symlink("/data", filepath.Join(dir, "in")))
+	}
+	f.addImage("links:1", &frontend.ImageConfig{}, nil)
+	for dir, want := range map[string]string{
+		"": "[]", "/": "[]", "/data/sub": "[]", "/new/deep": "[{A /new} {A /new/deep}]", "/in/x": "[{C /data} {A /data/x}]",
+		"/link/x": "[]", "/bin/sh/x": "[]",
+	} {
+		req := sh("true")
+		req.Image, req.WorkingDir = "links:1", dir
+		id := f.create(req)
+		changes, err := f.Changes(t.Context(), id)
+		f.must(err)
+		if got := fmt.Sprint(changes); got != want {
+			t.Errorf("%q: changes are %s, want %s", dir, got, want)
+		}
+	}
+	req := sh("true")
+	req.WorkingDir = "/etc/passwd"
+	_, err := f.Create(t.Context(), req)
+	f.want(err, "Cannot mkdir: /etc/passwd is not a directory")
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+		t.Errorf("outside there is %v, %v", left, err)
+	}
+}
+
 // What containers of an image stand on is made once, is on the disk before a record says so, stays as long as there are
 // containers, also for the next daemon, and goes with a collection after them.
 func TestBase(t *testing.T) {

@@ -228,7 +228,7 @@ func (cr *creation) layer(ctx context.Context) error {
 	if err := cr.m.keeper.Keep(ctx, d, cr.rec.Base); err != nil {
 		return fmt.Errorf("making the writable layer: %w", err)
 	}
-	return nil
+	return cr.workingDir(ctx, d)
 }
 
 func (m *Manager) dir(id string) string { return filepath.Join(m.deps.Dir, id) }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -19,7 +18,6 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 	"tags.cncf.io/container-device-interface/pkg/parser"
 
@@ -56,24 +54,14 @@ func New(opt Options) *Devices {
 }
 
 // load reads the files. One that makes no sense is as if it were not there, as in other users of the interface.
-func (d *Devices) load() (cache *cdi.Cache, err error) {
-	// Version 1.1.0 of the library panics where a kind has a class of one letter. The files are the administrator's, but a
-	// mistake in one of them is no reason for that.
-	defer func() {
-		if r := recover(); r != nil {
-			cache, err = nil, fmt.Errorf("reading what devices there are in %s: %v", strings.Join(d.opt.Dirs, ", "), r)
-		}
-	}()
-	cache, err = cdi.NewCache(cdi.WithSpecDirs(d.opt.Dirs...), cdi.WithAutoRefresh(false))
-	if err != nil {
-		return nil, fmt.Errorf("reading what devices there are: %w", err)
-	}
+func (d *Devices) load() *registry {
+	r := read(d.opt.Dirs)
 	if d.opt.Log != nil {
-		for file, errs := range cache.GetErrors() {
-			d.opt.Log.Warn("a description of devices is left out", "file", file, "error", errors.Join(errs...))
+		for _, file := range slices.Sorted(maps.Keys(r.errors)) {
+			d.opt.Log.Warn("a description of devices is left out", "file", file, "error", errors.Join(r.errors[file]...))
 		}
 	}
-	return cache, nil
+	return r
 }
 
 var _ executor.Devices = (*Devices)(nil)
@@ -81,22 +69,19 @@ var _ executor.Devices = (*Devices)(nil)
 // Find implements executor.Devices. A name is "vendor/class=name" for one, "vendor/class=*" for all of that kind,
 // "vendor/class" for the first of them, and another name for all that have it as their class.
 func (d *Devices) Find(name string) ([]executor.NamedDevice, error) {
-	cache, err := d.load()
-	if err != nil {
-		return nil, err
-	}
+	r := d.load()
 	var out []executor.NamedDevice
-	for _, n := range find(cache, name) {
-		out = append(out, executor.NamedDevice{Name: n, AutoAllowed: d.autoAllowed(cache, n)})
+	for _, n := range find(r, name) {
+		out = append(out, executor.NamedDevice{Name: n, AutoAllowed: d.autoAllowed(r, n)})
 	}
 	return out, nil
 }
 
-func find(cache *cdi.Cache, name string) []string {
+func find(r *registry, name string) []string {
 	if name == "" {
 		return nil // what has no class is not of the class ""
 	}
-	all := cache.ListDevices() // sorted
+	all := r.names()
 	kind, one, _ := strings.Cut(name, "=")
 	if vendor, _ := parser.ParseQualifier(kind); vendor != "" {
 		ofKind := slices.DeleteFunc(slices.Clone(all), func(n string) bool { return !strings.HasPrefix(n, kind+"=") })
@@ -110,7 +95,7 @@ func find(cache *cdi.Cache, name string) []string {
 			return ofKind
 		}
 	}
-	return slices.DeleteFunc(all, func(n string) bool { return annotations(cache.GetDevice(n))[classAnnotation] != name })
+	return slices.DeleteFunc(all, func(n string) bool { return annotations(r.devices[n])[classAnnotation] != name })
 }
 
 // annotations are those of the file, and over them those of the device.
@@ -123,24 +108,20 @@ func annotations(dev *cdi.Device) map[string]string {
 	return out
 }
 
-func (d *Devices) autoAllowed(cache *cdi.Cache, name string) bool {
+func (d *Devices) autoAllowed(r *registry, name string) bool {
 	kind, _, _ := strings.Cut(name, "=")
 	if slices.Contains(d.opt.AutoAllowed, name) || slices.Contains(d.opt.AutoAllowed, kind) {
 		return true
 	}
-	yes, err := strconv.ParseBool(annotations(cache.GetDevice(name))[autoAllowAnnotation])
+	yes, err := strconv.ParseBool(annotations(r.devices[name])[autoAllowAnnotation])
 	return err == nil && yes
 }
 
 // Inject implements executor.Devices: it adds nodes, mounts, variables, groups and hooks.
 func (d *Devices) Inject(spec *executor.Spec, names []string) (done func(), err error) {
-	cache, err := d.load()
-	if err != nil {
-		return nil, err
-	}
 	var edits specs.Spec
-	if missing, err := cache.InjectDevices(&edits, names...); err != nil {
-		return nil, fmt.Errorf("adding devices %s: %w", strings.Join(append(names[:0:0], names...), ", "), orMissing(err, missing))
+	if err := d.load().inject(&edits, names); err != nil {
+		return nil, fmt.Errorf("adding devices %s: %w", strings.Join(names, ", "), err)
 	}
 	spec.Hooks = slices.Concat(spec.Hooks, hooks(edits.Hooks))
 	if edits.Process != nil {
@@ -197,13 +178,6 @@ func setEnv(env, more []string) []string {
 	return append(kept, more...)
 }
 
-func orMissing(err error, missing []string) error {
-	if len(missing) > 0 {
-		return fmt.Errorf("%s is not registered", strings.Join(missing, ", "))
-	}
-	return err
-}
-
 // addNodes adds the device nodes of l.
 func addNodes(spec *executor.Spec, l *specs.Linux) {
 	if l == nil {
@@ -235,37 +209,4 @@ func access(l *specs.Linux, n *specs.LinuxDevice) string {
 		}
 	}
 	return "rwm"
-}
-
-// addMounts adds mounts of files and directories of this machine.
-func addMounts(spec *executor.Spec, list []specs.Mount) (done func(), err error) {
-	var files []*os.File
-	done = func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}
-	for _, m := range list {
-		to := executor.Mount{
-			Target: m.Destination, ReadOnly: slices.Contains(m.Options, "ro"), NoSuid: slices.Contains(m.Options, "nosuid"),
-			NoDev: slices.Contains(m.Options, "nodev"), NoExec: slices.Contains(m.Options, "noexec"),
-		}
-		switch m.Type {
-		case "tmpfs":
-			to.Type = executor.Tmpfs
-		case "", "bind", "none":
-			fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
-			if err != nil {
-				done()
-				return nil, fmt.Errorf("mounting a device's files: %w", &os.PathError{Op: "open", Path: m.Source, Err: err})
-			}
-			to.Source = os.NewFile(uintptr(fd), m.Source)
-			files = append(files, to.Source)
-		default:
-			done()
-			return nil, fmt.Errorf("mounting a device's files at %s: unsupported type %q", m.Destination, m.Type)
-		}
-		spec.Mounts = append(spec.Mounts, to)
-	}
-	return done, nil
 }

@@ -132,15 +132,124 @@ func TestBroken(t *testing.T) {
 	}
 }
 
-// TestOneLetter checks that a file on which the library panics is an error, which says where the files are.
+// TestOneLetter checks that a file on which the library panics takes no other file's devices with it, and that the
+// administrator is told which file it is.
 func TestOneLetter(t *testing.T) {
 	dir := described(t)
-	if err := os.WriteFile(filepath.Join(dir, "c.yaml"), []byte(strings.ReplaceAll(vendor, "vendor.com/gpu", "v/c")), 0o600); err != nil {
+	bad := filepath.Join(dir, "c.yaml")
+	if err := os.WriteFile(bad, []byte(strings.ReplaceAll(vendor, "vendor.com/gpu", "v/c")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := cdi.New(cdi.Options{Dirs: []string{dir}}).Find("vendor.com/gpu"); err == nil || !strings.Contains(err.Error(), dir) {
-		t.Errorf("got %v, %v", found, err)
+	var log bytes.Buffer
+	d := cdi.New(cdi.Options{Dirs: []string{dir}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if found, err := d.Find("vendor.com/gpu=one"); err != nil || len(found) != 1 {
+		t.Errorf("found %v, %v", found, err)
 	}
+	if got := log.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, bad) {
+		t.Errorf("the log is %q", got)
+	}
+	if _, problems, err := d.Survey(); err != nil || !slices.ContainsFunc(problems, func(p string) bool { return strings.Contains(p, bad) }) {
+		t.Errorf("the problems are %q, %v", problems, err)
+	}
+	if _, err := d.Inject(new(executor.Spec), []string{"vendor.com/gpu=two"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPriority checks which of several descriptions of a device counts: that of the last directory, and none if that has
+// two. What cannot be read, a pipe for one, stops nothing.
+func TestPriority(t *testing.T) {
+	write := func(dir, name, env string) {
+		t.Helper()
+		text := `{"cdiVersion": "0.6.0", "kind": "vendor.com/open", "devices": [{"name": "` + name + `", "containerEdits": {"env": ["FROM=` + env + `"]}}]}`
+		if err := os.WriteFile(filepath.Join(dir, name+env+".json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	low, high := t.TempDir(), t.TempDir()
+	write(low, "a", "low")
+	write(high, "a", "high")
+	write(low, "b", "low1")
+	write(low, "b", "low2")
+	write(low, "c", "low1")
+	write(low, "c", "low2")
+	write(high, "c", "high")
+	write(low, "d", "low")
+	write(high, "d", "high1")
+	write(high, "d", "high2")
+	write(low, "e", "low")
+	if err := unix.Mkfifo(filepath.Join(high, "pipe.json"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(high, "dir.json"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := cdi.New(cdi.Options{Dirs: []string{low, filepath.Join(low, "nosuch"), high}})
+	got := make(map[string]string)
+	list, problems, err := d.Survey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range list {
+		spec := new(executor.Spec)
+		if _, err := d.Inject(spec, []string{x.Name}); err != nil {
+			t.Error(err)
+		}
+		got[strings.TrimPrefix(x.Name, "vendor.com/open=")] = strings.Join(spec.Process.Env, " ")
+	}
+	if want := map[string]string{"a": "FROM=high", "c": "FROM=high", "e": "FROM=low"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("the devices are %q, want %q", got, want)
+	}
+	if len(problems) != 7 || !strings.Contains(strings.Join(problems, "\n"), "pipe.json") {
+		t.Errorf("the problems are %q", problems)
+	}
+}
+
+// TestMountOptions checks that a device's mount has the options that its description says, the later of two that
+// contradict each other, and that one nobody knows is an error that names it.
+func TestMountOptions(t *testing.T) {
+	dir := t.TempDir()
+	memory := func(m executor.Mount) executor.Mount {
+		m.Type, m.Target = executor.Tmpfs, "/tt"
+		return m
+	}
+	for options, want := range map[string]executor.Mount{
+		"size=1m": memory(executor.Mount{Data: []string{"size=1m"}}),
+		"mode=0750, uid=3, gid=4, nr_inodes=7, size=10%": memory(executor.Mount{
+			Mode: 0o750, UID: 3, GID: 4, Data: []string{"nr_inodes=7", "size=10%"},
+		}),
+		"ro, noexec, nosuid, nodev, rw, exec": memory(executor.Mount{NoSuid: true, NoDev: true}),
+		"strictatime, rprivate, ro":           memory(executor.Mount{ReadOnly: true}),
+	} {
+		spec, err := mounted(t, dir, "{hostPath: tmpfs, containerPath: /tt, type: tmpfs, options: ["+options+"]}")
+		if err != nil || len(spec.Mounts) != 1 || !reflect.DeepEqual(spec.Mounts[0], want) {
+			t.Errorf("%s: got %+v, %v, want %+v", options, spec.Mounts, err, want)
+		}
+	}
+	for m, want := range map[string]string{
+		"{hostPath: tmpfs, containerPath: /tt, type: tmpfs, options: [sise=1m]}": `at /tt: tmpfs option "sise=1m": unknown option`,
+		"{hostPath: tmpfs, containerPath: /tt, type: tmpfs, options: [mode=9]}":  `at /tt: tmpfs option "mode=9": `,
+		"{hostPath: none, containerPath: /tt, type: proc}":                       `at /tt: unsupported type "proc"`,
+	} {
+		if _, err := mounted(t, dir, m); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", m, err, want)
+		}
+	}
+}
+
+// mounted returns what a device needs that is described as having a mount.
+func mounted(t *testing.T, dir, m string) (*executor.Spec, error) {
+	t.Helper()
+	text := "cdiVersion: 0.6.0\nkind: vendor.com/mount\ndevices:\n- {name: m, containerEdits: {mounts: [" + m + "]}}\n"
+	if err := os.WriteFile(filepath.Join(dir, "m.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spec := new(executor.Spec)
+	done, err := cdi.New(cdi.Options{Dirs: []string{dir}}).Inject(spec, []string{"vendor.com/mount=m"})
+	if err == nil {
+		done()
+	}
+	return spec, err
 }
 
 // TestLate checks that a device is found which was installed after the daemon has started.

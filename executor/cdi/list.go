@@ -30,19 +30,15 @@ func (d *Devices) List() ([]Device, error) {
 
 // Survey returns all devices, by name, and what is wrong with files in docker's words.
 func (d *Devices) Survey() (list []Device, problems []string, err error) {
-	cache, err := d.load()
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, n := range cache.ListDevices() {
+	r := d.load()
+	for _, n := range r.names() {
 		list = append(list, Device{
-			NamedDevice: executor.NamedDevice{Name: n, AutoAllowed: d.autoAllowed(cache, n)},
-			Annotations: annotations(cache.GetDevice(n)),
+			NamedDevice: executor.NamedDevice{Name: n, AutoAllowed: d.autoAllowed(r, n)},
+			Annotations: annotations(r.devices[n]),
 		})
 	}
-	errs := cache.GetErrors()
-	for _, file := range slices.Sorted(maps.Keys(errs)) {
-		for _, e := range errs[file] {
+	for _, file := range slices.Sorted(maps.Keys(r.errors)) {
+		for _, e := range r.errors[file] {
 			if !errors.Is(e, fs.ErrNotExist) {
 				problems = append(problems, fmt.Sprintf("CDI: Error associated with spec file %s: %v", file, e))
 			}

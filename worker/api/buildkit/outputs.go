@@ -67,8 +67,9 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 			Short: fmt.Sprintf("the attribute %q of output %s is not known and has no effect", k, e.GetType()),
 		})
 	}
-	// What the build sets for times counts for its outputs, unless they say something of their own.
-	if v, ok := b.in.GetFrontendAttrs()["build-arg:SOURCE_DATE_EPOCH"]; ok && o.Type != worker.OutputNone {
+	// What the build sets for times counts for its outputs, unless they say something of their own. A name of something
+	// that has a time is the frontend's to look up, and comes back with the images.
+	if v, ok := b.in.GetFrontendAttrs()["build-arg:SOURCE_DATE_EPOCH"]; ok && isEpoch(v) && o.Type != worker.OutputNone {
 		if _, set := o.Attrs["source-date-epoch"]; !set {
 			o.Attrs["source-date-epoch"] = v
 		}
@@ -108,6 +109,12 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 		return sess.SendStream(context.WithoutCancel(ctx), place, nil)
 	}}
 	return o, nil
+}
+
+// isEpoch says whether v is a time, or the word that there is none.
+func isEpoch(v string) bool {
+	_, err := strconv.ParseInt(v, 10, 64)
+	return v == "" || err == nil
 }
 
 // pushed settles what it means that an image is pushed, if it is.

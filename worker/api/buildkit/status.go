@@ -138,7 +138,9 @@ func (b *bundler) flush(m *controlapi.StatusResponse) error {
 func (b *bundler) close(whole bool) error {
 	b.mu.Lock()
 	if whole {
-		b.pending.Vertexes = append(b.pending.Vertexes, b.teller.Rest(time.Now()).GetVertexes()...)
+		rest := b.teller.Rest(time.Now())
+		b.pending.Vertexes = append(b.pending.Vertexes, rest.GetVertexes()...)
+		b.pending.Statuses = append(b.pending.Statuses, rest.GetStatuses()...)
 	}
 	b.mu.Unlock()
 	close(b.last)

@@ -55,6 +55,7 @@ func (b *build) translation(req *worker.BuildRequest) (err error) {
 			return nil
 		}
 		req.Frontend, req.Call = parsed.Request, parsed.Call
+		req.Warnings = append(req.Warnings, parsed.Warnings...)
 		req.Frontend.Attrs, req.Frontend.Session = opts, in.GetSession()
 		if len(in.GetFrontendInputs()) > 0 {
 			req.Use = b.server.opt.Inputs(in.GetFrontendInputs())

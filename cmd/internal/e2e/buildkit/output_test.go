@@ -3,20 +3,24 @@ package buildkit
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
 	"log"
 	"maps"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -272,6 +276,90 @@ func TestCompatibility(t *testing.T) {
 		var desc ocispec.Descriptor
 		if err != nil || json.Unmarshal(text, &desc) != nil || desc.MediaType != c.want {
 			t.Errorf("%d, %s %v: got %s, want %s", c.version, c.kind, c.attrs, text, c.want)
+		}
+	}
+}
+
+// TestTwice checks that a platform that is asked for twice is in the index twice, and that a user hears of it.
+func TestTwice(t *testing.T) {
+	d := start(t)
+	for i, platform := range []string{"linux/amd64,linux/arm64,linux/amd64", "linux/arm64,linux/arm64/v8"} {
+		opt := opts(t, small)
+		var oci sink
+		opt.Exports = []client.ExportEntry{oci.to(client.ExporterOCI, nil)}
+		var p *progress
+		var err error
+		if attrs := map[string]string{"platform": platform}; i == 0 {
+			opt.FrontendAttrs = attrs
+			_, p = d.must(opt)
+		} else { // as buildctl and buildx do it
+			opt.Frontend = ""
+			_, p, err = d.direct(t.Context(), opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+				return c.Solve(ctx, gateway.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: attrs})
+			})
+		}
+		if err != nil || !slices.ContainsFunc(p.warnings, func(w *client.VertexWarning) bool {
+			return strings.HasPrefix(string(w.Short), "Duplicate platform result requested ")
+		}) {
+			t.Errorf("%s: got %v, the warnings %v", platform, err, p.warnings)
+		}
+		layout := readTar(t, &oci)
+		var outer, index ocispec.Index
+		err = json.Unmarshal([]byte(layout["index.json"]), &outer)
+		if err == nil && len(outer.Manifests) == 1 {
+			err = json.Unmarshal([]byte(layout["blobs/sha256/"+outer.Manifests[0].Digest.Encoded()]), &index)
+		}
+		var got []string
+		for _, m := range index.Manifests {
+			got = append(got, m.Platform.OS+"/"+m.Platform.Architecture)
+		}
+		if want := strings.ReplaceAll(platform, "/v8", ""); err != nil || strings.Join(got, ",") != want {
+			t.Errorf("got %q, %v, want %s", got, err, want)
+		}
+	}
+}
+
+// TestEpochByName checks that SOURCE_DATE_EPOCH may be the name of something that has a time: that of what was fetched
+// counts for the image and its files. A directory has none.
+func TestEpochByName(t *testing.T) {
+	d := start(t)
+	var file bytes.Buffer
+	w := tar.NewWriter(&file)
+	for name, text := range small {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	changed := time.Unix(1700000000, 0).UTC()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "c.tar", changed, bytes.NewReader(file.Bytes()))
+	}))
+	t.Cleanup(srv.Close)
+	for _, context := range []string{srv.URL + "/c.tar", ""} {
+		opt := opts(t, small)
+		opt.FrontendAttrs["build-arg:SOURCE_DATE_EPOCH"] = "context"
+		if context != "" {
+			opt.FrontendAttrs["context"] = context
+		}
+		var oci sink
+		opt.Exports = []client.ExportEntry{oci.to(client.ExporterOCI, nil)}
+		d.must(opt)
+		var img ocispec.Image
+		for name, text := range readTar(t, &oci) {
+			if strings.HasPrefix(name, "blobs/") && strings.Contains(text, `"rootfs"`) {
+				if err := json.Unmarshal([]byte(text), &img); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if img.Created == nil || img.Created.Equal(changed) != (context != "") {
+			t.Errorf("of %q: the image was created %v", context, img.Created)
 		}
 	}
 }

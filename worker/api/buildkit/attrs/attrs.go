@@ -18,6 +18,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile"
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -67,6 +68,8 @@ type Build struct {
 	// DockerfileForced says that the Dockerfile is the client's even if the context is not.
 	DockerfileForced bool
 	CacheImports     []CacheEntry
+	// Warnings are what a user should know of attributes that mean less than was asked for.
+	Warnings []solver.Warning
 	// Attestations are the parameters of each kind that is asked for: "provenance", "sbom".
 	Attestations map[string]map[string]string
 }
@@ -121,7 +124,12 @@ func (b *Build) readPlatforms(in map[string]string) error {
 			if err != nil {
 				return usage("failed to parse target platform %s: %v", s, err)
 			}
-			b.Request.Platforms = append(b.Request.Platforms, platforms.Normalize(p))
+			p = platforms.Normalize(p)
+			same := func(q op.Platform) bool { return platforms.FormatAll(p) == platforms.FormatAll(q) }
+			if slices.ContainsFunc(b.Request.Platforms, same) {
+				b.Warnings = append(b.Warnings, solver.Warning{Short: fmt.Sprintf("Duplicate platform result requested %q", s)})
+			}
+			b.Request.Platforms = append(b.Request.Platforms, p)
 		}
 	}
 	// The build argument goes before the attribute; the frontend reads it.

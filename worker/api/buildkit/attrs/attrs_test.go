@@ -112,6 +112,19 @@ func TestNoCache(t *testing.T) {
 	}
 }
 
+// TestTwice checks that a platform that is asked for twice is warned of, however it is written.
+func TestTwice(t *testing.T) {
+	for platform, want := range map[string]int{
+		"linux/amd64": 0, "linux/amd64,linux/arm64": 0, "linux/amd64,linux/amd64": 1, "linux/arm/v6,linux/arm/v7": 0,
+		"linux/arm64,linux/arm64/v8,linux/arm64": 2,
+	} {
+		b, err := Parse(map[string]string{"platform": platform})
+		if err != nil || len(b.Warnings) != want || len(b.Request.Platforms) != strings.Count(platform, ",")+1 {
+			t.Errorf("%s: got %v, %v, the platforms %v", platform, b.Warnings, err, b.Request.Platforms)
+		}
+	}
+}
+
 // TestErrors checks that what is wrong is said in BuildKit's words.
 func TestErrors(t *testing.T) {
 	for _, c := range []struct{ key, value, want string }{

@@ -269,6 +269,11 @@ func TestListed(t *testing.T) {
 		{name: "one", ids: map[string]string{"": "1"}, list: `{"Platforms":[{"ID":"a","Platform":{"os":"linux"}}]}`, want: []string{"a"}},
 		{name: "by name", ids: two, multi: true, want: []string{"linux/amd64", "linux/arm64"}},
 		{name: "in order", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"},{"ID":"linux/amd64"}]}`, want: []string{"linux/arm64", "linux/amd64"}},
+		{
+			name: "twice", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"},{"ID":"linux/amd64"},{"ID":"linux/arm64"}]}`,
+			want: []string{"linux/arm64", "linux/amd64", "linux/arm64"},
+		},
+		{name: "too few of one twice", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"},{"ID":"linux/arm64"}]}`, err: "does not match references 1 2"},
 		{name: "too few", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"}]}`, err: "number of platforms does not match"},
 		{name: "other", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"},{"ID":"x"}]}`, err: "failed to find ref for ID x"},
 		{name: "too many", ids: map[string]string{"": "1"}, list: `{"Platforms":[{"ID":"a"},{"ID":"b"}]}`, err: "number of platforms does not match"},
@@ -317,6 +322,13 @@ func TestSolve(t *testing.T) {
 	many, err := ask("linux/amd64,linux/arm64", &pb.SolveRequest{AllowResultReturn: true, AllowResultArrayRef: true})
 	if err != nil || len(many.GetResult().GetRefs().GetRefs()) != 2 || many.GetResult().GetRefs().GetRefs()["linux/arm64"].GetId() == "" {
 		t.Errorf("for platforms: got %v, %v", many, err)
+	}
+	if len(e.warnings) != 0 {
+		t.Errorf("got the warnings %v", e.warnings)
+	}
+	twice, err := ask("linux/arm64,linux/arm64/v8", &pb.SolveRequest{AllowResultReturn: true, AllowResultArrayRef: true})
+	if err != nil || len(twice.GetResult().GetRefs().GetRefs()) != 1 || len(e.warnings) != 1 {
+		t.Errorf("for a platform that is asked for twice: got %v, %v, the warnings %v", twice, err, e.warnings)
 	}
 	if _, err := ask("linux/amd64,linux/arm64", &pb.SolveRequest{}); err == nil {
 		t.Error("a client that cannot read several refs gets them")

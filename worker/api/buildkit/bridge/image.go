@@ -155,7 +155,7 @@ func (f *image) pull(ctx context.Context, p *program, named reference.Named, req
 		img.Resolve = op.ResolveForcePull
 	}
 	name := schemeImage + named.String()
-	return env.Step(ctx, "resolve image config for "+name, func(ctx context.Context) error {
+	return frontend.AskStep(ctx, env, "resolve image config for "+name, img, func(ctx context.Context) error {
 		src, err := env.Pin(ctx, img)
 		if err != nil {
 			return err

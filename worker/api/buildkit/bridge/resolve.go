@@ -91,7 +91,7 @@ func (c *conversation) resolve(ctx context.Context, in *pb.ResolveSourceMetaRequ
 	}
 	switch s := src.(type) {
 	case *op.Image, *op.OCILayout:
-		err = c.env.Step(ctx, name, func(ctx context.Context) error {
+		err = frontend.AskStep(ctx, c.env, name, s, func(ctx context.Context) error {
 			m, err := r.ResolveImage(ctx, s)
 			if err != nil {
 				return err

@@ -209,8 +209,12 @@ func listed(ids map[string]string, multi bool, md map[string][]byte) ([]listedPl
 			list.Platforms = append(list.Platforms, listedPlatform{id, platforms.Normalize(p)})
 		}
 	}
-	if len(list.Platforms) != len(ids) {
-		return nil, fmt.Errorf("number of platforms does not match references %d %d", len(list.Platforms), len(ids))
+	named := make(map[string]bool) // a platform that is asked for twice is listed twice, and has one ref
+	for _, l := range list.Platforms {
+		named[l.ID] = true
+	}
+	if len(named) != len(ids) {
+		return nil, fmt.Errorf("number of platforms does not match references %d %d", len(named), len(ids))
 	}
 	for _, l := range list.Platforms {
 		if _, ok := ids[l.ID]; !ok {

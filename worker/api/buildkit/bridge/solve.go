@@ -144,6 +144,9 @@ func (c *conversation) ask(ctx context.Context, name string, opts map[string]str
 		if parsed.Call != frontend.Build || parsed.Describe {
 			return inspect(ctx, use, parsed, req, c.env)
 		}
+		for _, w := range parsed.Warnings {
+			c.env.Warn(w)
+		}
 		out, err := use.Translate(ctx, req, c.env)
 		if err != nil {
 			return nil, err

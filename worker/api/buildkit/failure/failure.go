@@ -7,6 +7,7 @@
 package failure
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -74,7 +75,7 @@ func details(err error) []proto.Message {
 	}
 	var vertex *solver.VertexError
 	if errors.As(err, &vertex) && vertex.Vertex != nil {
-		out = append(out, &errdefs.Vertex{Digest: progress.Digest(vertex.Vertex).String()})
+		out = append(out, &errdefs.Vertex{Digest: progress.Digest(cmp.Or(vertex.Shown, vertex.Vertex)).String()})
 	}
 	var step *errdefs.SolveError
 	if errors.As(err, &step) {

@@ -1,6 +1,8 @@
 package progress
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -39,4 +41,19 @@ func (t *Teller) part(vertex string, s *solver.Status, at *timestamppb.Timestamp
 	done := last.CloneVT()
 	done.Completed, done.Timestamp, done.Current = at, at, max(last.Current, last.Total)
 	return []*controlapi.VertexStatus{done, out}
+}
+
+// openParts ends the parts of a vertex that have not.
+func (t *Teller) openParts(vertex string, at *timestamppb.Timestamp) []*controlapi.VertexStatus {
+	var out []*controlapi.VertexStatus
+	for key, last := range t.parts {
+		if key.vertex == vertex && last.Completed == nil {
+			done := last.CloneVT()
+			done.Completed, done.Timestamp = at, at
+			t.parts[key] = done
+			out = append(out, done)
+		}
+	}
+	slices.SortFunc(out, func(a, b *controlapi.VertexStatus) int { return cmp.Compare(a.ID, b.ID) })
+	return out
 }

@@ -185,7 +185,7 @@ func (t *Teller) warning(vertex string, w *solver.Warning) *controlapi.VertexWar
 	return out
 }
 
-// Rest returns what the end of the build means for vertices that have had none: they were given up.
+// Rest returns what the end of the build means for vertices that have had none: they were given up, with their parts.
 func (t *Teller) Rest(at time.Time) *controlapi.StatusResponse {
 	m := &controlapi.StatusResponse{}
 	for _, d := range t.order {
@@ -194,6 +194,7 @@ func (t *Teller) Rest(at time.Time) *controlapi.StatusResponse {
 			continue
 		}
 		v.Completed, v.Error = timestamppb.New(at), "context canceled"
+		m.Statuses = append(m.Statuses, t.openParts(v.Digest, v.Completed)...)
 		m.Vertexes = append(m.Vertexes, v.CloneVT())
 	}
 	return m

@@ -61,6 +61,23 @@ type SourceStepper interface {
 	SourceStep(ctx context.Context, v *solver.Vertex, known digest.Digest, part string, fn func(ctx context.Context) error) error
 }
 
+// An Asker is an Env that shows a question as that of all builds which ask it.
+type Asker interface {
+	// AskStep is Step for fn that finds out what src is. To a client that shows several builds at once, those that ask this
+	// under the same name have one step.
+	AskStep(ctx context.Context, name string, src op.Source, fn func(ctx context.Context) error) error
+}
+
+// AskStep is env.AskStep if env has that and src is an image, and else env.Step.
+func AskStep(ctx context.Context, env Env, name string, src op.Source, fn func(ctx context.Context) error) error {
+	if a, ok := env.(Asker); ok {
+		if _, ok := src.(*op.Image); ok {
+			return a.AskStep(ctx, name, src, fn)
+		}
+	}
+	return env.Step(ctx, name, fn)
+}
+
 // A Dater is an Env that can tell when a source was made.
 type Dater interface {
 	// SourceTime returns the time of a pinned source: of the commit of a Git, what a server says of an HTTP or else the

@@ -185,6 +185,8 @@ const (
 type VertexError struct {
 	Vertex *Vertex
 	Err    error
+	// Shown is the vertex as which the work of Vertex was shown to people; nil if that is Vertex.
+	Shown *Vertex
 }
 
 func (e *VertexError) Error() string { return e.Err.Error() }

@@ -91,4 +91,15 @@ type Progress func(id string, current, total int64, done bool)
 type Contents struct {
 	Manifests, Configs []digest.Digest // parallel
 	Index              digest.Digest   // empty if there is none
+	Documents          []Document      // all of these
 }
+
+// A Document is JSON with its descriptor.
+type Document struct {
+	Descriptor Descriptor
+	Bytes      []byte
+}
+
+// Rewritten is the annotation of a layer whose files were given other times: to none of them one after that, in seconds since
+// 1970.
+const Rewritten = "buildkit/rewritten-timestamp"

@@ -175,6 +175,11 @@ type BuildResult struct {
 	Images   []BuiltImage
 	Metadata map[string]string // as BuildKit's exporter response: "containerimage.digest", "image.name", …
 	Report   report.Document   // nil for a Build
+	// Exports are, by the place of an output among those of the request that export anything, the manifests or indexes that
+	// left the store. Documents are they and what they name but for layers; the store has them as long as something, such
+	// as the history, lets it know that they are of use.
+	Exports   map[int]ocispec.Descriptor
+	Documents []digest.Digest
 }
 
 // A BuiltImage is the image for one platform.

@@ -28,10 +28,7 @@ const (
 type Descriptor = exporter.Descriptor
 
 // A Document is JSON with its descriptor.
-type Document struct {
-	Descriptor Descriptor
-	Bytes      []byte
-}
+type Document = exporter.Document
 
 func document(mediaType string, b []byte) Document {
 	return Document{Bytes: b, Descriptor: Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}}
@@ -103,9 +100,11 @@ func Contents(all []*Assembled, top Document) exporter.Contents {
 	for _, a := range all {
 		c.Manifests = append(c.Manifests, a.Manifest.Descriptor.Digest)
 		c.Configs = append(c.Configs, a.Config.Descriptor.Digest)
+		c.Documents = append(c.Documents, a.Manifest, a.Config)
 	}
 	if len(all) != 1 || all[0].Manifest.Descriptor.Digest != top.Descriptor.Digest {
 		c.Index = top.Descriptor.Digest
+		c.Documents = append(c.Documents, top)
 	}
 	return c
 }

@@ -55,14 +55,15 @@ func parseAnnotation(attr, value string) (a annotation, ok bool, err error) {
 }
 
 // annotate puts annotations where they belong. One for a platform goes before one for all; one for a platform that is not
-// built is an error.
+// among several is an error, while a single image passes over what is for others, as it does in BuildKit: a request that is
+// made of one template for each platform has annotations for all.
 func annotate(img *exporter.Image, list []annotation) error {
 	names := make(map[string]bool)
 	for i := range img.Manifests {
 		names[platformID(img.Manifests[i].Platform)] = true
 	}
 	for _, a := range list {
-		if a.platform != "" && !names[a.platform] {
+		if a.platform != "" && !names[a.platform] && len(img.Manifests) > 1 {
 			return fmt.Errorf("invalid annotation: no platform %s found in source", a.platform)
 		}
 		switch a.to {

@@ -31,6 +31,7 @@ type result struct {
 	em     *emitter
 	said   map[string][]byte // by the frontend
 	out    *worker.BuildResult
+	place  int // of the output in hand, see worker.BuildResult
 }
 
 // saidPrefix begins what of a frontend's metadata is for whoever asked for the build.
@@ -49,8 +50,28 @@ func (b *Builder) export(ctx context.Context, r *result, plans []plan) (*worker.
 		if err := b.exportOne(ctx, *r, &plans[i]); err != nil {
 			return nil, err
 		}
+		if plans[i].Type != worker.OutputNone {
+			r.place++
+		}
 	}
 	return r.out, nil
+}
+
+// keep notes that the output in hand has exported what desc describes, whose documents stay with the record of the build.
+func (b *Builder) keep(ctx context.Context, r *result, desc exporter.Descriptor, docs []exporter.Document) error {
+	if err := b.deps.Transfer.Keep(ctx, docs); err != nil {
+		return fmt.Errorf("keeping what was exported: %w", err)
+	}
+	if r.out.Exports == nil {
+		r.out.Exports = make(map[int]exporter.Descriptor)
+	}
+	r.out.Exports[r.place] = desc
+	for _, doc := range docs {
+		if d := doc.Descriptor.Digest; !slices.Contains(r.out.Documents, d) {
+			r.out.Documents = append(r.out.Documents, d)
+		}
+	}
+	return describe(r.out, desc)
 }
 
 // note says which images the build made. The last output that wanted others than those before it counts.
@@ -187,7 +208,7 @@ func (b *Builder) document(ctx context.Context, r *result, p *plan, u *image.Upd
 	}
 	pr.made(docs.Contents)
 	u.Index, u.Documents = docs.Index, docs.Manifests
-	return describe(r.out, docs.Top)
+	return b.keep(ctx, r, docs.Top, docs.Contents.Documents)
 }
 
 // push pushes the images. What the registry then has is what a later push of the name pushes, too.
@@ -199,11 +220,13 @@ func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update,
 	layers, sent := pr.begin("exporting layers"), func() {}
 	defer layers()
 	defer func() { sent() }()
+	var made exporter.Contents
 	desc, err := b.deps.Transfer.Export(ctx, out, transfer.ExportOptions{
 		Form: p.form, ByDigest: p.byDigest, Insecure: p.insecure,
 		Made: func(c exporter.Contents) {
 			layers()
 			pr.made(c)
+			made = c
 			sent = pr.begin("pushing layers") // some are on their way already
 		},
 		Sent: func() { sent() },
@@ -230,7 +253,7 @@ func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update,
 			return err
 		}
 	}
-	return describe(r.out, desc)
+	return b.keep(ctx, r, desc, made.Documents)
 }
 
 // named notes under which names the images are known.
@@ -310,6 +333,7 @@ func (b *Builder) exported(ctx context.Context, r *result, p *plan) (*exporter.I
 		if err != nil {
 			return nil, err
 		}
+		markRewritten(&m, img, p.rewrite)
 		out.Manifests = append(out.Manifests, m)
 	}
 	return out, annotate(out, p.annotations)

@@ -16,6 +16,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/snapshot/image"
@@ -155,9 +156,19 @@ func TestAnnotations(t *testing.T) {
 	if d := idx.Manifests[0].Annotations; !maps.Equal(d, map[string]string{"d": "4"}) {
 		t.Errorf("the first descriptor has %v", d)
 	}
-	_, _, err := r.build(perPlatform, tags(name), out(worker.Output{Type: worker.OutputImage, Push: true}, "annotation-manifest[linux/s390x].a=b"))
+	const foreign = "annotation-manifest[linux/s390x].a=b"
+	_, _, err := r.build(perPlatform, twice, tags(name), out(worker.Output{Type: worker.OutputImage, Push: true}, foreign))
 	if err == nil || !strings.Contains(err.Error(), "invalid annotation: no platform linux/s390x found in source") {
 		t.Errorf("an annotation for another platform: %v", err)
+	}
+	// A single image passes over it.
+	one := r.host + "/app:one"
+	_, _, err = r.build(perPlatform, tags(one), out(worker.Output{Type: worker.OutputImage, Push: true}, foreign, "annotation.c=d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, raw := document(t, r, "app", "one"); !bytes.Contains(raw, []byte(`"c": "d"`)) || bytes.Contains(raw, []byte(`"a": "b"`)) {
+		t.Errorf("the single image has %s", raw)
 	}
 }
 
@@ -286,7 +297,34 @@ func TestReproducible(t *testing.T) {
 	if !bytes.Equal(archives[0], last.archive(text, rewritten, out(worker.Output{}, "rewrite-timestamp=true", "source-date-epoch=1000000"))) {
 		t.Error("an epoch of the output makes something else than one of the build")
 	}
-	_, _, err := last.build(text, epoch, tags("app:1"), out(worker.Output{Type: worker.OutputImage}, "rewrite-timestamp=true"))
+	// The manifest says so of each layer but the base's, and a rewritten layer has the compression that is asked for.
+	flat := last.archive(text, epoch, out(worker.Output{}, "rewrite-timestamp=true", "compression=uncompressed"))
+	for _, a := range [][]byte{archives[0], flat} {
+		if got := bytes.Count(a, []byte(`"`+exporter.Rewritten+`": "1000000"`)); got != 3 {
+			t.Errorf("%d layers are said to be rewritten, not 3", got)
+		}
+	}
+	if got := bytes.Count(flat, []byte(`"`+ocispec.MediaTypeImageLayerGzip+`"`)); got != 0 {
+		t.Errorf("%d layers are compressed", got)
+	}
+	// The same image without being rewritten is not said to be, though a registry has it so.
+	const old = "FROM scratch\nCOPY a /a\n"
+	past := time.Unix(0, 0)
+	if err := os.Chtimes(filepath.Join(last.context, "a"), past, past); err != nil {
+		t.Fatal(err)
+	}
+	name := last.host + "/old:1"
+	_, _, err := last.build(old, epoch, tags(name), out(worker.Output{Type: worker.OutputImage, Push: true}, "rewrite-timestamp=true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, raw := document(t, last, "old", "1"); !bytes.Contains(raw, []byte(exporter.Rewritten)) {
+		t.Errorf("a layer without later times has %s", raw)
+	}
+	if bytes.Contains(last.archive(old, epoch, out(worker.Output{})), []byte(exporter.Rewritten)) {
+		t.Error("layers are said to be rewritten although nobody asks")
+	}
+	_, _, err = last.build(text, epoch, tags("app:1"), out(worker.Output{Type: worker.OutputImage}, "rewrite-timestamp=true"))
 	if err != nil {
 		t.Fatal(err)
 	}

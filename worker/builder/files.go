@@ -36,9 +36,11 @@ func (b *Builder) exportArchive(ctx context.Context, r *result, p *plan) error {
 		layers, sent := pr.begin("exporting layers"), func() {}
 		defer layers()
 		defer func() { sent() }()
+		var made exporter.Contents
 		opt := archive.Options{Docker: p.Type == worker.OutputDocker, Form: p.form, Created: &at, Made: func(c exporter.Contents) {
 			layers()
 			pr.made(c)
+			made = c
 			if p.Dest.Stream != nil {
 				sent = pr.begin("sending tarball")
 			}
@@ -48,7 +50,7 @@ func (b *Builder) exportArchive(ctx context.Context, r *result, p *plan) error {
 			return err
 		}
 		r.named(p)
-		return describe(r.out, desc)
+		return b.keep(ctx, r, desc, made.Documents)
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -205,7 +206,7 @@ func (r *Record) results() []digest.Digest {
 	if r.Result == nil {
 		return nil
 	}
-	var out []digest.Digest
+	out := slices.Clone(r.Result.Documents)
 	for _, key := range []string{"containerimage.digest", "containerimage.config.digest"} {
 		if d, err := digest.Parse(r.Result.Metadata[key]); err == nil {
 			out = append(out, d)

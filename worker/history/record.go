@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -62,6 +63,9 @@ type Result struct {
 	Images   []Image           `json:",omitempty"`
 	Metadata map[string]string `json:",omitempty"` // as worker.BuildResult has it
 	Report   []byte            `json:",omitempty"` // JSON, of a call other than a build
+	// Exports and Documents are as worker.BuildResult has them.
+	Exports   map[int]ocispec.Descriptor `json:",omitempty"`
+	Documents []digest.Digest            `json:",omitempty"`
 }
 
 // An Image is one that was built.

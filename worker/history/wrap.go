@@ -169,7 +169,7 @@ func result(res *worker.BuildResult) *Result {
 	if res == nil {
 		return nil
 	}
-	out := &Result{Metadata: res.Metadata}
+	out := &Result{Metadata: res.Metadata, Exports: res.Exports, Documents: res.Documents}
 	for _, img := range res.Images {
 		out.Images = append(out.Images, Image{Platform: img.Platform, ID: img.ID.String(), Names: img.Names})
 	}

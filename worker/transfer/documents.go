@@ -92,12 +92,31 @@ func (s *Service) Documents(ctx context.Context, img *exporter.Image, form expor
 	return out, nil
 }
 
-// keep puts a document among the blobs.
-func (s *Service) keep(ctx context.Context, doc imagedoc.Document) (ocispec.Descriptor, error) {
-	if held := lease.From(ctx); held != nil {
-		if err := held.Reserve(ctx, lease.Item{Kind: lease.Blob, Name: string(doc.Descriptor.Digest)}); err != nil {
-			return ocispec.Descriptor{}, err
+// Keep puts documents among the blobs, held by the lease in ctx. They are not on the disk for sure when it returns.
+func (s *Service) Keep(ctx context.Context, docs []exporter.Document) error {
+	for _, doc := range docs {
+		if err := s.reserve(ctx, doc); err != nil {
+			return err
+		}
+		if _, err := s.deps.Blobs.Put(doc.Descriptor.MediaType, doc.Bytes, false); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// keep puts a document among the blobs.
+func (s *Service) keep(ctx context.Context, doc imagedoc.Document) (ocispec.Descriptor, error) {
+	if err := s.reserve(ctx, doc); err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	return s.deps.Blobs.Put(doc.Descriptor.MediaType, doc.Bytes, true)
+}
+
+func (s *Service) reserve(ctx context.Context, doc imagedoc.Document) error {
+	held := lease.From(ctx)
+	if held == nil {
+		return nil
+	}
+	return held.Reserve(ctx, lease.Item{Kind: lease.Blob, Name: string(doc.Descriptor.Digest)})
 }

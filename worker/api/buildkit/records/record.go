@@ -2,11 +2,11 @@ package records
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -59,18 +59,23 @@ func (s *Server) record(ctx context.Context, rec *history.Record) (*controlapi.B
 	return out, nil
 }
 
-// result describes what was made, if it is in the store.
+// result describes what the outputs have made, of what is in the store; nil if that is nothing.
 func (s *Server) result(rec *history.Record) *controlapi.BuildResultInfo {
-	raw, err := base64.StdEncoding.DecodeString(rec.Result.Metadata["containerimage.descriptor"])
-	var desc ocispec.Descriptor
-	if err != nil || json.Unmarshal(raw, &desc) != nil {
+	out := &controlapi.BuildResultInfo{Results: map[int64]*controlapi.Descriptor{}}
+	for _, place := range slices.Sorted(maps.Keys(rec.Result.Exports)) {
+		desc := rec.Result.Exports[place]
+		if _, err := s.opt.Blobs.Stat(desc.Digest); err != nil {
+			continue
+		}
+		out.Results[int64(place)] = descriptor(desc)
+		if out.ResultDeprecated == nil {
+			out.ResultDeprecated = out.Results[int64(place)]
+		}
+	}
+	if out.ResultDeprecated == nil {
 		return nil
 	}
-	if _, err := s.opt.Blobs.Stat(desc.Digest); err != nil {
-		return nil
-	}
-	d := descriptor(desc)
-	return &controlapi.BuildResultInfo{ResultDeprecated: d, Results: map[int64]*controlapi.Descriptor{0: d}}
+	return out
 }
 
 func descriptor(d ocispec.Descriptor) *controlapi.Descriptor {

@@ -1,0 +1,99 @@
+package buildkit
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"testing"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
+)
+
+// TestHistoryResults checks that the record of a build has what each of its outputs has made, by the place of the output, as
+// content: also of what left the store at once, and for as long as there is the record.
+func TestHistoryResults(t *testing.T) {
+	d := start(t)
+	addr := registrytest.Start(t, registrytest.New(registrytest.Behaviour{}))
+	opt := opts(t, small)
+	opt.Ref = "all"
+	var files, oci, docker sink
+	opt.Exports = []client.ExportEntry{
+		files.to(client.ExporterTar, nil),
+		oci.to(client.ExporterOCI, map[string]string{"annotation.a": "b"}),
+		docker.to(client.ExporterDocker, nil),
+		{Type: client.ExporterImage, Attrs: map[string]string{"name": addr + "/app:1", "push": "true", "compression": "zstd", "force-compression": "true"}},
+	}
+	resp, _ := d.must(opt)
+	several := opts(t, small)
+	several.Ref = "several"
+	several.FrontendAttrs["platform"] = "linux/amd64,linux/arm64"
+	several.Exports = []client.ExportEntry{oci.to(client.ExporterOCI, nil)}
+	d.must(several)
+	none := opts(t, small)
+	none.Ref = "none"
+	none.Exports = []client.ExportEntry{files.to(client.ExporterTar, nil)}
+	d.must(none)
+
+	if err := d.c.Prune(t.Context(), nil, client.PruneAll); err != nil {
+		t.Fatal(err)
+	}
+	res := d.result("all")
+	if got := slices.Sorted(maps.Keys(res.GetResults())); !slices.Equal(got, []int64{1, 2, 3}) {
+		t.Fatalf("there are results of the outputs %v", got)
+	}
+	if res.GetResultDeprecated().GetDigest() != res.GetResults()[1].GetDigest() {
+		t.Error("the first is not what old clients are told")
+	}
+	if got := res.GetResults()[3].GetDigest(); got != resp.ExporterResponse["containerimage.digest"] {
+		t.Errorf("what was pushed is %s, and the client was told %v", got, resp.ExporterResponse)
+	}
+	seen := map[string]bool{}
+	for _, desc := range res.GetResults() {
+		seen[desc.GetDigest()] = true
+		d.manifest(desc)
+	}
+	if len(seen) != 3 {
+		t.Errorf("%d of the manifests are different", len(seen))
+	}
+
+	res = d.result("several")
+	var idx ocispec.Index
+	if err := json.Unmarshal(d.blob(res.GetResults()[0]), &idx); err != nil || len(idx.Manifests) != 2 {
+		t.Fatalf("the index is %v: %v", idx, err)
+	}
+	for _, m := range idx.Manifests {
+		d.manifest(&controlapi.Descriptor{MediaType: m.MediaType, Digest: m.Digest.String(), Size: m.Size})
+	}
+	if res := d.result("none"); res != nil {
+		t.Errorf("files are %v", res)
+	}
+}
+
+// result returns what the record of a build says that was made.
+func (d *daemon) result(ref string) *controlapi.BuildResultInfo {
+	d.t.Helper()
+	recs := d.histories(&controlapi.BuildHistoryRequest{Ref: ref})
+	if len(recs) != 1 {
+		d.t.Fatalf("the records of %s are %v", ref, recs)
+	}
+	return recs[0].GetResult()
+}
+
+// manifest reads a manifest, and the configuration that it names.
+func (d *daemon) manifest(desc *controlapi.Descriptor) {
+	d.t.Helper()
+	var m ocispec.Manifest
+	if err := json.Unmarshal(d.blob(desc), &m); err != nil || m.MediaType != desc.GetMediaType() {
+		d.t.Fatalf("%s is %v: %v", desc.GetDigest(), m, err)
+	}
+	c := m.Config
+	var img ocispec.Image
+	doc := d.blob(&controlapi.Descriptor{MediaType: c.MediaType, Digest: c.Digest.String(), Size: c.Size})
+	if err := json.Unmarshal(doc, &img); err != nil || img.OS != "linux" {
+		d.t.Errorf("the configuration of %s is %s: %v", desc.GetDigest(), doc, err)
+	}
+}

@@ -85,7 +85,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if req.Session != nil {
 		ctx = session.With(ctx, req.Session)
 	}
-	em := &emitter{sink: events, file: cmp.Or(req.Frontend.Filename, "Dockerfile")}
+	em := &emitter{sink: events, id: id, file: cmp.Or(req.Frontend.Filename, "Dockerfile")}
 	env := &env{b: b, id: id, req: req, em: em}
 	defer env.close()
 	ctx = run.WithHost(ctx, env)
@@ -148,7 +148,7 @@ func (b *Builder) release(ctx context.Context, l *lease.Lease) {
 func (b *Builder) solve(ctx context.Context, id string, out *frontend.Output, em *emitter, stores bool) ([]*built, error) {
 	results, err := b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: out.Targets(), Events: em.emit})
 	if err != nil {
-		return nil, err
+		return nil, em.blamed(err)
 	}
 	made := make([]*built, len(out.Images))
 	g, gctx := errgroup.WithContext(ctx)

@@ -20,6 +20,7 @@ import (
 // An emitter sends the events of a build to its sink, one at a time.
 type emitter struct {
 	sink func(solver.Event)
+	id   string // the build's: what it does is no other's, to a client that shows several
 
 	mu    sync.Mutex // guards what follows, and the order of calls of sink
 	def   *solver.Vertex
@@ -30,6 +31,8 @@ type emitter struct {
 	// notes are, by name, the steps of the translation that were made last.
 	notes map[string]*solver.Vertex
 	file  string // the name of the user's file
+	// parts are those of each vertex that have begun and not ended.
+	parts map[*solver.Vertex][]solver.Status
 }
 
 func (e *emitter) emit(ev solver.Event) {
@@ -70,6 +73,7 @@ func (e *emitter) emit(ev solver.Event) {
 			e.state[ev.Vertex] = ended
 		}
 	}
+	e.partsLocked(ev)
 	e.sendLocked(ev)
 }
 
@@ -146,12 +150,14 @@ func (e *emitter) impliedLocked(hit solver.Event) {
 // A note is the operation of a vertex that only tells what the builder is doing.
 type note struct {
 	name string
+	of   string // the build, or what is asked
 	n    int
 }
 
 func (n *note) WriteKey(h *solver.Hasher) {
-	h.Version("note", 1)
+	h.Version("note", 2)
 	h.Str("name", n.name)
+	h.Str("of", n.of)
 	h.Int("n", int64(n.n))
 }
 
@@ -197,7 +203,7 @@ func (e *emitter) source(v *solver.Vertex, known digest.Digest) *solver.Vertex {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.steps++
-	s := solver.NewVertex(&knownNote{note{m.Name, e.steps}, known}, nil, m)
+	s := solver.NewVertex(&knownNote{note{m.Name, e.id, e.steps}, known}, nil, m)
 	if e.def == nil {
 		e.def = s
 	}
@@ -209,7 +215,18 @@ func (e *emitter) note(name string) *solver.Vertex {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.steps++
-	return solver.NewVertex(&note{name, e.steps}, nil, solver.Meta{Name: name, Internal: true})
+	return solver.NewVertex(&note{name, e.id, e.steps}, nil, solver.Meta{Name: name, Internal: true})
+}
+
+// asking makes the vertex, shown under name, of a question that other builds ask, too. They have the same one.
+func (e *emitter) asking(name string, question solver.Key) *solver.Vertex {
+	v := solver.NewVertex(&note{name: name, of: question.String()}, nil, solver.Meta{Name: name, Internal: true})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.def == nil {
+		e.def = v
+	}
+	return v
 }
 
 // named is the vertex that the client calls that, if it has been told of one, or else the definition.

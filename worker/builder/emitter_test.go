@@ -22,7 +22,7 @@ func named(name string, inputs ...*solver.Vertex) *solver.Vertex {
 	for _, v := range inputs {
 		in = append(in, solver.Input{Vertex: v})
 	}
-	return solver.NewVertex(&note{name, 0}, in, solver.Meta{Name: name})
+	return solver.NewVertex(&note{name: name}, in, solver.Meta{Name: name})
 }
 
 // TestImplied checks that a hit tells of every step below it, lowest first and once, also if another step asks for one of

@@ -348,14 +348,26 @@ func (e *env) Step(ctx context.Context, name string, fn func(ctx context.Context
 	})
 }
 
-// SourceStep implements frontend.SourceStepper.
+// AskStep implements frontend.Asker.
+func (e *env) AskStep(ctx context.Context, name string, src op.Source, fn func(ctx context.Context) error) error {
+	return e.em.run(ctx, e.em.asking(name, keyOf(src)), func(ctx context.Context, p *progress) error {
+		return fn(run.WithStatus(ctx, p.status))
+	})
+}
+
+// SourceStep implements frontend.SourceStepper. A failure is a *solver.VertexError, so that the client finds its vertex.
 func (e *env) SourceStep(ctx context.Context, v *solver.Vertex, known digest.Digest, part string, fn func(ctx context.Context) error) error {
-	return e.em.run(ctx, e.em.source(v, known), func(ctx context.Context, p *progress) error {
+	step := e.em.source(v, known)
+	err := e.em.run(ctx, step, func(ctx context.Context, p *progress) error {
 		if part != "" {
 			defer p.begin(part)()
 		}
 		return fn(run.WithStatus(ctx, p.status))
 	})
+	if err == nil || isCanceled(err) || ctx.Err() != nil {
+		return err
+	}
+	return &solver.VertexError{Vertex: v, Shown: step, Err: err}
 }
 
 // LoggedStep implements frontend.Logger.
@@ -375,6 +387,7 @@ var (
 	_ frontend.HeadReader    = (*env)(nil)
 	_ frontend.Logger        = (*env)(nil)
 	_ frontend.SourceStepper = (*env)(nil)
+	_ frontend.Asker         = (*env)(nil)
 )
 
 // isCanceled says whether err is the end of a context.

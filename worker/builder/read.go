@@ -143,7 +143,7 @@ func (e *env) results(ctx context.Context, ins []solver.Input) ([]solver.Result,
 	}
 	out, err := e.b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: ins, Events: e.em.emit})
 	if err != nil {
-		return nil, err
+		return nil, e.em.blamed(err)
 	}
 	e.settled.add(ins)
 	return out, nil

@@ -10,10 +10,10 @@ import (
 // another graph, and that what is not concerned stays the very same.
 func TestSettled(t *testing.T) {
 	fresh := func(name string, below ...solver.Input) solver.Input {
-		return solver.Input{Vertex: solver.NewVertex(&note{name, 0}, below, solver.Meta{Name: name, IgnoreCache: true})}
+		return solver.Input{Vertex: solver.NewVertex(&note{name: name}, below, solver.Meta{Name: name, IgnoreCache: true})}
 	}
 	plain := func(name string, below ...solver.Input) solver.Input {
-		return solver.Input{Vertex: solver.NewVertex(&note{name, 0}, below, solver.Meta{Name: name})}
+		return solver.Input{Vertex: solver.NewVertex(&note{name: name}, below, solver.Meta{Name: name})}
 	}
 	var s settled
 	base := plain("base")

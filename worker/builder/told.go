@@ -1,6 +1,8 @@
 package builder
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +38,53 @@ func (e *emitter) resolvedLocked(ev solver.Event, img *op.Image) {
 	e.sink(solver.Event{Kind: solver.Progress, Time: ev.Time, Vertex: ev.Vertex, Status: solver.Status{
 		ID: "resolve " + shownRef(ev.Vertex.Name(), img), Started: ev.Time, Ended: ev.Time,
 	}})
+}
+
+// partsLocked keeps account of the parts of ev's vertex, and ends with it those that have not: BuildKit's clients tell of no end
+// while a part is under way.
+func (e *emitter) partsLocked(ev solver.Event) {
+	open := e.parts[ev.Vertex]
+	switch ev.Kind {
+	case solver.Progress:
+		i := slices.IndexFunc(open, func(s solver.Status) bool { return s.ID == ev.Status.ID })
+		switch {
+		case i >= 0 && ev.Status.Ended.IsZero():
+			open[i] = ev.Status
+			return
+		case i >= 0:
+			open = slices.Delete(open, i, i+1)
+		case ev.Status.Ended.IsZero():
+			open = append(open, ev.Status)
+		default:
+			return
+		}
+		if e.parts == nil {
+			e.parts = make(map[*solver.Vertex][]solver.Status)
+		}
+		e.parts[ev.Vertex] = open
+	case solver.Done, solver.Cached, solver.Failed, solver.Canceled:
+		delete(e.parts, ev.Vertex)
+		for _, s := range open {
+			s.Ended = ev.Time
+			e.sink(solver.Event{Kind: solver.Progress, Time: ev.Time, Vertex: ev.Vertex, Status: s})
+		}
+	case solver.Declared, solver.Started, solver.Logged, solver.Warned:
+	}
+}
+
+// blamed says of the failure of a vertex which one clients have been told of instead, if it was another.
+func (e *emitter) blamed(err error) error {
+	var failed *solver.VertexError
+	if !errors.As(err, &failed) || failed.Vertex == nil {
+		return err
+	}
+	e.mu.Lock()
+	shown := e.same[failed.Vertex.Recipe()]
+	e.mu.Unlock()
+	if shown == nil || shown == failed.Vertex {
+		return err
+	}
+	return &solver.VertexError{Vertex: failed.Vertex, Shown: shown, Err: err} // a new one: other builds may have had that
 }
 
 // shownRef is what a vertex calls its image, which is the last word of its name: "[1/2] FROM docker.io/library/a:1@sha256:…".

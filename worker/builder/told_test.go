@@ -2,9 +2,11 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -95,5 +97,113 @@ func TestEarlyWarning(t *testing.T) {
 		fmt.Sprintf("%v %s late", solver.Warned, name), fmt.Sprintf("%v %s ", solver.Done, name))
 	if !slices.Equal(*got, want) {
 		t.Errorf("got  %q\nwant %q", *got, want)
+	}
+}
+
+// TestPartsEnd checks that what is under way in a vertex ends with it, before it and as far as it came, however it ends; and
+// that what has ended is not told of twice.
+func TestPartsEnd(t *testing.T) {
+	for _, end := range []solver.EventKind{solver.Done, solver.Cached, solver.Failed, solver.Canceled} {
+		var got []string
+		em := &emitter{sink: func(e solver.Event) {
+			got = append(got, fmt.Sprintf("%v %s %d %t", e.Kind, e.Status.ID, e.Status.Current, !e.Status.Ended.IsZero()))
+		}}
+		v := named("push")
+		em.emit(solver.Event{Kind: solver.Started, Vertex: v})
+		for _, s := range []solver.Status{
+			{ID: "a"}, {ID: "b", Current: 1}, {ID: "c", Ended: time.Unix(1, 0)}, {ID: "b", Current: 2}, {ID: "a", Ended: time.Unix(1, 0)},
+		} {
+			em.emit(solver.Event{Kind: solver.Progress, Vertex: v, Status: s})
+		}
+		got = nil
+		em.emit(solver.Event{Kind: end, Vertex: v})
+		em.emit(solver.Event{Kind: solver.Started, Vertex: v})
+		em.emit(solver.Event{Kind: solver.Done, Vertex: v})
+		want := []string{
+			fmt.Sprintf("%v b 2 true", solver.Progress), fmt.Sprintf("%v  0 false", end),
+			fmt.Sprintf("%v  0 false", solver.Started), fmt.Sprintf("%v  0 false", solver.Done),
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%v: got  %q\nwant %q", end, got, want)
+		}
+	}
+}
+
+// TestStepsOfBuilds checks which steps two builds have in common to a client that shows both: what is asked of a registry, if
+// it is the same question, and nothing that a build does for itself.
+func TestStepsOfBuilds(t *testing.T) {
+	amd, arm := op.Platform{OS: "linux", Architecture: "amd64"}, op.Platform{OS: "linux", Architecture: "arm64"}
+	steps := func(id string, p op.Platform) []solver.Key {
+		var keys []solver.Key
+		em := &emitter{id: id, sink: func(e solver.Event) {
+			if e.Kind == solver.Started {
+				keys = append(keys, e.Vertex.Recipe())
+			}
+		}}
+		e := &env{em: em}
+		for _, name := range []string{loadDefinition + " from Dockerfile", "exporting to image", "exporting to image"} {
+			if err := e.Step(t.Context(), name, func(context.Context) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		em.remark(stepMissing, []solver.Warning{{Short: "no attestations"}})
+		img := &op.Image{Ref: "docker.io/library/a:1", Platform: p}
+		if err := e.AskStep(t.Context(), "load metadata", img, func(context.Context) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return keys
+	}
+	one, two, other := steps("one", amd), steps("two", amd), steps("three", arm)
+	last := len(one) - 1
+	for i, k := range one[:last] {
+		if slices.Contains(two, k) || slices.Index(one, k) != i {
+			t.Errorf("step %d is one of another build's", i)
+		}
+	}
+	if one[last] != two[last] || one[last] == other[last] {
+		t.Errorf("questions are %s, %s and, about another platform, %s", one[last], two[last], other[last])
+	}
+}
+
+// TestBlamed checks that an error names what clients were told of: of a repository that is the step that asked about it.
+func TestBlamed(t *testing.T) {
+	var seen []*solver.Vertex
+	em := &emitter{sink: func(e solver.Event) { seen = append(seen, e.Vertex) }}
+	if err := em.step(t.Context(), "load git", func(context.Context, *progress) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	repo := solver.NewVertex(&op.Git{Commit: "c"}, nil, solver.Meta{Name: "load git"})
+	em.emit(solver.Event{Kind: solver.Started, Vertex: repo})
+	other := named("other")
+	em.emit(solver.Event{Kind: solver.Started, Vertex: other})
+	broken := errors.New("broken")
+	for _, tc := range []struct {
+		err          error
+		failed, told *solver.Vertex
+	}{
+		{&solver.VertexError{Vertex: repo, Err: broken}, repo, seen[0]},
+		{&solver.VertexError{Vertex: other, Err: broken}, other, nil},
+		{broken, nil, nil},
+	} {
+		got := em.blamed(tc.err)
+		var v *solver.VertexError
+		if errors.As(got, &v) != (tc.failed != nil) || v != nil && (v.Vertex != tc.failed || v.Shown != tc.told) || !errors.Is(got, broken) {
+			t.Errorf("%v: got %+v", tc.err, v)
+		}
+	}
+}
+
+// TestSourceStepFails checks that the error of a source which a client has defined names its vertex, unless it was cancelled.
+func TestSourceStepFails(t *testing.T) {
+	var seen *solver.Vertex
+	e := &env{em: &emitter{sink: func(e solver.Event) { seen = e.Vertex }}}
+	v := solver.NewVertex(&op.HTTP{URL: "http://example.com"}, nil, solver.Meta{Name: "get"})
+	broken := errors.New("broken")
+	for _, err := range []error{broken, context.Canceled} {
+		got := e.SourceStep(t.Context(), v, "sha256:00", "", func(context.Context) error { return err })
+		var failed *solver.VertexError
+		if errors.As(got, &failed) != (err == broken) || failed != nil && (failed.Vertex != v || failed.Shown != seen) || !errors.Is(got, err) {
+			t.Errorf("%v: got %+v", err, failed)
+		}
 	}
 }

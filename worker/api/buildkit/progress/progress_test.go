@@ -111,6 +111,19 @@ func TestTell(t *testing.T) {
 				`a in=0 started=true completed=true cached=false error="context canceled" group=`,
 			},
 		},
+		"never ended, nor its parts": {
+			[]solver.Event{
+				{Kind: solver.Started, Vertex: a},
+				{Kind: solver.Progress, Vertex: a, Status: solver.Status{ID: "y", Current: 1, Total: 2}},
+				{Kind: solver.Progress, Vertex: a, Status: solver.Status{ID: "x", Ended: time.Unix(5, 0)}},
+			},
+			[]string{
+				`a in=0 started=true completed=false cached=false error="" group=`,
+				"status y  1/2 started=true completed=false", "status x  0/0 started=true completed=true",
+				`a in=0 started=true completed=true cached=false error="context canceled" group=`,
+				"status y  1/2 started=true completed=true",
+			},
+		},
 		"parts of one that was not declared": {
 			[]solver.Event{
 				{Kind: solver.Logged, Vertex: a, Stream: solver.Stderr, Data: []byte("x")},

@@ -1,9 +1,47 @@
 package dockerfile
 
 import (
+	"context"
 	"strings"
 	"testing"
+
+	"github.com/boxbuild/boxbuild/solver/op"
 )
+
+// A convertingEnv answers for one image when it is asked about another, as a source policy may have it.
+type convertingEnv struct {
+	*fakeEnv
+	from, to string
+}
+
+func (e *convertingEnv) Pin(ctx context.Context, src op.Source) (op.Source, error) {
+	if img, ok := src.(*op.Image); ok && img.Ref == e.from {
+		converted := *img
+		converted.Ref, converted.Digest = e.to, ""
+		src = &converted
+	}
+	return e.fakeEnv.Pin(ctx, src)
+}
+
+// TestConverted checks that a step names the image from which it starts, and not one in whose place that is.
+func TestConverted(t *testing.T) {
+	const to = "example.com/other:2"
+	for from, text := range map[string]string{
+		"docker.io/library/alpine:3": "FROM alpine:3\n",
+		"docker.io/library/a:1":      "FROM a:1@sha256:1111111111111111111111111111111111111111111111111111111111111111\n",
+	} {
+		c := dockerfileCase(t, text+"RUN x\n")
+		out, err := New().Translate(t.Context(), c.req, &convertingEnv{c.env, from, to})
+		if err != nil {
+			t.Fatal(err)
+		}
+		base := out.Images[0].Root.Vertex.Inputs()[0].Vertex
+		want := "[1/2] FROM " + to + "@" + string(base.Op().(*op.Image).Digest)
+		if got := base.Name(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
 
 // TestTargetContext checks that a context which is a stage of the file is that stage wherever its name is used: what is
 // made is the same as with the stage's own name there.

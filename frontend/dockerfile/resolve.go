@@ -23,6 +23,7 @@ type origin struct {
 	digest digest.Digest         // of the image
 	tree   *tree                 // a named context that is a directory
 	config *frontend.ImageConfig // of image; shared, never changed
+	ref    string                // of the image, which a source policy may have chosen
 	name   string                // the image with its digest, as vertices are called
 	label  string                // the name of the vertex, if it is not "FROM …"
 }
@@ -221,7 +222,9 @@ func (t *translation) pinImage(ctx context.Context, ref reference.Named, p op.Pl
 		return nil, err
 	}
 	o.name = ref.String()
-	if !hasDigest {
+	if converted := o.ref != img.Ref; converted {
+		o.name = o.ref + "@" + o.digest.String()
+	} else if !hasDigest {
 		o.name += "@" + o.digest.String()
 	}
 	return o, nil
@@ -230,7 +233,7 @@ func (t *translation) pinImage(ctx context.Context, ref reference.Named, p op.Pl
 // loadImage pins what is an image and reads its configuration, as one step of that name.
 func (t *translation) loadImage(ctx context.Context, src op.Source, step string) (*origin, error) {
 	o := &origin{}
-	err := t.env.Step(ctx, step, func(ctx context.Context) error {
+	err := frontend.AskStep(ctx, t.env, step, src, func(ctx context.Context) error {
 		began(ctx)
 		if img, ok := src.(*op.Image); ok && img.Digest == "" {
 			if r, ok := t.env.(frontend.Resolver); ok {
@@ -245,7 +248,7 @@ func (t *translation) loadImage(ctx context.Context, src op.Source, step string)
 		if !ok {
 			return fmt.Errorf("%s is not an image", src)
 		}
-		o.image, o.digest = pinned, pinned.Digest
+		o.image, o.ref, o.digest = pinned, pinned.Ref, pinned.Digest
 		o.config, err = t.env.ImageConfig(ctx, pinned)
 		return err
 	})
@@ -264,7 +267,7 @@ func (o *origin) resolve(ctx context.Context, r frontend.Resolver, img *op.Image
 	if err != nil {
 		return err
 	}
-	o.image, o.digest, o.config = m.Pinned, m.Digest, &frontend.ImageConfig{}
+	o.image, o.ref, o.digest, o.config = m.Pinned, m.Pinned.Ref, m.Digest, &frontend.ImageConfig{}
 	if err := json.Unmarshal(m.Config, o.config); err != nil {
 		return fmt.Errorf("reading the configuration of %s: %w", img.Ref, err)
 	}

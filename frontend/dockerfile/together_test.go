@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 )
 
@@ -20,6 +21,14 @@ func TestTogether(t *testing.T) {
 		// What the first got as the cause is an error of one of the others.
 		if err == nil || errors.Is(err, context.Canceled) {
 			t.Fatalf("got %v", err)
+		}
+	}
+	for range 100 {
+		g, ctx := together(t.Context())
+		g.Go(func() error { <-ctx.Done(); return fmt.Errorf("pulling: %w", context.Cause(ctx)) })
+		g.Go(func() error { return errors.New("broken") })
+		if err := g.Wait(); err == nil || err.Error() != "broken" {
+			t.Fatalf("got %v, and nothing was pulled", err)
 		}
 	}
 	for range 100 {

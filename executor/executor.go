@@ -83,9 +83,12 @@ type Spec struct {
 	// the root's file in place.
 	Hosts, ResolvConf []byte
 
-	Network    Network
-	Limits     Limits
-	CgroupPath string // parent cgroup below the executor's own, with or without a slash in front; empty for the default
+	Network Network
+	Limits  Limits
+	// CgroupPath is the parent of the sandbox's cgroup; empty for the executor's own. With an Executor it is below that,
+	// with or without a slash in front. With a Host it is docker's: an absolute one is below the root of the hierarchies, another
+	// below the cgroup of this process, and it is made if it is missing, and stays.
+	CgroupPath string
 
 	// Privileged lifts every restriction: all capabilities, all devices, no seccomp, nothing masked.
 	Privileged bool

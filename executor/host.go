@@ -83,6 +83,21 @@ type OOMWatcher interface {
 	WatchOOM(told func()) (stop func(), err error)
 }
 
+// A Limiter is a Host that knows which limits containers can have here.
+type Limiter interface {
+	// Limitable says what the kernel and the cgroups of containers can limit. A limit that is not among it is an error of Create
+	// or has no effect.
+	Limitable() Limitable
+}
+
+// Limitable are the limits of containers that there are, by the fields of Limits.
+type Limitable struct {
+	Memory, Swap, MemoryReservation, Swappiness, OOMKillDisable, Pids bool
+	CPUShares, CPUQuota, CPUSet                                       bool
+	BlkioWeight, BlkioWeightDevice                                    bool
+	ReadBPS, WriteBPS, ReadIOPS, WriteIOPS                            bool // of block devices
+}
+
 // Streams say which streams of a process an attachment has.
 type Streams struct{ Stdin, Stdout, Stderr bool }
 

@@ -120,7 +120,7 @@ func container(scratch string) error {
 
 // prepare sets up what has to be known before anything is described.
 func (kp *keeper) prepare(c *wire.NewContainer) (err error) {
-	if kp.s.limits == nil {
+	if kp.s.limits == nil || kp.s.cgroup != c.Cgroup {
 		kp.s.cgroup = c.Cgroup
 		kp.s.limits, err = libcontainer.OwnLimits(c.Cgroup)
 	}
@@ -249,7 +249,7 @@ func (kp *keeper) start(c *wire.NewContainer, files []*os.File) (_ keep.Running,
 	}
 	opts.Stdio = pipes.Stdio()
 	opts.Admit = func(cgroup string) bool {
-		err = kp.write(stateFile, &state{Cgroup: cgroup, Keeper: os.Getpid()})
+		err = kp.write(stateFile, &state{Cgroup: cgroup, Dir: kp.dirNumber(), Keeper: os.Getpid()})
 		return err == nil
 	}
 	box, terminal, serr := kp.s.rt.Start(opts)
@@ -365,6 +365,19 @@ func (kp *keeper) release() {
 	}
 	// What is left of the container is how it ended.
 	_ = kp.dir.Remove(stateFile)
+}
+
+// dirNumber identifies the container's directory; 0 if that cannot be.
+func (kp *keeper) dirNumber() uint64 {
+	fi, err := kp.dir.Stat(".")
+	if err != nil {
+		return 0
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	return st.Ino
 }
 
 // record writes how the first process ended.

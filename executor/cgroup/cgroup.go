@@ -27,8 +27,9 @@ const Root = "/sys/fs/cgroup"
 var V1 = []string{"devices", "memory", "cpu", "cpu,cpuacct", "cpuset", "pids"}
 
 // V1All are those that containers join, which can be paused, have their use of devices limited, and are asked what they use.
-// The library looks for the last one, of version 2, before the private root is made, and then wants to have it.
-var V1All = append([]string{"cpuacct", "blkio", "freezer", "unified"}, V1...)
+// The library looks for the one of version 2 before the private root is made, and then wants to have it. That of systemd has
+// no controller: whoever stays in the daemon's unit there ends when systemd ends all that is in it.
+var V1All = append([]string{"cpuacct", "blkio", "freezer", "systemd", "unified"}, V1...)
 
 // A Tree is the hierarchy of version 2, or the hierarchies of version 1, of a directory.
 type Tree struct {
@@ -44,6 +45,9 @@ func At(root string) Tree {
 	}
 	return Tree{root: root, memory: filepath.Join(root, "memory"), devices: filepath.Join(root, "devices")}
 }
+
+// Unified says whether the Tree is of version 2.
+func (t Tree) Unified() bool { return t.unified }
 
 // Memory reads the most memory in bytes that the cgroup has used. It is 0 if there is no such controller and, with
 // version 2, before Linux 5.19.
@@ -132,7 +136,7 @@ func (t Tree) Controllers(parent string) map[string]bool {
 	have := make(map[string]bool)
 	if !t.unified {
 		for _, dir := range V1All {
-			if dir == "unified" {
+			if dir == "unified" || dir == "systemd" {
 				continue
 			}
 			if fi, err := os.Stat(filepath.Join(t.root, dir)); err == nil && fi.IsDir() {

@@ -135,3 +135,64 @@ func TestKill(t *testing.T) {
 		}
 	}
 }
+
+// What can be limited shows in the files of version 1, and in the controllers of version 2; weights in a cgroup, which is made
+// for that.
+func TestFeatures(t *testing.T) {
+	all := map[string]string{
+		"memory/memory.soft_limit_in_bytes": "", "memory/memory.swappiness": "", "memory/memory.oom_control": "",
+		"memory/memory.memsw.limit_in_bytes": "", "cpu/cpu.shares": "", "cpu/cpu.cfs_quota_us": "", "cpuset/": "", "pids/": "",
+		"blkio/blkio.throttle.read_bps_device": "", "blkio/blkio.throttle.write_bps_device": "",
+		"blkio/blkio.throttle.read_iops_device": "", "blkio/blkio.throttle.write_iops_device": "",
+	}
+	most := Features{
+		Memory: true, Swap: true, MemoryReservation: true, Swappiness: true, OOMKillDisable: true, Pids: true, CPUShares: true,
+		CPUQuota: true, CPUSet: true, ReadBPS: true, WriteBPS: true, ReadIOPS: true, WriteIOPS: true,
+	}
+	weighed := maps.Clone(all)
+	weighed["blkio/b/blkio.bfq.weight"], weighed["blkio/b/blkio.bfq.weight_device"] = "", ""
+	complete := most
+	complete.BlkioWeight, complete.BlkioWeightDevice = true, true
+	two := most
+	two.Swappiness, two.OOMKillDisable, two.Swap = false, false, false
+	for name, c := range map[string]struct {
+		unified bool
+		files   map[string]string
+		want    Features
+	}{
+		"v1":          {false, all, most},
+		"v1, weights": {false, weighed, complete},
+		"v1, none":    {false, map[string]string{"devices/": "", "systemd/": ""}, Features{}},
+		"v2":          {true, map[string]string{"cgroup.controllers": "cpuset cpu io memory pids\n"}, two},
+		"v2, some":    {true, map[string]string{"b/cgroup.controllers": "memory\n", "b/memory.swap.max": ""}, Features{Memory: true, Swap: true, MemoryReservation: true}},
+		"v2, weights": {true, map[string]string{"b/cgroup.controllers": "io\n", "b/io.weight": ""}, Features{
+			ReadBPS: true, WriteBPS: true, ReadIOPS: true, WriteIOPS: true, BlkioWeight: true, BlkioWeightDevice: true,
+		}},
+	} {
+		if got := at(t, c.files, c.unified).Features("/b"); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
+
+// A relative parent is below the cgroup of memory with version 1, and beside this process's own with version 2, unless that
+// is out of sight.
+func TestOwn(t *testing.T) {
+	for _, c := range []struct {
+		text    string
+		unified bool
+		want    string
+	}{
+		{"9:name=systemd:/\n4:cpu,memory:/a/b\n3:cpuset:/\n0::/\n", false, "/a/b"},
+		{"3:cpuset:/\n", false, "/"},
+		{"4:memory:/../../x\n", false, "/"},
+		{"0::/system.slice/boxbuildd.service\n", true, "/system.slice"},
+		{"0::/\n", true, "/"},
+		{"0::/..\n", true, "/"},
+		{"", true, "/"},
+	} {
+		if got := ownOf(c.text, c.unified); got != c.want {
+			t.Errorf("%q: %s, want %s", c.text, got, c.want)
+		}
+	}
+}

@@ -37,7 +37,12 @@ func (h *Host) Create(ctx context.Context, dir string, spec *executor.Spec, opt 
 			return nil, fmt.Errorf("clearing the directory of a container: %w", err)
 		}
 	}
-	call := &wire.Call{Op: wire.Create, Create: &wire.NewContainer{Options: opt, Cgroup: h.opts.CgroupParent, AppArmor: hasAppArmor()}}
+	parent, err := h.parentOf(dir, spec)
+	if err != nil {
+		return nil, err
+	}
+	spec.CgroupPath = "" // spec is a copy
+	call := &wire.Call{Op: wire.Create, Create: &wire.NewContainer{Options: opt, Cgroup: parent, AppArmor: hasAppArmor()}}
 	call.Create.Request.Spec, call.Create.Request.Bundle = withoutFiles(spec), filepath.Join(dir, bundleDir)
 	p := &parcel{c: call.Create}
 	defer p.close()

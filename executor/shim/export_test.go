@@ -16,6 +16,9 @@ func Trace(b executor.Sandbox) map[string]int64 { return b.(*box).c.trace }
 // HostTrace returns how long the phases of Create took in the keeper, in nanoseconds.
 func HostTrace(c executor.Container) map[string]int64 { return c.(*hosted).trace }
 
+// ParentOf returns the parent of the cgroup that the container of dir would have.
+func ParentOf(h *Host, dir string, spec *executor.Spec) (string, error) { return h.parentOf(dir, spec) }
+
 // CanCopyDetached says whether the kernel can copy a detached mount.
 func CanCopyDetached(f *os.File) bool {
 	fd, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)

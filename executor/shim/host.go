@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -378,31 +377,6 @@ func (h *Host) Open(ctx context.Context, dir string) (executor.Container, error)
 		return nil, err
 	}
 	return &hosted{h: h, dir: dir, conn: c, cgroup: a.Cgroup}, nil
-}
-
-// clearAway removes what a keeper that was killed has left.
-func (h *Host) clearAway(dir string) {
-	_ = os.Remove(filepath.Join(dir, wire.SocketFile))
-	defer h.stopHooks(dir) // when nothing of it runs
-	b, err := os.ReadFile(filepath.Join(dir, wire.StateFile))
-	if err != nil {
-		return
-	}
-	var st wire.State
-	// Only what is below our own parent: the file may be from another machine.
-	if json.Unmarshal(b, &st) == nil && path.Clean(st.Cgroup) == st.Cgroup && isBelow(st.Cgroup, h.opts.CgroupParent) {
-		h.cgroups.Kill(st.Cgroup)
-		if err := h.cgroups.Remove(st.Cgroup); err != nil {
-			h.note(err)
-			return
-		}
-	}
-	_ = os.Remove(filepath.Join(dir, wire.StateFile))
-}
-
-func isBelow(p, parent string) bool {
-	rel, err := filepath.Rel(parent, p)
-	return err == nil && filepath.IsLocal(rel) && rel != "."
 }
 
 // goneError says what is known of the container of dir, which has no keeper.

@@ -156,6 +156,8 @@ func checkHost(h *container.HostConfig) error {
 		return worker.Invalidf("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
 	case h.Umask != nil && *h.Umask > 0o777:
 		return worker.Invalidf("invalid umask %#o: want 0 to 0777", *h.Umask)
+	case strings.Contains(h.CgroupParent, "\x00") || slices.Contains(strings.Split(h.CgroupParent, "/"), ".."):
+		return worker.Invalidf("invalid cgroup parent %q: want a path without \"..\"", h.CgroupParent)
 	case h.Cgroup != "":
 		return worker.Invalidf("the option Cgroup is not supported: a container cannot use the cgroup of another")
 	case !slices.Contains(worker.Runtimes, h.Runtime):

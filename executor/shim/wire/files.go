@@ -11,5 +11,7 @@ const (
 // A State is what a keeper that is killed leaves behind.
 type State struct {
 	Cgroup string // of the container, in every hierarchy
+	// Dir is the number of the container's directory in its file system, by which a State is known not to be a copy.
+	Dir    uint64 `json:",omitempty"`
 	Keeper int    // the keeper's number in its own pid namespace: 1, unless it shares another's
 }

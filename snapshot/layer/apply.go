@@ -90,7 +90,13 @@ func Apply(ctx context.Context, t Target, r io.Reader, opt Options) (Result, err
 		return Result{}, fmt.Errorf("unpacking layer: %w", ErrNotWindows)
 	}
 	if _, err := io.Copy(io.Discard, src); err != nil { // what follows the end of the tar counts for the digest
-		return Result{}, fmt.Errorf("unpacking layer: %w", err)
+		dec.Close() // so that nobody else reads in any more
+		if !opt.Archive || !padding(in, err) {
+			return Result{}, fmt.Errorf("unpacking layer: %w", err)
+		}
+		if _, err := io.Copy(io.Discard, in); err != nil { // to its end, where it may be verified
+			return Result{}, fmt.Errorf("unpacking layer: %w", err)
+		}
 	}
 	res := Result{
 		DiffID: digest.NewDigest(alg, h), Size: src.total, Compressed: in.n.Load(),

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -137,6 +138,19 @@ func (d *decoder) Read(p []byte) (int, error) {
 		return n, errors.New("bytes after the end of the compressed stream")
 	}
 	return n, io.EOF
+}
+
+// padding says whether err, which came of decompressing in after the end of a tar, means only that something follows there
+// which is not compressed: zeros up to a block of a tape, a signature. It does not if the stream's own checksum is wrong.
+func padding(in *counter, err error) bool {
+	var block bzip2.StructuralError
+	switch {
+	case in.err != nil, errors.Is(err, ErrTooLarge), errors.Is(err, gzip.ErrChecksum), errors.Is(err, zstd.ErrCRCMismatch):
+		return false
+	case errors.As(err, &block):
+		return !strings.Contains(string(block), "checksum")
+	}
+	return !strings.HasPrefix(err.Error(), "xz: ") || !strings.Contains(err.Error(), "checksum") // no error of its own has a name
 }
 
 func (d *decoder) Close() error {

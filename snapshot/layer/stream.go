@@ -68,14 +68,19 @@ type counter struct {
 	ctx      context.Context //nolint:containedctx // it ends with the call that made it
 	r        io.Reader
 	n        atomic.Int64
+	err      error // of r, but for io.EOF; for whoever has seen that its reader failed
 	progress func(int64)
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
+		c.err = context.Cause(c.ctx)
+		return 0, c.err
 	}
 	n, err := c.r.Read(p)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
 	total := c.n.Add(int64(n))
 	if c.progress != nil && n > 0 {
 		c.progress(total)

@@ -219,6 +219,7 @@ func (e *Exec) WriteKey(h *solver.Hasher) {
 	}
 	for _, d := range e.Devices {
 		h.Str("device", d.Name)
+		h.Bool("device.required", !d.Optional) // one that could do without it may have
 	}
 	writePlatform(h, e.Platform)
 	for i := range e.Mounts {

@@ -74,11 +74,15 @@ func (b *Builder) permit(e *op.Exec, g *frontend.Grants) error {
 			granted[d.Name] = true
 		}
 	}
+	// What is missing is an error even if the step is in the cache, and before what is not allowed, as with BuildKit.
 	var refused []string
 	for _, x := range e.Devices {
 		found, err := b.devices(x.Name)
 		if err != nil {
 			return err
+		}
+		if len(found) == 0 && !x.Optional {
+			return fmt.Errorf("required device %q is not registered", x.Name)
 		}
 		for _, d := range found {
 			if !granted[d.Name] && !d.AutoAllowed {
@@ -88,7 +92,7 @@ func (b *Builder) permit(e *op.Exec, g *frontend.Grants) error {
 	}
 	switch len(refused) {
 	case 0:
-		return nil // what does not exist is the step's to tell
+		return nil
 	case 1:
 		return fmt.Errorf("device %s is requested by the build but not allowed", refused[0])
 	}

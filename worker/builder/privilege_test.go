@@ -74,7 +74,10 @@ func TestAdmit(t *testing.T) {
 		{"device=v/c=*", device("v/c=one", "v/c=two"), ""},
 		{"device", device("v/c=*"), ""},
 		{"", device("v/free=one"), ""},
-		{"", device("v/nosuch=x"), ""}, // the step says so
+		{"", device("v/nosuch=x"), `required device "v/nosuch=x" is not registered`},
+		{"device=v/c=one", device("v/c=two", "v/nosuch=x"), `required device "v/nosuch=x" is not registered`},
+		{"", &op.Exec{Devices: []op.ExecDevice{{Name: "v/nosuch=x", Optional: true}}}, ""},
+		{"device", device("v/nosuch=x"), ""}, // the step says so, if it runs
 	} {
 		g, err := b.grants(strings.Fields(tc.asked))
 		if err != nil {

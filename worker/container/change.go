@@ -73,7 +73,12 @@ func (m *Manager) Update(ctx context.Context, ref string, u *container.UpdateCon
 		return nil, worker.Conflictf("container is marked for removal and cannot be \"update\"")
 	}
 	next := *rec.HostConfig
-	if err := updateResources(&next.Resources, &u.Resources); err != nil {
+	asked := u.Resources
+	warnings, err := m.discard(&asked)
+	if err != nil {
+		return nil, err
+	}
+	if err := updateResources(&next.Resources, &asked); err != nil {
 		return nil, err
 	}
 	if u.RestartPolicy.Name != "" {
@@ -94,7 +99,10 @@ func (m *Manager) Update(ctx context.Context, ref string, u *container.UpdateCon
 		return nil, err
 	}
 	c.publish(events.ActionUpdate, nil)
-	return &container.UpdateResponse{Warnings: []string{}}, nil
+	if warnings == nil {
+		warnings = []string{}
+	}
+	return &container.UpdateResponse{Warnings: warnings}, nil
 }
 
 // updateResources replaces what an update sets.

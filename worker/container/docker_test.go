@@ -137,6 +137,23 @@ func TestOnlyPids(t *testing.T) {
 	f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
 }
 
+// The events of a check read as those of an exec do, also without arguments.
+func TestHealthEvents(t *testing.T) {
+	for want, cmd := range map[string][]string{"both ": {"CMD", "both"}, "have /x": {"CMD", "have", "/x"}} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFixture(t)
+			req := request("sleep")
+			req.Healthcheck = &container.HealthConfig{Test: cmd, Interval: 10 * time.Second}
+			id := f.run(req)
+			time.Sleep(15 * time.Second)
+			if got := f.seen.of(id); !strings.Contains(got, "exec_create: "+want+" exec_start: "+want+" exec_die") {
+				t.Errorf("events are %q", got)
+			}
+			f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
+		})
+	}
+}
+
 // Ports that are exposed are shown of a container that is in a network of containers, and runs.
 func TestHasPorts(t *testing.T) {
 	for mode, want := range map[container.NetworkMode]bool{"bridge": true, "mine": true, "none": false, "host": false, "container:x": false} {

@@ -95,9 +95,13 @@ func (c *ctr) canExec() error {
 }
 
 func (p *process) publish(action events.Action) {
-	// As docker says it, with a space also behind a command without arguments.
-	cmd := p.req.Cmd[0] + " " + strings.Join(p.req.Cmd[1:], " ")
-	p.c.publish(events.Action(string(action)+": "+cmd), map[string]string{"execID": p.id})
+	p.c.publish(execAction(action, p.req.Cmd), map[string]string{"execID": p.id})
+}
+
+// execAction is what an event calls the making or the start of a command: as docker, with a space also behind one without
+// arguments.
+func execAction(action events.Action, cmd []string) events.Action {
+	return action + ": " + events.Action(cmd[0]+" "+strings.Join(cmd[1:], " "))
 }
 
 func (m *Manager) findExec(id string) (*process, error) {

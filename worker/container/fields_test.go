@@ -142,7 +142,7 @@ var resourceFields = map[string]field{
 		r.HostConfig.Ulimits = []*container.Ulimit{{Name: "core", Soft: 1, Hard: 2}}
 	}},
 	"CPUCount":           {set: func(r *worker.ContainerCreate) { r.HostConfig.CPUCount = 1 }, refused: "Linux does not support CpuCount"},
-	"CPUPercent":         {set: func(r *worker.ContainerCreate) { r.HostConfig.CPUPercent = 1 }, refused: "Linux does not support CpuPercent"},
+	"CPUPercent":         {elsewhere: "TestDiscard"},
 	"IOMaximumIOps":      {set: func(r *worker.ContainerCreate) { r.HostConfig.IOMaximumIOps = 1 }, refused: "Linux does not support IOMaximumIOps"},
 	"IOMaximumBandwidth": {set: func(r *worker.ContainerCreate) { r.HostConfig.IOMaximumBandwidth = 1 }, refused: "Linux does not support IOMaximumBandwidth"},
 }

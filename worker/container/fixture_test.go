@@ -242,6 +242,9 @@ func (f *fixture) kill() {
 	f.must(f.Restore(context.Background()))
 }
 
+// imageSize is what the images of tests are said to have in their files.
+const imageSize = 4711
+
 // addImage stores an image of one layer.
 func (f *fixture) addImage(name string, c *frontend.ImageConfig, files map[string]string) digest.Digest {
 	f.Helper()
@@ -267,7 +270,7 @@ func (f *fixture) addImage(name string, c *frontend.ImageConfig, files map[strin
 	f.must(err)
 	img := &image.Image{
 		ID: digest.FromBytes(raw), Config: raw, Platform: c.Platform,
-		Layers: []image.Layer{{DiffID: c.RootFS.DiffIDs[0], Snapshot: id}},
+		Layers: []image.Layer{{DiffID: c.RootFS.DiffIDs[0], Snapshot: id, Files: imageSize}},
 	}
 	canonical, err := image.Normalize(name)
 	f.must(err)

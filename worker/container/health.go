@@ -179,13 +179,12 @@ func (p *prober) exec(ctx context.Context, out io.Writer, begun *time.Time) (exe
 	reading.Go(func() { _ = demultiplex(conn, out) })
 	defer reading.Wait()
 	defer conn.Close()
-	cmd := strings.Join(p.args, " ")
-	p.c.publish(events.Action(string(events.ActionExecCreate)+": "+cmd), map[string]string{"execID": id})
+	p.c.publish(execAction(events.ActionExecCreate, p.args), map[string]string{"execID": id})
 	if err := p.box.Run(ctx, id); err != nil {
 		return executor.Exit{}, err
 	}
 	*begun = p.c.m.now()
-	p.c.publish(events.Action(string(events.ActionExecStart)+": "+cmd), map[string]string{"execID": id})
+	p.c.publish(execAction(events.ActionExecStart, p.args), map[string]string{"execID": id})
 	exit, err := p.box.Wait(ctx, id)
 	if err != nil {
 		late := context.WithoutCancel(ctx)

@@ -136,15 +136,20 @@ func (m *Manager) storage(c *ctr, out *container.InspectResponse) {
 	out.GraphDriver = &storage.DriverData{Name: name, Data: data}
 }
 
-// sizes counts what the container has written, and that together with the image's files.
+// sizes counts what the container has written, and that together with the size of its image. If that has been removed, what is
+// kept of it for the container is counted.
 func (m *Manager) sizes(ctx context.Context, c *ctr) (rw, root int64) {
 	if w, ok := m.deps.Snapshots.(snapshot.DraftWriter); ok {
 		if dir, ok, err := w.DraftUpper(ctx, c.draft()); ok && err == nil {
 			rw = usage(dir)
 		}
 	}
+	rec := c.get()
+	if img, err := m.deps.Images.Get(string(rec.Image), nil); err == nil {
+		return rw, rw + img.Size()
+	}
 	root = rw
-	for id := c.get().Snapshot; id != ""; {
+	for id := rec.Snapshot; id != ""; {
 		info, err := m.deps.Snapshots.Stat(ctx, id)
 		if err != nil {
 			break // it is kept; a size that is not known is none

@@ -135,7 +135,7 @@ func TestReal(t *testing.T) {
 	}
 	in, err := f.Inspect(ctx, id, true)
 	f.must(err)
-	if *in.SizeRw == 0 || *in.SizeRootFs <= *in.SizeRw || in.State.Pid != 0 || in.GraphDriver.Data["UpperDir"] == "" {
+	if *in.SizeRw == 0 || *in.SizeRootFs != *in.SizeRw+imageSize || in.State.Pid != 0 || in.GraphDriver.Data["UpperDir"] == "" {
 		t.Errorf("inspect is %+v", in)
 	}
 	f.must(f.Remove(ctx, id, worker.RemoveContainerOptions{}))

@@ -33,6 +33,11 @@ func (m *Manager) validate(c *container.Config, h *container.HostConfig) (warnin
 		func() error { return checkNetworkMode(c, h) },
 		func() error { return checkPorts(h) },
 		func() error { return m.checkLog(&h.LogConfig) },
+		func() error {
+			discarded, err := m.discard(&h.Resources)
+			warnings = append(warnings, discarded...)
+			return err
+		},
 		func() error { return checkMemory(&h.Resources) },
 		func() error { return checkCPU(&h.Resources) },
 	} {
@@ -41,6 +46,9 @@ func (m *Manager) validate(c *container.Config, h *container.HostConfig) (warnin
 		}
 	}
 	lowered, err := checkUlimits(h.Ulimits)
+	for _, w := range lowered { // whoever runs the daemon can change that
+		m.log.Warn("limiting a container by less than it asks for", "warning", w)
+	}
 	return append(warnings, lowered...), err
 }
 
@@ -90,9 +98,6 @@ func adapt(h *container.HostConfig) (warnings []string) {
 	}
 	if h.ReadonlyPaths == nil {
 		h.ReadonlyPaths = readonlyPaths
-	}
-	if *h.OomKillDisable && h.Memory == 0 {
-		warnings = append(warnings, "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
 	}
 	if h.NetworkMode.IsHost() && len(h.PortBindings) > 0 {
 		warnings = append(warnings, "Published ports are discarded when using host network mode")
@@ -220,7 +225,7 @@ func checkCapabilities(h *container.HostConfig) error {
 // checkForeign refuses the limits of Windows, which docker does not heed on Linux.
 func checkForeign(r *container.Resources) error {
 	for name, set := range map[string]bool{
-		"CpuCount": r.CPUCount != 0, "CpuPercent": r.CPUPercent != 0, "IOMaximumIOps": r.IOMaximumIOps != 0,
+		"CpuCount": r.CPUCount != 0, "CpuPercent": r.CPUPercent < 0, "IOMaximumIOps": r.IOMaximumIOps != 0,
 		"IOMaximumBandwidth": r.IOMaximumBandwidth != 0,
 	} {
 		if set {

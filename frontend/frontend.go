@@ -7,6 +7,7 @@ package frontend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -37,8 +38,8 @@ type Env interface {
 	Pin(ctx context.Context, src op.Source) (op.Source, error)
 	// ImageConfig returns the configuration of a pinned image.
 	ImageConfig(ctx context.Context, img *op.Image) (*ImageConfig, error)
-	// ReadFile returns a file's content, at most 16 MiB, from a result; fs.ErrNotExist if it is not there. Symlinks are
-	// resolved inside the result.
+	// ReadFile returns a file's content, at most 16 MiB, from a result; fs.ErrNotExist if it is not there, ErrNoFile if
+	// something else is. Symlinks are resolved inside the result.
 	ReadFile(ctx context.Context, in solver.Input, path string) ([]byte, error)
 	// Step runs fn as a vertex that is shown to the user under name and has no result: "[internal] load metadata for
 	// …". What fn returns Step returns.
@@ -47,6 +48,9 @@ type Env interface {
 	// names, if there has been such, or else with the user's file.
 	Warn(w solver.Warning)
 }
+
+// ErrNoFile says that a path leads to what is no regular file, or to a symlink that leads round in circles.
+var ErrNoFile = errors.New("not a regular file")
 
 // A HeadReader is an Env that can read the beginning of a file of any size.
 type HeadReader interface {

@@ -180,7 +180,7 @@ func pinInput(ctx context.Context, env frontend.Env, src op.Source, name string)
 	return solver.Input{Vertex: solver.NewVertex(pinned, nil, solver.Meta{Name: name, Internal: true})}, nil
 }
 
-// readOptional is ReadFile for a file that need not be there. An empty file is not nil.
+// readOptional is ReadFile for a file that need not be there; a directory of its name is none. An empty file is not nil.
 func readOptional(ctx context.Context, env frontend.Env, in solver.Input, name string) ([]byte, error) {
 	text, err := env.ReadFile(ctx, in, name)
 	switch {
@@ -214,6 +214,10 @@ func (s *source) checkSyntax(args map[string]string) error {
 	return &frontend.ForeignError{Ref: ref, Cmdline: cmdline, Err: err}
 }
 
+	case errors.Is(err, frontend.ErrNoFile):
+		// BuildKit says nothing; but more is sent than the user may think.
+		env.Warn(solver.Warning{Short: name + " is left out of account: it is no regular file"})
+		return nil, nil
 func syntaxRefused(ref string) string {
 	return fmt.Sprintf("frontend %q is not supported: only docker/dockerfile is, and it is built in", ref)
 }

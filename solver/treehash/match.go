@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"syscall"
 
 	"github.com/boxbuild/boxbuild/solver"
 )
@@ -230,7 +231,7 @@ func resolveLinks(ctx context.Context, t Tree, p string, follow bool) (*Entry, e
 			continue
 		}
 		if links++; links > maxLinks {
-			return nil, fmt.Errorf("resolving %q: too many levels of symbolic links", p)
+			return nil, fmt.Errorf("resolving %q: %w", p, syscall.ELOOP)
 		}
 		rest = append(strings.Split(e.Link, "/"), rest...)
 		cur = path.Dir(cur)

@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -299,11 +300,14 @@ func (e *env) open(ctx context.Context, in solver.Input, name string, read func(
 	defer done()
 	name = path.Join("/", name)
 	entry, err := treehash.Resolve(ctx, tree, name, true)
+	if errors.Is(err, syscall.ELOOP) {
+		return fmt.Errorf("reading %s: %w: %w", name, frontend.ErrNoFile, err)
+	}
 	if err != nil {
 		return err
 	}
 	if !entry.IsRegular() {
-		return fmt.Errorf("reading %s: not a regular file", name)
+		return fmt.Errorf("reading %s: %w", name, frontend.ErrNoFile)
 	}
 	f, err := tree.Open(ctx, entry.Path)
 	if err != nil {
@@ -317,12 +321,12 @@ func (e *env) open(ctx context.Context, in solver.Input, name string, read func(
 }
 
 // An unmadeError is why there is no tree to read a file from. That a step did not find something is not that the file is
-// not there, so it is no fs.ErrNotExist; for the rest it is what it wraps.
+// not there, so it is no fs.ErrNotExist, nor ErrNoFile; for the rest it is what it wraps.
 type unmadeError struct{ err error }
 
 func (e *unmadeError) Error() string { return e.err.Error() }
 func (e *unmadeError) Is(target error) bool {
-	return target != fs.ErrNotExist && errors.Is(e.err, target)
+	return target != fs.ErrNotExist && target != frontend.ErrNoFile && errors.Is(e.err, target)
 }
 func (e *unmadeError) As(target any) bool { return errors.As(e.err, target) }
 

@@ -186,6 +186,10 @@ func readOptional(ctx context.Context, env frontend.Env, in solver.Input, name s
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case errors.Is(err, frontend.ErrNoFile):
+		// BuildKit says nothing; but more is sent than the user may think.
+		env.Warn(solver.Warning{Short: name + " is left out of account: it is no regular file"})
+		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	case text == nil:
@@ -214,10 +218,6 @@ func (s *source) checkSyntax(args map[string]string) error {
 	return &frontend.ForeignError{Ref: ref, Cmdline: cmdline, Err: err}
 }
 
-	case errors.Is(err, frontend.ErrNoFile):
-		// BuildKit says nothing; but more is sent than the user may think.
-		env.Warn(solver.Warning{Short: name + " is left out of account: it is no regular file"})
-		return nil, nil
 func syntaxRefused(ref string) string {
 	return fmt.Sprintf("frontend %q is not supported: only docker/dockerfile is, and it is built in", ref)
 }

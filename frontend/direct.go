@@ -161,6 +161,7 @@ type Process interface {
 
 // A Logger is an Env whose steps can have output.
 type Logger interface {
-	// LoggedStep is Step for fn that writes what the user is to see of it. log is safe for concurrent use.
+	// LoggedStep is Step for fn that writes what the user is to see of it, and which is not shown if that is nothing. log is
+	// safe for concurrent use.
 	LoggedStep(ctx context.Context, name string, fn func(ctx context.Context, log io.Writer) error) error
 }

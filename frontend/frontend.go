@@ -61,7 +61,7 @@ type HeadReader interface {
 // A SourceStepper is an Env that shows the pinning of a source which a client has defined where that client looks for it.
 type SourceStepper interface {
 	// SourceStep is Step under the name of v, the source, and under known, the digest by which the client knows it. While fn
-	// runs, part is shown as under way, unless it is empty.
+	// runs, part is shown as under way, unless it is empty. What was done before under the same digest is not shown again.
 	SourceStep(ctx context.Context, v *solver.Vertex, known digest.Digest, part string, fn func(ctx context.Context) error) error
 }
 

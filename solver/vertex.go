@@ -69,6 +69,7 @@ type Meta struct {
 	Text        []byte   // the whole of File, where it is not the one file that the graph comes from
 	IgnoreCache bool     // never answered from the cache; the result is still recorded
 	Internal    bool     // machinery; shown, but not a step of the user's
+	Hidden      bool     // machinery of which nobody is told
 	Platform    string   // "linux/amd64", where the vertex has one
 	Tags        []string // free labels for the caller, such as a stage's name
 	// Wire is what a codec remembers of the form that the vertex came in. Nobody else looks inside.

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/frontend/dockerfile/ignore"
+	"github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -117,6 +119,9 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	}
 	step := "[internal] load build definition from " + s.name
 	begin := env.Step
+	if dir, ok := from.(*op.Local); ok && !isGiven && req.Session != "" {
+		begin = definitionStep(env, definedLocal(dir, s.name, req.Session))
+	}
 	if fetched != nil { // that was a step
 		begin = func(ctx context.Context, _ string, fn func(context.Context) error) error { return fn(ctx) }
 	}
@@ -154,6 +159,29 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 		}
 		return err
 	})
+}
+
+// definedLocal is a directory with a Dockerfile as BuildKit's frontend defines it in LLB.
+func definedLocal(dir *op.Local, filename, session string) *op.Local {
+	l := &op.Local{Name: dir.Name, SharedKey: dir.Name, Session: cmp.Or(dir.Session, session), Differ: op.DifferNone}
+	l.Follow = []string{filename, filename + ignoreName}
+	if in, base := path.Split(filename); base == defaultName {
+		l.Follow = append(l.Follow, in+strings.ToLower(defaultName))
+	}
+	return l
+}
+
+// definitionStep is env.Step for reading a Dockerfile, under the digest that BuildKit's clients expect, if env can do that: a
+// frontend in an image may go on to read it, and say of what it has read that it warns.
+func definitionStep(env frontend.Env, as *op.Local) func(context.Context, string, func(context.Context) error) error {
+	e, ok := env.(frontend.SourceStepper)
+	if !ok {
+		return env.Step
+	}
+	return func(ctx context.Context, name string, fn func(context.Context) error) error {
+		v := solver.NewVertex(as, nil, solver.Meta{Name: name, Internal: true})
+		return e.SourceStep(ctx, v, llb.Digest(v), "", fn)
+	}
 }
 
 // readIgnore reads the .dockerignore at the root of a directory of the client's; nil if there is none.

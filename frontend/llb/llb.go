@@ -165,7 +165,9 @@ func pin(ctx context.Context, v *solver.Vertex, src op.Source, env frontend.Env)
 	}
 	known, decoded := llb.Decoded(v)
 	if e, ok := env.(frontend.SourceStepper); ok && decoded {
-		err = e.SourceStep(ctx, v, known, part, fn)
+		if err = e.SourceStep(ctx, v, known, part, fn); err != nil && ctx.Err() == nil {
+			err = &solver.VertexError{Vertex: v, Err: err} // the client finds what failed by it
+		}
 	} else {
 		err = env.Step(ctx, v.Name(), fn)
 	}

@@ -236,6 +236,27 @@ func TestLocated(t *testing.T) {
 	}
 }
 
+// A stepping is a world that shows sources where the client looks for them.
+type stepping struct{ *world }
+
+func (w *stepping) SourceStep(ctx context.Context, v *solver.Vertex, _ digest.Digest, _ string, fn func(ctx context.Context) error) error {
+	return w.Step(ctx, v.Name(), fn)
+}
+
+// TestFailedSource checks that the error of a source which is not there names its vertex as the client does.
+func TestFailedSource(t *testing.T) {
+	def := definition(t, llb.HTTP("http://example.com/none"))
+	_, err := translate(t, New(def), &stepping{&world{missing: "none"}})
+	var failed *solver.VertexError
+	if !errors.As(err, &failed) {
+		t.Fatalf("got %v", err)
+	}
+	want := digest.FromBytes(def.Def[0])
+	if got, _ := codec.Decoded(failed.Vertex); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 // TestDistrust checks what a definition claims and is not believed: which tree a directory is, and that something with a
 // signature has been verified. What the claim names is what has to be found, where it names bytes.
 func TestDistrust(t *testing.T) {

@@ -30,6 +30,8 @@ type emitter struct {
 	same map[solver.Key]*solver.Vertex
 	// notes are, by name, the steps of the translation that were made last.
 	notes map[string]*solver.Vertex
+	// sources are the steps that fetch what the client has defined, by the digest that it knows.
+	sources map[digest.Digest]*solver.Vertex
 	file  string // the name of the user's file
 	// parts are those of each vertex that have begun and not ended.
 	parts map[*solver.Vertex][]solver.Status
@@ -39,7 +41,7 @@ func (e *emitter) emit(ev solver.Event) {
 	if e.sink == nil {
 		return
 	}
-	if shown(ev.Vertex) {
+	if untold(ev.Vertex) {
 		return
 	}
 	e.mu.Lock()
@@ -92,9 +94,12 @@ func (e *emitter) firstLocked(v *solver.Vertex) *solver.Vertex {
 	return first
 }
 
-// shown says whether the work of a vertex was shown as a step of the translation: reading a directory of the client's, and
-// fetching a file to know what it is.
-func shown(v *solver.Vertex) bool {
+// untold says whether nothing is told of a vertex, because its work was shown as a step of the translation: reading a directory
+// of the client's, and fetching a file to know what it is.
+func untold(v *solver.Vertex) bool {
+	if v.Meta().Hidden {
+		return true
+	}
 	switch v.Op().(type) {
 	case *op.Local:
 		return true
@@ -126,7 +131,7 @@ func (e *emitter) impliedLocked(hit solver.Event) {
 		v := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		for _, in := range v.Inputs() {
-			if shown(in.Vertex) {
+			if untold(in.Vertex) {
 				continue
 			}
 			below := e.firstLocked(in.Vertex)
@@ -196,18 +201,30 @@ func (e *emitter) vertex(name string) *solver.Vertex {
 	return v
 }
 
-// source makes a vertex that is shown as v is, which the client knows by a digest.
-func (e *emitter) source(v *solver.Vertex, known digest.Digest) *solver.Vertex {
+// source makes a vertex that is shown as v is, which the client knows by a digest. If it has been made, it is the one that there
+// is, and done says whether it is done.
+func (e *emitter) source(v *solver.Vertex, known digest.Digest) (s *solver.Vertex, done bool) {
 	m := v.Meta()
 	m.Name, m.Internal = v.Name(), true
+	definition := strings.HasPrefix(m.Name, loadDefinition)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if s := e.sources[known]; s != nil {
+		return s, e.state[s] == ended
+	}
+	if definition && e.def != nil && e.def.Name() == m.Name {
+		return e.def, false // it was to be known early
+	}
 	e.steps++
-	s := solver.NewVertex(&knownNote{note{m.Name, e.id, e.steps}, known}, nil, m)
-	if e.def == nil {
+	s = solver.NewVertex(&knownNote{note{m.Name, e.id, e.steps}, known}, nil, m)
+	if e.sources == nil {
+		e.sources = make(map[digest.Digest]*solver.Vertex)
+	}
+	e.sources[known] = s
+	if e.def == nil || definition {
 		e.def = s
 	}
-	return s
+	return s, false
 }
 
 // note makes a vertex that is shown under name, and that no warnings of the user's file belong to.
@@ -312,6 +329,12 @@ func (e *emitter) run(ctx context.Context, v *solver.Vertex, fn func(context.Con
 	e.emit(solver.Event{Kind: solver.Declared, Vertex: v})
 	e.emit(solver.Event{Kind: solver.Started, Vertex: v})
 	err := fn(ctx, &progress{e, v})
+	e.end(ctx, v, err)
+	return err
+}
+
+// end tells how the work of v ended.
+func (e *emitter) end(ctx context.Context, v *solver.Vertex, err error) {
 	switch {
 	case err == nil:
 		e.emit(solver.Event{Kind: solver.Done, Vertex: v})
@@ -320,7 +343,6 @@ func (e *emitter) run(ctx context.Context, v *solver.Vertex, fn func(context.Con
 	default:
 		e.emit(solver.Event{Kind: solver.Failed, Vertex: v, Err: err})
 	}
-	return err
 }
 
 // leftOut warns that a command has made a file which is in no layer. Of those that COPY and ADD make the step itself warns.
@@ -333,10 +355,4 @@ func (e *emitter) leftOut(v *solver.Vertex, file string) {
 		Detail: []string{"Rename the file. Later steps of this build still see it."},
 		Source: v.Meta().Source,
 	}})
-}
-
-// Write shows output of the step to the user.
-func (p *progress) Write(b []byte) (int, error) {
-	p.e.emit(solver.Event{Kind: solver.Logged, Vertex: p.v, Stream: solver.Stderr, Data: slices.Clone(b)})
-	return len(b), nil
 }

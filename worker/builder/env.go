@@ -359,26 +359,32 @@ func (e *env) AskStep(ctx context.Context, name string, src op.Source, fn func(c
 	})
 }
 
-// SourceStep implements frontend.SourceStepper. A failure is a *solver.VertexError, so that the client finds its vertex.
+// SourceStep implements frontend.SourceStepper. What has been done once is told once, as BuildKit does it once.
 func (e *env) SourceStep(ctx context.Context, v *solver.Vertex, known digest.Digest, part string, fn func(ctx context.Context) error) error {
-	step := e.em.source(v, known)
-	err := e.em.run(ctx, step, func(ctx context.Context, p *progress) error {
+	step, done := e.em.source(v, known)
+	if done {
+		err := fn(ctx)
+		if err != nil {
+			e.em.end(ctx, step, err)
+		}
+		return err
+	}
+	return e.em.run(ctx, step, func(ctx context.Context, p *progress) error {
 		if part != "" {
 			defer p.begin(part)()
 		}
 		return fn(run.WithStatus(ctx, p.status))
 	})
-	if err == nil || isCanceled(err) || ctx.Err() != nil {
-		return err
-	}
-	return &solver.VertexError{Vertex: v, Shown: step, Err: err}
 }
 
 // LoggedStep implements frontend.Logger.
 func (e *env) LoggedStep(ctx context.Context, name string, fn func(ctx context.Context, log io.Writer) error) error {
-	return e.em.step(ctx, name, func(ctx context.Context, p *progress) error {
-		return fn(run.WithStatus(ctx, p.status), p)
-	})
+	l := &logged{e: e.em, v: e.em.vertex(name), began: time.Now()}
+	err := fn(ctx, l)
+	if l.told.Load() {
+		e.em.end(ctx, l.v, err)
+	}
+	return err
 }
 
 // Warn implements frontend.Env.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -193,17 +194,51 @@ func TestBlamed(t *testing.T) {
 	}
 }
 
-// TestSourceStepFails checks that the error of a source which a client has defined names its vertex, unless it was cancelled.
-func TestSourceStepFails(t *testing.T) {
-	var seen *solver.Vertex
-	e := &env{em: &emitter{sink: func(e solver.Event) { seen = e.Vertex }}}
-	v := solver.NewVertex(&op.HTTP{URL: "http://example.com"}, nil, solver.Meta{Name: "get"})
+// TestSourceOnce checks that what a client has defined is one step, however often it is fetched, with an end that is told again
+// only if it is another one; and that a Dockerfile that was read so has the warnings.
+func TestSourceOnce(t *testing.T) {
+	em, got := telling()
+	e := &env{em: em}
+	const name = loadDefinition + " from x.Dockerfile"
+	v := solver.NewVertex(&op.Local{Name: "dockerfile"}, nil, solver.Meta{Name: name})
 	broken := errors.New("broken")
-	for _, err := range []error{broken, context.Canceled} {
-		got := e.SourceStep(t.Context(), v, "sha256:00", "", func(context.Context) error { return err })
-		var failed *solver.VertexError
-		if errors.As(got, &failed) != (err == broken) || failed != nil && (failed.Vertex != v || failed.Shown != seen) || !errors.Is(got, err) {
-			t.Errorf("%v: got %+v", err, failed)
+	for _, want := range []error{nil, nil, broken} {
+		err := e.SourceStep(t.Context(), v, "sha256:00", "", func(context.Context) error { return want })
+		if !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	e.Warn(solver.Warning{Short: "late"})
+	var want []string
+	for _, k := range []solver.EventKind{solver.Declared, solver.Started, solver.Done, solver.Failed} {
+		want = append(want, fmt.Sprintf("%v %s ", k, name))
+	}
+	want = append(want, fmt.Sprintf("%v %s late", solver.Warned, name))
+	if !slices.Equal(*got, want) {
+		t.Errorf("got  %q\nwant %q", *got, want)
+	}
+}
+
+// TestLoggedStep checks that a step of which only the output matters is shown if there is some; and that of a hidden vertex
+// nothing is told.
+func TestLoggedStep(t *testing.T) {
+	for said, want := range map[string][]solver.EventKind{
+		"": nil, "hello": {solver.Declared, solver.Started, solver.Logged, solver.Logged, solver.Failed},
+	} {
+		var got []solver.EventKind
+		em := &emitter{sink: func(e solver.Event) { got = append(got, e.Kind) }}
+		broken := errors.New("broken")
+		err := (&env{em: em}).LoggedStep(t.Context(), "run", func(_ context.Context, log io.Writer) error {
+			for range 2 {
+				if said != "" {
+					_, _ = io.WriteString(log, said)
+				}
+			}
+			return broken
+		})
+		em.emit(solver.Event{Kind: solver.Started, Vertex: solver.NewVertex(&note{}, nil, solver.Meta{Hidden: true})})
+		if !errors.Is(err, broken) || !slices.Equal(got, want) {
+			t.Errorf("%q: got %v, %v, want %v", said, got, err, want)
 		}
 	}
 }

@@ -132,16 +132,30 @@ func TestFrontend(t *testing.T) {
 	}
 }
 
-// TestFrontendSyntax checks that a Dockerfile can ask for a frontend, whoever's client brings it.
+// TestFrontendSyntax checks that a Dockerfile can ask for a frontend, whoever's client brings it; and that the file is shown as
+// read once, under the digest that the frontend has for it, and no step that is only needed to run the frontend.
 func TestFrontendSyntax(t *testing.T) {
 	d := start(t)
 	d.frontend("moby.buildkit.frontend.caps=moby.buildkit.frontend.inputs")
 	const text = "# syntax=" + frontendImage + " with words\nFROM nothing at all\n"
 	opt := opts(t, map[string]string{"Dockerfile": text})
 	opt.FrontendAttrs["filename"] = "Dockerfile"
-	files, _, err := d.ask("describe", opt)
+	files, p, err := d.ask("describe", opt)
 	if err != nil {
 		t.Fatal(err)
+	}
+	const definition = "[internal] load build definition from Dockerfile"
+	read := 0
+	for _, name := range p.names {
+		if name == definition {
+			read++
+		}
+		if strings.Contains(name, "describe the frontend") {
+			t.Errorf("there is a step %q", name)
+		}
+	}
+	if read != 1 {
+		t.Errorf("the Dockerfile is shown as read %d times: %q", read, p.order)
 	}
 	for _, want := range []string{"cmdline=" + frontendImage + " with words\n", "filename=Dockerfile\n", "FROM nothing at all"} {
 		if !strings.Contains(files["said"], want) {

@@ -292,7 +292,7 @@ func (f *image) container(p *program) (*frontend.ContainerSpec, error) {
 	write := &op.File{Actions: []op.FileAction{{
 		Input: op.NoInput, Second: op.NoInput, Mkfile: &op.Mkfile{Path: "/frontend.bin", Mode: 0o400, Data: raw},
 	}}}
-	meta := solver.Meta{Name: "[internal] describe the frontend " + p.name, Internal: true}
+	meta := solver.Meta{Name: "[internal] describe the frontend " + p.name, Internal: true, Hidden: true}
 	spec.Mounts = append(spec.Mounts, frontend.ContainerMount{
 		ExecMount: op.ExecMount{Dest: "/run/config/buildkit/metadata", ReadOnly: true},
 		In:        &solver.Input{Vertex: solver.NewVertex(write, nil, meta)},

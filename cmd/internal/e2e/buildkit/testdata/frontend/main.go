@@ -125,8 +125,12 @@ func describe(ctx context.Context, c client.Client) (*client.Result, error) {
 	if _, err := os.Stat("/run/config/buildkit/metadata/frontend.bin"); err == nil {
 		fmt.Fprintln(&b, "definition")
 	}
-	// The client's directory, by the session.
-	def, err := llb.Local("dockerfile", llb.SessionID(o.SessionID), llb.FollowPaths([]string{"Dockerfile"})).Marshal(ctx)
+	// The client's directory, by the session, as BuildKit's own frontend for Dockerfiles defines it.
+	def, err := llb.Local("dockerfile",
+		llb.FollowPaths([]string{"Dockerfile", "Dockerfile.dockerignore", "dockerfile"}), llb.SessionID(o.SessionID),
+		llb.SharedKeyHint("dockerfile"), llb.Differ(llb.DiffNone, false),
+		llb.WithCustomName("[internal] load build definition from Dockerfile"),
+	).Marshal(ctx)
 	if err != nil {
 		return nil, err
 	}

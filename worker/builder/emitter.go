@@ -32,7 +32,7 @@ type emitter struct {
 	notes map[string]*solver.Vertex
 	// sources are the steps that fetch what the client has defined, by the digest that it knows.
 	sources map[digest.Digest]*solver.Vertex
-	file  string // the name of the user's file
+	file    string // the name of the user's file
 	// parts are those of each vertex that have begun and not ended.
 	parts map[*solver.Vertex][]solver.Status
 }

@@ -134,14 +134,14 @@ func (s *stage) depend(c command) {
 	}
 }
 
-// bindTarget finds the stage to build: by name, else by number, else the last.
+// bindTarget finds the stage to build: by its name, or the last. A number, unlike in --from, is no name.
 func (t *translation) bindTarget() error {
 	p, name := &t.plan, t.req.Target
 	if name == "" {
 		p.target = p.stages[len(p.stages)-1]
 		return nil
 	}
-	if s, ok := p.stage(name); ok {
+	if s, ok := p.find(name); ok {
 		p.target = s
 		return nil
 	}

@@ -94,11 +94,8 @@ func (st *state) add(c command, ic *instructions.AddCommand) error {
 func (st *state) copying(c command, ic instructions.Command, text string, cp *copying) error {
 	s := &copyStep{link: cp.link && cp.chmod == ""}
 	s.source, s.noCache = ranges(ic.Location()), st.s.noCache
-	owner, err := parseOwner(cp.chown)
-	if err != nil {
-		return err
-	}
-	proto := op.Copy{MkdirDst: true, Owner: owner}
+	proto := op.Copy{MkdirDst: true, Owner: parseOwner(cp.chown)}
+	var err error
 	if proto.Dst, err = st.destination(cp.params.DestPath); err != nil {
 		return err
 	}

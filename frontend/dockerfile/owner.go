@@ -12,10 +12,11 @@ import (
 
 // parseOwner parses "user[:group]", by name or number. Names are looked up when the step runs, in the files of the
 // stage. A number without a group is the group's number as well; a name brings its own group. It returns nil for "".
-// A negative number is an error: to chown(2) -1 means to change nothing, and no other is a user's.
-func parseOwner(s string) (*op.Owner, error) {
+// A negative number is what chown(2) makes of it, as with BuildKit: of -1 nothing, so that a file is root's as any that COPY
+// makes, and of any other the number that has the same 32 bits.
+func parseOwner(s string) *op.Owner {
 	if s == "" {
-		return nil, nil
+		return nil
 	}
 	user, group, hasGroup := strings.Cut(s, ":")
 	o := &op.Owner{}
@@ -32,10 +33,7 @@ func parseOwner(s string) (*op.Owner, error) {
 			o.Group, o.GID = group, 0
 		}
 	}
-	if o.User == "" && o.UID < 0 || hasGroup && o.GID < 0 {
-		return nil, fmt.Errorf("invalid owner %q: a user or group is a name, or a number from 0", s)
-	}
-	return o, nil
+	return o
 }
 
 func parseID(s string) (int, error) {
@@ -43,7 +41,7 @@ func parseID(s string) (int, error) {
 		return 0, nil
 	}
 	n, err := strconv.ParseInt(s, 10, 32)
-	return int(n), err
+	return op.OwnerID(uint32(n)), err
 }
 
 // parseMode parses the value of --chmod, octal or symbolic, into c.

@@ -38,14 +38,19 @@ func TestDidYouMean(t *testing.T) {
 		"FROM busybox\nCOPY --from=asstes /a /\n":                           "(did you mean assets?)",
 		"FROM Assets\n": "(did you mean assets?)", "FROM busybox\nCOPY --from=ASSETS /a /\n": "(did you mean assets?)",
 		"FROM busybox\nCOPY --from=SomethingElse /a /\n": "must be lowercase",
-		"FROM alpin\n":              "(did you mean alpine?)",
-		"FROM busybox AS target1\n": `target stage "targte1" could not be found (did you mean target1?)`,
+		"FROM alpin\n": "(did you mean alpine?)",
+		"FROM busybox AS base\nFROM base AS two\n": `target stage "0" could not be found`, // which --target=0 is not
+		"FROM busybox\nFROM scratch\n":             `target stage "0" could not be found`,
+		"FROM busybox AS target1\n":                `target stage "targte1" could not be found (did you mean target1?)`,
 	} {
 		c := dockerfileCase(t, text)
 		c.env.images = map[string]string{"docker.io/library/busybox:latest": anyImage}
 		c.req.Contexts["assets"] = "local:assets"
 		if strings.Contains(text, "target1") {
 			c.req.Target = "targte1"
+		}
+		if strings.Contains(want, `"0"`) {
+			c.req.Target = "0"
 		}
 		_, err := c.translate()
 		if err == nil || !strings.HasSuffix(err.Error(), want) {

@@ -23,12 +23,8 @@ func (st *state) workdir(c command, ic *instructions.WorkdirCommand) error {
 	if dir == "/" {
 		return st.record("WORKDIR /", false)
 	}
-	owner, err := parseOwner(st.img.Config.User)
-	if err != nil {
-		return err
-	}
 	m := &mkdirStep{dir: op.Mkdir{
-		Path: path.Clean(dir), Mode: 0o755, Parents: true, Owner: owner,
+		Path: path.Clean(dir), Mode: 0o755, Parents: true, Owner: parseOwner(st.img.Config.User),
 	}}
 	if st.t.epoch != nil {
 		m.dir.Time = *st.t.epoch

@@ -279,7 +279,8 @@ func (f *filing) owner(c *pb.ChownOpt) (*op.Owner, error) {
 	o := &op.Owner{}
 	switch u := c.User.GetUser().(type) {
 	case *pb.UserOpt_ByID:
-		o.UID, o.GID = int(u.ByID), int(u.ByID)
+		o.UID = op.OwnerID(u.ByID)
+		o.GID = o.UID
 	case *pb.UserOpt_ByName:
 		if u.ByName.GetName() == "" {
 			return nil, errors.New("a user without a name")
@@ -292,7 +293,7 @@ func (f *filing) owner(c *pb.ChownOpt) (*op.Owner, error) {
 	}
 	switch u := c.Group.GetUser().(type) {
 	case *pb.UserOpt_ByID:
-		o.GID = int(u.ByID)
+		o.GID = op.OwnerID(u.ByID)
 	case *pb.UserOpt_ByName:
 		if u.ByName.GetName() == "" {
 			return nil, errors.New("a group without a name")

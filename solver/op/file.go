@@ -1,6 +1,7 @@
 package op
 
 import (
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -35,6 +36,15 @@ type FileAction struct {
 
 // PrimaryGroup as Owner.GID, with an empty Owner.Group, means the group that the files give the user named in User.
 const PrimaryGroup = -1
+
+// OwnerID is the number of a user or group that BuildKit gives a new file which is to be id's. To chown(2) the highest number
+// means that nothing is to be changed.
+func OwnerID(id uint32) int {
+	if id == math.MaxUint32 {
+		return 0
+	}
+	return int(id)
+}
 
 // Owner is a user and a group, by name or number; an empty name means the number. Names are looked up in the files
 // of the tree that is being changed, unless UserTree or GroupTree say otherwise.

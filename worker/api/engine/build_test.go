@@ -337,14 +337,14 @@ func TestSession(t *testing.T) {
 func TestBuildAttrs(t *testing.T) {
 	c := &call{version: current, form: url.Values{
 		"dockerfile": {"D"}, "target": {"T"}, "shmsize": {"1"}, "nocache": {"1"}, "pull": {"true"}, "platform": {"linux/arm64"},
-		"extrahosts": {"h:[::1]", `q"x,y:1.1.1.1`}, "networkmode": {"none"}, "cpusetcpus": {"0-1"}, "remote": {"https://example.com/x.git"},
+		"extrahosts": {"h:[::1]", `q"x,y:1.1.1.1`}, "networkmode": {"none"}, "cpusetcpus": {"0-1"}, "cpusetmems": {"0"}, "memory": {"0"}, "remote": {"https://example.com/x.git"},
 	}}
 	q, err := parseBuild(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"filename": "D", "target": "T", "shm-size": "1", "no-cache": "", "image-resolve-mode": "pull", "platform": "linux/arm64",
+		"filename": "D", "target": "T", "shm-size": "1", "no-cache": "", "image-resolve-mode": "pull", "platform": "linux/arm64", "cpusetmems": "0",
 		"add-hosts": `h=::1,"q""x,y=1.1.1.1"`, "force-network-mode": "none", "cpusetcpus": "0-1", "context": "https://example.com/x.git",
 	}
 	if !maps.Equal(q.attrs, want) {

@@ -88,7 +88,15 @@ func (q *buildQuery) texts(c *call) error {
 		"memswap": "memswap", "cpushares": "cpushares", "cpuperiod": "cpuperiod", "cpuquota": "cpuquota",
 		"cpusetcpus": "cpusetcpus", "cpusetmems": "cpusetmems",
 	} {
-		if v := c.get(key); v != "" && v != "0" {
+		v := c.get(key)
+		switch key {
+		case "dockerfile", "target", "cgroupparent", "cpusetcpus", "cpusetmems":
+		default:
+			if v == "0" { // clients send that for numbers which are not set
+				continue
+			}
+		}
+		if v != "" {
 			q.attrs[attr] = v
 		}
 	}

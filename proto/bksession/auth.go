@@ -35,8 +35,8 @@ var salt = func() []byte {
 }()
 
 // Keychain returns what the client can do to be let in to registries: it gets tokens itself, if it can, so that its
-// passwords stay where they are; otherwise it gives its credentials. It implements registry.TokenKeychain.
-func (s *Session) Keychain() authn.Keychain { return &keychain{s} }
+// passwords stay where they are; otherwise it gives its credentials.
+func (s *Session) Keychain() registry.TokenKeychain { return &keychain{s} }
 
 type keychain struct{ s *Session }
 

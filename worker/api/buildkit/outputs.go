@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
 	"sync"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/frontend"
@@ -38,7 +40,11 @@ func (b *build) outputs(ctx context.Context, req *worker.BuildRequest) ([]worker
 // more are the outputs that the client chooses when it knows what a frontend says of the result. Their places come after
 // those of the request.
 func (b *build) more(ctx context.Context, metadata map[string][]byte) ([]worker.Output, []solver.Warning, error) {
-	list, err := b.sess.FindExporters(ctx, metadata, nil)
+	sess, err := b.sess.get(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := sess.FindExporters(ctx, metadata, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -90,9 +96,12 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 	if b.sess == nil {
 		return o, &frontend.UsageError{Message: fmt.Sprintf("output %s goes to the client, and the request names no session", o.Type)}
 	}
-	sess := b.sess
 	if o.Type == worker.OutputLocal {
 		o.Dest.Files = func(ctx context.Context, parts []local.Part) error {
+			sess, err := b.sess.get(ctx)
+			if err != nil {
+				return err
+			}
 			list := make([]bksession.Part, len(parts))
 			for i, p := range parts {
 				list[i] = bksession.Part(p)
@@ -102,10 +111,14 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 		return o, nil
 	}
 	if tar, err := strconv.ParseBool(o.Attrs["tar"]); err == nil && !tar && o.Type != worker.OutputTar {
-		o.Dest.Blob = sess.ContentStore("export").Write
+		o.Dest.Blob = b.exportBlob
 		return o, nil
 	}
 	o.Dest.Stream = &lateStream{open: func() (bksession.OutputStream, error) {
+		sess, err := b.sess.get(ctx)
+		if err != nil {
+			return nil, err
+		}
 		return sess.SendStream(context.WithoutCancel(ctx), place, nil)
 	}}
 	return o, nil
@@ -173,4 +186,13 @@ func (w *lateStream) CloseWithError(err error) error {
 		return nil
 	}
 	return w.to.CloseWithError(err)
+}
+
+// exportBlob gives the client a blob of an OCI layout.
+func (b *build) exportBlob(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	sess, err := b.sess.get(ctx)
+	if err != nil {
+		return err
+	}
+	return sess.ContentStore("export").Write(ctx, desc, r)
 }

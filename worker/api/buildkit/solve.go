@@ -48,8 +48,8 @@ func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[st
 		req.Use, req.Outputs = refusal{err}, []worker.Output{{Type: worker.OutputNone}}
 	}
 	if b.sess != nil {
-		var unbind context.CancelFunc
-		ctx, unbind = b.sess.Bind(ctx)
+		var unbind func()
+		ctx, unbind = b.sess.bind(ctx)
 		defer unbind()
 	}
 	defer b.close()
@@ -65,7 +65,11 @@ func (s *Server) solve(ctx context.Context, in *controlapi.SolveRequest) (map[st
 		answer["containerimage.digest"] = id
 	}
 	if b.sess != nil && in.GetEnableSessionExporter() {
-		if err := b.sess.FinalizeExport(ctx, answer); err != nil {
+		sess, err := b.sess.get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := sess.FinalizeExport(ctx, answer); err != nil {
 			return nil, err
 		}
 	}
@@ -131,7 +135,7 @@ func unmoby(in *controlapi.SolveRequest) (found bool) {
 type build struct {
 	server *Server
 	in     *controlapi.SolveRequest
-	sess   *bksession.Session     // nil if the request names none
+	sess   *lateSession           // nil if the request names none
 	chosen []*controlapi.Exporter // by the client, when it knew what was made
 	done   []func()
 }
@@ -173,11 +177,9 @@ func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error)
 	req := b.blank()
 	b.newer(req)
 	if in.GetSession() != "" {
-		if b.sess, err = b.server.opt.Sessions.Get(ctx, in.GetSession()); err != nil {
-			return nil, err
-		}
+		b.sess = late(in.GetSession(), b.server.opt.Sessions)
 		req.Sources = &sources{manager: b.server.opt.Sessions, own: b.sess}
-		req.Keychain, req.Session = b.sess.Keychain(), b.sess
+		req.Keychain, req.Session = &lateKeychain{b.sess}, b.sess
 	}
 	if req.Policy, err = b.policy(ctx); err != nil {
 		return nil, err

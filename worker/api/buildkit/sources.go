@@ -18,7 +18,7 @@ import (
 // sources are the directories of the client's session, and of others that the request names.
 type sources struct {
 	manager *bksession.Manager
-	own     *bksession.Session
+	own     *lateSession
 }
 
 var (
@@ -29,13 +29,17 @@ var (
 
 // Directory implements worker.Sources.
 func (s *sources) Directory(ctx context.Context, name string) (filesync.Source, error) {
-	return s.own.Directory(ctx, name)
+	own, err := s.own.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return own.Directory(ctx, name)
 }
 
 // SessionDirectory implements worker.SessionSources.
 func (s *sources) SessionDirectory(ctx context.Context, session, name string) (filesync.Source, error) {
-	if session == s.own.ID() {
-		return s.own.Directory(ctx, name)
+	if session == s.own.id {
+		return s.Directory(ctx, name)
 	}
 	other, err := s.manager.Get(ctx, session)
 	if err != nil {
@@ -46,17 +50,24 @@ func (s *sources) SessionDirectory(ctx context.Context, session, name string) (f
 
 // Upload implements worker.Uploads.
 func (s *sources) Upload(ctx context.Context, id string) (io.ReadCloser, error) {
-	return s.own.Upload(ctx, id)
+	own, err := s.own.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return own.Upload(ctx, id)
 }
 
 // Layout implements worker.LayoutSources.
 func (s *sources) Layout(ctx context.Context, session, store string) (worker.Layout, error) {
-	sess := s.own
-	if session != "" && session != sess.ID() {
-		var err error
-		if sess, err = s.manager.Get(ctx, session); err != nil {
-			return nil, err
-		}
+	var sess *bksession.Session
+	var err error
+	if session == "" || session == s.own.id {
+		sess, err = s.own.get(ctx)
+	} else {
+		sess, err = s.manager.Get(ctx, session)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return layout{sess.ContentStore("oci:" + store)}, nil
 }

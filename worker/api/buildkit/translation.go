@@ -36,6 +36,9 @@ func (b *build) translation(req *worker.BuildRequest) (err error) {
 	case defined:
 		req.Use = llb.New(in.GetDefinition())
 		return nil
+	case name == "" && in.GetDefinition() != nil:
+		req.Use = nothing{} // a definition of nothing is one
+		return nil
 	case name == "":
 		return b.direct(req)
 	case name == frontGateway:
@@ -65,12 +68,12 @@ func (b *build) translation(req *worker.BuildRequest) (err error) {
 	return &frontend.UsageError{Message: fmt.Sprintf("invalid frontend: %s", name)}
 }
 
-// nothing is the frontend of a request that builds nothing.
+// nothing is the frontend of a request that builds nothing: an image without files, if an output wants one.
 type nothing struct{}
 
 // Translate implements frontend.Frontend.
 func (nothing) Translate(_ context.Context, req *frontend.Request, _ frontend.Env) (*frontend.Output, error) {
-	return &frontend.Output{Images: []frontend.Image{{Platform: req.Default}}}, nil
+	return &frontend.Output{Images: []frontend.Image{{Platform: req.Default, Config: llb.DefaultConfig(req.Default)}}}, nil
 }
 
 // direct lets the client direct the build.

@@ -2,15 +2,20 @@ package buildkit
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/exporter"
+	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
+	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -274,5 +279,53 @@ func TestNoSession(t *testing.T) {
 	_, err := d.c.ControlClient().Solve(t.Context(), &controlapi.SolveRequest{Ref: "r", Frontend: "dockerfile.v0", Session: "nobody"})
 	if err == nil || !strings.Contains(err.Error(), "nobody") || status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestSessionNotNeeded checks that a build waits for its session only if it needs something of the client's, and then, if the
+// session comes late, gets it. A definition of nothing is a build of nothing, and no record is finalised at once.
+func TestSessionNotNeeded(t *testing.T) {
+	d := start(t)
+	def, err := llb.Scratch().File(llb.Mkfile("/a", 0o644, []byte("x"))).Marshal(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	control := d.c.ControlClient()
+	for name, def := range map[string]*pb.Definition{"nothing": {}, "a file": def.ToPB()} {
+		if _, err := control.Solve(t.Context(), &controlapi.SolveRequest{Ref: name, Session: "nobody", Definition: def}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	res, err := control.Solve(t.Context(), &controlapi.SolveRequest{
+		Ref: "image", Definition: &pb.Definition{}, Exporters: []*controlapi.Exporter{{Type: "image", Attrs: map[string]string{"name": "empty:1"}}},
+	})
+	if err != nil || res.GetExporterResponse()["containerimage.digest"] == "" {
+		t.Errorf("an image of nothing: %v, %v", res, err)
+	}
+	if _, err := control.UpdateBuildHistory(t.Context(), &controlapi.UpdateBuildHistoryRequest{Ref: "nobody", Finalize: true}); err != nil {
+		t.Errorf("finalising no record: %v", err)
+	}
+
+	s, err := session.NewSession(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs := tree(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
+	s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": fs, "dockerfile": fs}))
+	solved := make(chan error, 1)
+	go func() {
+		_, err := control.Solve(t.Context(), &controlapi.SolveRequest{Ref: "late", Session: s.ID(), Frontend: "dockerfile.v0"})
+		solved <- err
+	}()
+	for len(d.histories(&controlapi.BuildHistoryRequest{Ref: "late"})) == 0 { // until it has begun
+		time.Sleep(time.Millisecond)
+	}
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(t.Context(), d.c.Dialer()) }()
+	if err := <-solved; err != nil {
+		t.Errorf("with a session that comes late: %v", err)
+	}
+	if err := errors.Join(s.Close(), <-ran); err != nil {
+		t.Error(err)
 	}
 }

@@ -135,9 +135,12 @@ func writeError(rec *history.Record, w io.Writer) error {
 	return err
 }
 
-// finalize makes what is still to come of a record.
+// finalize makes what is still to come of a record. Of one that there is not, nothing is.
 func (s *Server) finalize(ctx context.Context, id string) error {
 	rec, err := s.opt.History.Get(id)
+	if errors.Is(err, history.ErrNotFound) {
+		return nil
+	}
 	if err != nil || rec.Status == history.Running {
 		return err
 	}

@@ -85,8 +85,8 @@ type Spec struct {
 
 	Network Network
 	Limits  Limits
-	// CgroupPath is the parent of the sandbox's cgroup; empty for the executor's own. With an Executor it is below that,
-	// with or without a slash in front. With a Host it is docker's: an absolute one is below the root of the hierarchies, another
+	// CgroupPath is the parent of the sandbox's cgroup; empty for the executor's own. An Executor has, as BuildKit, a cgroup
+	// of its name below the parent, which is below the root of the hierarchies with or without a slash in front. With a Host it is docker's: an absolute one is below the root of the hierarchies, another
 	// below the cgroup of this process, and it is made if it is missing, and stays.
 	CgroupPath string
 

@@ -52,6 +52,15 @@ func isID(s string) bool {
 	return len(s) >= 1 && len(s) <= 64 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
+// cgroupPath is where a sandbox has its cgroup: below the parent that it asks for there is one with the runtime's name, as
+// BuildKit has one that it calls "buildkit", which tells what is the runtime's from what is not.
+func cgroupPath(spec *executor.Spec, host *Host) string {
+	if spec.CgroupPath == "" {
+		return path.Join(host.CgroupParent, spec.ID)
+	}
+	return path.Join("/", spec.CgroupPath, path.Base(host.CgroupParent), spec.ID)
+}
+
 // Validate reports the first thing in spec that no sandbox can have. It is cheap, and what gets past it cannot make
 // the runtime do anything but what the fields say: no string has a NUL byte, no path a way out of the root, no size
 // is negative.
@@ -66,7 +75,7 @@ func Validate(spec *executor.Spec) error {
 		}
 	}
 	if spec.CgroupPath != "" && (strings.Contains(spec.CgroupPath, "\x00") || slices.Contains(strings.Split(spec.CgroupPath, "/"), "..")) {
-		return fmt.Errorf("cgroup %q: not a path below the executor's", spec.CgroupPath)
+		return fmt.Errorf("cgroup %q: want a path without \"..\"", spec.CgroupPath)
 	}
 	if spec.ShmSize < 0 {
 		return fmt.Errorf("size of /dev/shm: %d is negative", spec.ShmSize)
@@ -160,7 +169,7 @@ func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
 		Process:    process,
 		Mounts:     mounts,
 		Linux: &specs.Linux{
-			CgroupsPath:       path.Join(host.CgroupParent, spec.CgroupPath, spec.ID),
+			CgroupsPath:       cgroupPath(spec, host),
 			Namespaces:        namespaces(spec, host),
 			Sysctl:            spec.Sysctls,
 			RootfsPropagation: propagation,

@@ -216,14 +216,15 @@ func TestLargeGroup(t *testing.T) {
 	}
 }
 
-// TestCgroupPath checks that the cgroup of a sandbox is below the executor's, however the name is written, as with runc.
+// TestCgroupPath checks that the cgroup of a sandbox is below the executor's own or, in one of its name, below the parent that is
+// asked for, however that is written, as with BuildKit.
 func TestCgroupPath(t *testing.T) {
 	for name, want := range map[string]string{
-		"": "/own/", "a": "/own/a/", "/a": "/own/a/", "a//b/./c/": "/own/a/b/c/", "/": "/own/", "a.slice:b:": "/own/a.slice:b:/", "..a": "/own/..a/",
+		"": "/x/own/", "a": "/a/own/", "/a": "/a/own/", "a//b/./c/": "/a/b/c/own/", "/": "/own/", "a.slice:b:": "/a.slice:b:/own/", "..a": "/..a/own/",
 	} {
 		s := valid()
 		s.CgroupPath = name
-		got, err := sandbox.Describe(s, &sandbox.Host{CgroupParent: "/own"})
+		got, err := sandbox.Describe(s, &sandbox.Host{CgroupParent: "/x/own"})
 		if err != nil || got.Linux.CgroupsPath != want+s.ID {
 			t.Errorf("%q: got %+v, %v", name, got, err)
 		}

@@ -204,3 +204,69 @@ func TestHostCgroupParentSwept(t *testing.T) {
 		t.Error("the parent has been removed")
 	}
 }
+
+// A sandbox of an Executor has its cgroup below the parent that it asks for, in one of the executor's name, which is removed when
+// the executor closes, or by the next one when it was killed. Nothing else of the parent is touched.
+func TestExecutorCgroupParent(t *testing.T) {
+	needsRoot(t)
+	name := foreign(t)
+	opts := shim.Options{
+		Binary: binary, Dir: t.TempDir(), CgroupParent: fmt.Sprintf("/boxbuild-test-%d-%d", os.Getpid(), number.Add(1)), Log: testLog{t},
+	}
+	root, _ := newRoot(t)
+	e, err := shim.Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := false
+	t.Cleanup(func() {
+		if !closed {
+			_ = e.Close()
+		}
+	})
+	spec := sh(root, "sleep 1000")
+	spec.CgroupPath = name
+	start(t, e, spec)
+	below := "/" + name + opts.CgroupParent
+	found := cgroupsOf(t, below+"/*/cgroup.procs")
+	if len(found) == 0 {
+		t.Fatalf("there is no cgroup in %s", below)
+	}
+	if tree := cgroup.At(cgroup.Root); len(tree.Processes(below)) == 0 {
+		t.Error("there is no process in it")
+	}
+	list, err := os.ReadFile(filepath.Join(opts.Dir, "cgroups.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+	closed = true
+	left := func(when string) {
+		t.Helper()
+		if got := cgroupsOf(t, below); len(got) > 0 || len(cgroupsOf(t, "/"+name)) == 0 {
+			t.Errorf("%s there is %q, and of the parent %q", when, got, cgroupsOf(t, "/"+name))
+		}
+	}
+	left("after Close")
+
+	// As after the death of a daemon: its cgroups are there, and the list of them.
+	dir := filepath.Dir(filepath.Dir(found[0])) // of a hierarchy, with the name
+	other := filepath.Join(filepath.Dir(dir), "other")
+	for _, d := range []string{dir, filepath.Join(dir, "box"), other} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(opts.Dir, "cgroups.json"), strings.Replace(string(list), "[", `["/`+name+`/other",`, 1), 0o600)
+	next, err := shim.Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	left("after the next start")
+	if _, err := os.Stat(other); err != nil {
+		t.Errorf("what is another's: %v", err)
+	}
+}

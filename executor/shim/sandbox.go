@@ -74,6 +74,9 @@ func (e *Executor) start(ctx context.Context, c *call, id *claim, spec *executor
 		all = append(all, ns)
 		req.Files.NetNS = len(all)
 	}
+	if err := e.away.add(ctx, spec.CgroupPath); err != nil {
+		return nil, err
+	}
 	s, err := processStreams(&spec.Process, rw)
 	if err != nil {
 		return nil, err

@@ -56,7 +56,8 @@ type Options struct {
 	// Dir is any directory; the shim's private file system is mounted there, in its own mount namespace.
 	Dir string
 	// CgroupParent is the cgroup below which sandboxes get theirs, such as /boxbuild-1f2e3d4c: a name that no other
-	// daemon on this machine uses, since whatever is in it and below it is removed by Start and Close. With cgroup v2,
+	// daemon on this machine uses, since whatever is in it and below it is removed by Start and Close; likewise for a cgroup with
+	// the same name below each parent that a sandbox has asked for. With cgroup v2,
 	// Start makes it, and moves processes at the root of a container's hierarchy out of its way.
 	CgroupParent string
 	Network      Network   // nil: no bridge, and NetworkNone makes a namespace each time
@@ -80,6 +81,7 @@ func (o *Options) Validate() error {
 type Executor struct {
 	opts  Options
 	conn  *wire.Conn
+	away  *parents
 	ended chan struct{} // closed when the shim has ended and every call has been told
 	work  sync.WaitGroup
 
@@ -104,6 +106,10 @@ func Start(ctx context.Context, opts Options) (_ *Executor, err error) {
 	if err := cgroups.Remove(opts.CgroupParent); err != nil {
 		return nil, err
 	}
+	away, err := openParents(&opts)
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, cgroups.Remove(opts.CgroupParent))
@@ -122,6 +128,7 @@ func Start(ctx context.Context, opts Options) (_ *Executor, err error) {
 	e := &Executor{
 		opts:  opts,
 		conn:  conn,
+		away:  away,
 		ended: make(chan struct{}),
 		calls: make(map[uint64]*call),
 		ids:   make(map[string]*claim),
@@ -218,7 +225,7 @@ func (e *Executor) Close() error {
 	e.conn.Close()
 	<-e.ended
 	e.work.Wait()
-	return cgroup.At(cgroup.Root).Remove(e.opts.CgroupParent)
+	return errors.Join(e.away.remove(), cgroup.At(cgroup.Root).Remove(e.opts.CgroupParent))
 }
 
 // add registers a call. It returns ErrClosed after Close and ErrShimEnded after the end of the shim.

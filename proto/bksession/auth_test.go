@@ -182,14 +182,14 @@ func TestImpostor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := ann.Keychain().(registry.TokenKeychain)
+	keys := ann.Keychain()
 	key, err := keys.Authority(t.Context(), repo)
 	if err != nil || len(key) != 32 {
 		t.Fatalf("key %x, %v", key, err)
 	}
 	var offers bk.Attachable = &impostor{login("", ""), key}
 	s, _ := open(t, m, "", offers)
-	if got, err := s.Keychain().(registry.TokenKeychain).Authority(t.Context(), repo); err == nil || got != nil {
+	if got, err := s.Keychain().Authority(t.Context(), repo); err == nil || got != nil {
 		t.Errorf("the impostor is taken for ann: %x, %v", got, err)
 	}
 }

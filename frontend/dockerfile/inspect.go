@@ -46,7 +46,7 @@ func (dockerfile) Check(ctx context.Context, req *frontend.Request, env frontend
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	file := report.Source{Filename: t.src.name, Data: t.src.text, Language: "Dockerfile"}
+	file := report.Source{Filename: t.src.name, Data: t.src.text, Language: "Dockerfile", Definition: defined(req)}
 	if len(file.Data) > maxText {
 		file.Data = nil // that is what is wrong with it
 	}

@@ -51,7 +51,9 @@ func Read(text []byte, d Document) error {
 type Source struct {
 	Filename string `json:"filename,omitempty"`
 	Data     []byte `json:"data,omitempty"`
-	Language string `json:"language,omitempty"` // "Dockerfile"
+	// Definition is the LLB, a pb.Definition, of the tree with the file; nil if it is from none of a client's.
+	Definition json.RawMessage `json:"definition,omitempty"`
+	Language   string          `json:"language,omitempty"` // "Dockerfile"
 }
 
 // A Location is a place in a source.

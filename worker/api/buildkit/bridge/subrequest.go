@@ -40,13 +40,12 @@ type named struct {
 	Description string `json:"description"`
 }
 
-// subrequests are those of the Dockerfile frontend.
+// subrequests are those of the Dockerfile frontend that BuildKit's lists: it leaves out frontend.lint, which there is too.
 func subrequests() []subrequest {
 	md := []named{{Name: keyJSON}, {Name: keyText}}
 	return []subrequest{
 		{"frontend.outline", subrequestVersion, "rpc", "List all parameters current build target supports", []named{{"target", "Target build stage"}}, nil, md, nil},
 		{"frontend.targets", subrequestVersion, "rpc", "List all targets current build supports", nil, nil, md, nil},
-		{"frontend.lint", subrequestVersion, "rpc", "Lint source files", nil, nil, append(md[:2:2], named{Name: report.KeyStatus}), nil},
 		{"frontend.subrequests.describe", subrequestVersion, "rpc", "List available subrequest types", nil, nil, md, nil},
 	}
 }

@@ -6,9 +6,11 @@
 package frontend
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -220,6 +222,40 @@ func (e *SourceError) Quote() string {
 		ranges[i] = report.Range{Start: report.Position{Line: r.Start}, End: report.Position{Line: r.End}}
 	}
 	return report.Quote(e.File, e.Text, ranges)
+}
+
+// maxWhole is the size up to which a file is given whole with what is said of a few of its lines, in bytes.
+const maxWhole = 256 << 10
+
+// Excerpt returns what programs have to know of Text to show the lines in question and a few around them: all of it, or if
+// that is long the text up to there with all other lines empty. It is nil if nothing can be shown, or that is long too.
+func (e *SourceError) Excerpt() []byte {
+	if len(e.Text) <= maxWhole {
+		return e.Text
+	}
+	if len(e.Ranges) == 0 {
+		return nil
+	}
+	const around = 5 // as many as clients show
+	first, last := e.Ranges[0].Start, 0
+	for _, r := range e.Ranges {
+		first, last = min(first, r.Start), max(last, r.Start, r.End)
+	}
+	var out []byte
+	n := 0
+	for line := range bytes.Lines(e.Text) {
+		if n++; n > last+around || len(out)+len(line) > maxWhole {
+			break
+		}
+		if n < first-around {
+			line = line[len(line)-1:]
+		}
+		out = append(out, line...)
+	}
+	if n < first {
+		return nil
+	}
+	return slices.Clip(out)
 }
 
 // Targets are the root file systems of the images; an image that is empty has none.

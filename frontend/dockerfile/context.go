@@ -42,7 +42,7 @@ func fetchContext(ctx context.Context, env frontend.Env, get *op.HTTP) (*fetched
 	if err != nil {
 		return nil, fmt.Errorf("failed to read downloaded context: %w", err)
 	}
-	head, err := readHead(ctx, env, out.input, contextFile)
+	head, err := readBegin(ctx, env, out.input, contextFile, headSize)
 	if err != nil {
 		return nil, fmt.Errorf("failed to read downloaded context: %w", err)
 	}
@@ -61,13 +61,6 @@ func fetchContext(ctx context.Context, env frontend.Env, get *op.HTTP) (*fetched
 
 // headSize is how much of a file is looked at, in bytes: a header of a tar, with the two blocks that may stand before it.
 const headSize = 64 << 10
-
-func readHead(ctx context.Context, env frontend.Env, in solver.Input, name string) ([]byte, error) {
-	if r, ok := env.(frontend.HeadReader); ok {
-		return r.ReadHead(ctx, in, name, headSize)
-	}
-	return env.ReadFile(ctx, in, name)
-}
 
 // isArchive says whether a file begins as one of the compressions does that archives have, or as a tar.
 func isArchive(head []byte) bool {

@@ -140,6 +140,12 @@ func (e *fakeEnv) ImageConfig(_ context.Context, img *op.Image) (*frontend.Image
 	return e.config(img.Ref)
 }
 
+// ReadHead implements frontend.HeadReader.
+func (e *fakeEnv) ReadHead(ctx context.Context, in solver.Input, name string, n int) ([]byte, error) {
+	text, err := e.ReadFile(ctx, in, name)
+	return text[:min(n, len(text))], err
+}
+
 func (e *fakeEnv) ReadFile(_ context.Context, in solver.Input, name string) ([]byte, error) {
 	if get, ok := in.Vertex.Op().(*op.HTTP); ok && name == get.Name && get.Pinned() {
 		return []byte(e.urls[get.URL]), nil

@@ -11,9 +11,8 @@ import (
 // themselves, nested expansions, replacements of replacements. The limits here keep a translation under 64 MiB; each is
 // far above what a Dockerfile that could be built needs.
 const (
-	maxText   = 1 << 20   // bytes of a Dockerfile
-	maxLines  = 300_000   // lines of a Dockerfile; the parser notes each line of an instruction, several times
-	maxWords  = 100_000   // words in a Dockerfile; the parser makes a node of each
+	maxText   = 4 << 20   // bytes of a Dockerfile
+	maxParsed = 40 << 20  // bytes that the parser may take for it: see sizes
 	maxSteps  = 10_000    // instructions in a Dockerfile; some are 2 KiB each
 	maxNested = 100       // "${" inside one another; expansion recurses
 	maxValue  = 128 << 10 // bytes of a variable: Linux passes no longer string to a process
@@ -47,42 +46,6 @@ func (b *budget) spend(n int) error {
 func (b *budget) match(n int) error {
 	if b.work += n; b.work > maxWork {
 		return errors.New("the patterns in the Dockerfile take too long to match")
-	}
-	return nil
-}
-
-// checkText refuses a Dockerfile that parsing alone would need too much memory for.
-func checkText(text []byte) error {
-	if len(text) == 0 {
-		return errors.New("the Dockerfile cannot be empty")
-	}
-	if len(text) > maxText {
-		return fmt.Errorf("the Dockerfile has %d bytes; at most %d are allowed", len(text), maxText)
-	}
-	words, inWord := 0, false
-	depth, line := 0, 1
-	for i, c := range text {
-		space := c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\v' || c == '\f'
-		if !space && !inWord || c == ',' {
-			words++
-		}
-		inWord = !space
-		switch {
-		case c == '\n':
-			line++
-		case c == '{' && i > 0 && text[i-1] == '$':
-			if depth++; depth > maxNested {
-				return atLine(fmt.Errorf("variables are nested more than %d deep", maxNested), line)
-			}
-		case c == '}' && depth > 0:
-			depth--
-		}
-	}
-	if line > maxLines {
-		return fmt.Errorf("the Dockerfile has more than %d lines", maxLines)
-	}
-	if words > maxWords {
-		return fmt.Errorf("the Dockerfile has %d words; at most %d are allowed", words, maxWords)
 	}
 	return nil
 }

@@ -41,9 +41,7 @@ func parse(src *source, config func(directive string) (*linter.Config, error)) (
 	if err != nil {
 		return nil, err
 	}
-	if n := len(tree.AST.Children); n > maxSteps {
-		return nil, fmt.Errorf("the Dockerfile has %d instructions; at most %d are allowed", n, maxSteps)
-	}
+	long := shorten(tree.AST)
 	for _, w := range tree.Warnings {
 		if w.URL == linter.RuleNoEmptyContinuation.URL && w.Location != nil {
 			rule := &linter.RuleNoEmptyContinuation
@@ -51,8 +49,9 @@ func parse(src *source, config func(directive string) (*linter.Config, error)) (
 		}
 	}
 	if d.stages, d.globals, err = instructions.Parse(tree.AST, d.lint); err != nil {
-		return nil, unknownInstruction(err)
+		return nil, unknownInstruction(long.inError(err))
 	}
+	long.restore(d.stages, d.globals)
 	if len(d.stages) == 0 {
 		return nil, errors.New("dockerfile contains no stages to build")
 	}
@@ -87,13 +86,22 @@ func (t *translation) lintConfig(directive string) (*linter.Config, error) {
 			line = w.Source[0].Start
 		}
 		w.Short = linter.LintFormatShort(rule, msg, line)
-		if t.warned <= maxQuoted && len(where) <= maxQuoted {
-			w.Text = t.src.text
-			w.Quote = (&frontend.SourceError{File: t.src.name, Text: t.src.text, Ranges: source}).Quote()
+		if t.warned <= maxQuoted && countLines(source) <= maxQuoted {
+			quoted := frontend.SourceError{File: t.src.name, Text: t.src.text, Ranges: source}
+			w.Text, w.Quote = quoted.Excerpt(), quoted.Quote()
 		}
 		t.env.Warn(w)
 	}
 	return cfg, nil
+}
+
+// countLines returns how many lines there are in ranges.
+func countLines(ranges []solver.Range) int {
+	n := 0
+	for _, r := range ranges {
+		n += r.End - r.Start + 1
+	}
+	return n
 }
 
 // rangesOf is ranges for warnings, of which one instruction of many lines can have many.

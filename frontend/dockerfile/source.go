@@ -137,7 +137,7 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 		}
 		var missing error
 		for _, n := range names {
-			text, err := env.ReadFile(ctx, in, n)
+			text, err := readBegin(ctx, env, in, n, maxText+1) // enough to see that it is too much
 			if errors.Is(err, fs.ErrNotExist) {
 				if missing == nil {
 					missing = err
@@ -182,6 +182,14 @@ func definitionStep(env frontend.Env, as *op.Local) func(context.Context, string
 		v := solver.NewVertex(as, nil, solver.Meta{Name: name, Internal: true})
 		return e.SourceStep(ctx, v, llb.Digest(v), "", fn)
 	}
+}
+
+// readBegin reads no more than n bytes of a file if env can do that, or else all.
+func readBegin(ctx context.Context, env frontend.Env, in solver.Input, name string, n int) ([]byte, error) {
+	if r, ok := env.(frontend.HeadReader); ok {
+		return r.ReadHead(ctx, in, name, n)
+	}
+	return env.ReadFile(ctx, in, name)
 }
 
 // readIgnore reads the .dockerignore at the root of a directory of the client's; nil if there is none.
@@ -238,7 +246,7 @@ func (s *source) checkSyntax(args map[string]string) error {
 		}
 		return nil
 	}
-	ref, cmdline, where, ok := parser.DetectSyntax(s.text)
+	ref, cmdline, where, ok := detectSyntax(s.text)
 	if !ok || isDockerfileSyntax(ref) {
 		return nil
 	}

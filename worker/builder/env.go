@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -273,7 +274,7 @@ func (e *env) ReadFile(ctx context.Context, in solver.Input, name string) ([]byt
 		if size > maxFile {
 			return fmt.Errorf("%d bytes are more than the %d allowed", size, maxFile)
 		}
-		if data, err = io.ReadAll(io.LimitReader(f, maxFile+1)); err == nil && len(data) > maxFile {
+		if data, err = readSized(f, size, maxFile+1); err == nil && len(data) > maxFile {
 			err = fmt.Errorf("more than the %d bytes allowed", maxFile)
 		}
 		return err
@@ -284,11 +285,18 @@ func (e *env) ReadFile(ctx context.Context, in solver.Input, name string) ([]byt
 // ReadHead implements frontend.HeadReader.
 func (e *env) ReadHead(ctx context.Context, in solver.Input, name string, n int) ([]byte, error) {
 	var data []byte
-	err := e.open(ctx, in, name, func(f io.Reader, _ int64) (err error) {
-		data, err = io.ReadAll(io.LimitReader(f, int64(n)))
+	err := e.open(ctx, in, name, func(f io.Reader, size int64) (err error) {
+		data, err = readSized(f, size, int64(n))
 		return err
 	})
 	return data, err
+}
+
+// readSized reads up to limit bytes of a file that is said to have size, without more memory than they take.
+func readSized(f io.Reader, size, limit int64) ([]byte, error) {
+	buf := bytes.NewBuffer(make([]byte, 0, max(min(size, limit), 0)+bytes.MinRead))
+	_, err := buf.ReadFrom(io.LimitReader(f, limit))
+	return buf.Bytes(), err
 }
 
 // open has read read a file of a result.

@@ -49,7 +49,7 @@ func readRange(f io.Reader, size, offset, length int64) ([]byte, error) {
 	} else if _, err := io.CopyN(io.Discard, f, offset); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	return io.ReadAll(io.LimitReader(f, length))
+	return readSized(f, size-offset, length)
 }
 
 // ReadDir implements frontend.FileReader.

@@ -175,7 +175,7 @@ func (e *returnedError) GRPCStatus() *status.Status { return e.st }
 
 // Source returns the place of an error as BuildKit's message.
 func Source(src *frontend.SourceError) *errdefs.Source {
-	out := &errdefs.Source{Info: &pb.SourceInfo{Filename: src.File, Data: src.Text, Language: "Dockerfile"}}
+	out := &errdefs.Source{Info: &pb.SourceInfo{Filename: src.File, Data: src.Excerpt(), Language: "Dockerfile"}}
 	out.Ranges = progress.Ranges(src.Ranges)
 	return out
 }

@@ -153,6 +153,9 @@ type Output struct {
 	Attrs map[string]string
 	// Documented says that an image gets its manifest also if it stays in the store, which costs compressing it.
 	Documented bool
+	// Attested says that attestations are asked for, which an image would have an index for: without them it has one if
+	// there are annotations that need it.
+	Attested bool
 	// Dest is where bytes go for docker, oci, local and tar.
 	Dest Dest
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 
 	"github.com/containerd/platforms"
 
@@ -88,6 +89,11 @@ func annotate(img *exporter.Image, list []annotation) error {
 		}
 	}
 	return nil
+}
+
+// annotatesIndex says whether any of the annotations is for an index, or for what points to it.
+func annotatesIndex(list []annotation) bool {
+	return slices.ContainsFunc(list, func(a annotation) bool { return a.to == toIndex || a.to == toIndexDescriptor })
 }
 
 func platformID(p op.Platform) string { return platforms.FormatAll(platforms.Normalize(p)) }

@@ -102,6 +102,10 @@ func (b *Builder) exportOne(ctx context.Context, r result, p *plan) error {
 		}
 	case worker.OutputImage, worker.OutputOCI:
 	}
+	if p.Attested && annotatesIndex(p.annotations) && !r.multi {
+		r.multi = true
+		delete(r.out.Metadata, metaConfig)
+	}
 	if p.Type == worker.OutputImage {
 		return b.exportImage(ctx, &r, p)
 	}

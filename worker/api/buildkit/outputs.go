@@ -18,6 +18,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/bksession"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/attrs"
 	"github.com/boxbuild/boxbuild/worker/builder"
 )
 
@@ -83,6 +84,7 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 	if err := b.older(&o); err != nil {
 		return o, err
 	}
+	o.Attested = b.attested(&o)
 	switch o.Type {
 	case worker.OutputImage:
 		b.pushed(&o, req)
@@ -128,6 +130,27 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 func isEpoch(v string) bool {
 	_, err := strconv.ParseInt(v, 10, 64)
 	return v == "" || err == nil
+}
+
+// attested says whether attestations are asked for that BuildKit would put beside the image. One that is for the image only
+// it puts there unless the output is an archive, if the output does not say otherwise.
+func (b *build) attested(o *worker.Output) bool {
+	parsed, err := attrs.Parse(b.in.GetFrontendAttrs())
+	if err != nil {
+		return false // which the frontend tells
+	}
+	beside := o.Type == worker.OutputImage
+	if v, set := o.Attrs["attestation-inline"]; set {
+		yes, err := strconv.ParseBool(v)
+		beside = v == "" || err == nil && yes
+	}
+	for _, kind := range asked(parsed) {
+		only, err := strconv.ParseBool(parsed.Attestations[kind]["inline-only"])
+		if beside || err != nil || !only {
+			return true
+		}
+	}
+	return false
 }
 
 // pushed settles what it means that an image is pushed, if it is.

@@ -45,10 +45,7 @@ func (b *build) undone(req *worker.BuildRequest) error {
 	if err != nil || parsed.Call != frontend.Build || parsed.Describe {
 		return nil //nolint:nilerr // which the frontend tells
 	}
-	for _, kind := range slices.Sorted(maps.Keys(parsed.Attestations)) {
-		if kind == "provenance" && parsed.Attestations[kind]["disabled"] == "true" {
-			continue
-		}
+	for _, kind := range asked(parsed) {
 		req.Missing = append(req.Missing, solver.Warning{
 			Short: fmt.Sprintf("no %s attestation was made: this daemon does not make attestations", kind),
 		})
@@ -57,6 +54,13 @@ func (b *build) undone(req *worker.BuildRequest) error {
 		warn("no cache was imported from %s: this daemon uses its own cache only", e)
 	}
 	return nil
+}
+
+// asked are the kinds of attestations that a request asks for.
+func asked(in *attrs.Build) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(in.Attestations)), func(kind string) bool {
+		return kind == "provenance" && in.Attestations[kind]["disabled"] == "true"
+	})
 }
 
 // distinct refuses two exports to the same place. The cache inside the image is one however often it is asked for.

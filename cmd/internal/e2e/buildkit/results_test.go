@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
@@ -95,5 +96,53 @@ func (d *daemon) manifest(desc *controlapi.Descriptor) {
 	doc := d.blob(&controlapi.Descriptor{MediaType: c.MediaType, Digest: c.Digest.String(), Size: c.Size})
 	if err := json.Unmarshal(doc, &img); err != nil || img.OS != "linux" {
 		d.t.Errorf("the configuration of %s is %s: %v", desc.GetDigest(), doc, err)
+	}
+}
+
+// TestIndexAnnotations checks that annotations of an index have one for a place where the client asks for attestations, for
+// which an image has an index, as buildx does unless it is told not to; and that they are refused where there is none.
+func TestIndexAnnotations(t *testing.T) {
+	d := start(t)
+	addr := registrytest.Start(t, registrytest.New(registrytest.Behaviour{}))
+	for _, tt := range []struct {
+		name, kind, attest, inline string
+		index                      bool
+	}{
+		{"provenance", client.ExporterImage, "mode=max", "", true},
+		{"provenance for the image only", client.ExporterImage, "mode=min,inline-only=true", "", true},
+		{"not beside the image", client.ExporterImage, "inline-only=true", "false", false},
+		{"none", client.ExporterImage, "disabled=true", "", false},
+		{"archive", client.ExporterOCI, "mode=min", "", true},
+		{"archive, for the image only", client.ExporterOCI, "inline-only=true", "", false},
+		{"archive, beside it all the same", client.ExporterOCI, "inline-only=true", "true", true},
+		{"docker's archive", client.ExporterDocker, "mode=max", "", true},
+	} {
+		opt := opts(t, small)
+		opt.Ref = tt.name
+		opt.FrontendAttrs["attest:provenance"] = tt.attest
+		attrs := map[string]string{"annotation-index.a": "b", "name": addr + "/app:1"}
+		if tt.inline != "" {
+			attrs["attestation-inline"] = tt.inline
+		}
+		var s sink
+		if opt.Exports = []client.ExportEntry{s.to(tt.kind, attrs)}; tt.kind == client.ExporterImage {
+			attrs["push"] = "true"
+			opt.Exports = []client.ExportEntry{{Type: tt.kind, Attrs: attrs}}
+		}
+		_, _, err := d.solve(t.Context(), opt)
+		if !tt.index {
+			if err == nil || !strings.Contains(err.Error(), "index annotations not supported for single platform export") {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		var idx ocispec.Index
+		if err := json.Unmarshal(d.blob(d.result(tt.name).GetResults()[0]), &idx); err != nil || len(idx.Manifests) != 1 || idx.Annotations["a"] != "b" {
+			t.Errorf("%s: the index is %v, %v", tt.name, idx, err)
+		}
 	}
 }

@@ -44,6 +44,7 @@ func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapsho
 	if img.BaseConfig != nil {
 		draft.Base = img.BaseConfig.History
 	}
+	made := makers(img, len(chain)-len(baseIDs))
 	for i, info := range chain {
 		derived, err := b.deps.Layers.DiffIDs.Wait(ctx, info.ID)
 		if err != nil {
@@ -52,9 +53,10 @@ func (b *Builder) assemble(ctx context.Context, img *frontend.Image, top snapsho
 		l := imagedoc.Layer{DiffID: derived.DiffID}
 		if i >= len(baseIDs) {
 			created := info.Created.UTC()
-			l.Created = &created
-			if n := i - len(baseIDs); derived.LeftOut != "" && n < len(img.Layers) {
-				em.leftOut(img.Layers[n].Vertex, derived.LeftOut)
+			v := made[i-len(baseIDs)]
+			l.Created, l.CreatedBy = &created, createdBy(v)
+			if derived.LeftOut != "" && v != nil {
+				em.leftOut(v, derived.LeftOut)
 			}
 		}
 		draft.Layers = append(draft.Layers, l)

@@ -363,3 +363,35 @@ func TestEpochByName(t *testing.T) {
 		}
 	}
 }
+
+// TestHistoryOfContext checks that a layer for which there is no instruction says where it is from, in BuildKit's words: that
+// of what is fetched and built upon.
+func TestHistoryOfContext(t *testing.T) {
+	d := start(t)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "c", time.Unix(1700000000, 0), strings.NewReader("content"))
+	}))
+	t.Cleanup(srv.Close)
+	for dockerfile, want := range map[string][]string{
+		"FROM l\nLABEL x=y\n":             {"LABEL x=y", "http url " + srv.URL + "/c"},
+		"FROM l\nWORKDIR /q\nCOPY f /\n": {"WORKDIR /q", "COPY f / # buildkit", "[2/3] COPY f /"},
+	} {
+		opt := opts(t, map[string]string{"Dockerfile": dockerfile, "f": ""})
+		opt.FrontendAttrs["context:l"] = srv.URL + "/c"
+		var oci sink
+		opt.Exports = []client.ExportEntry{oci.to(client.ExporterOCI, nil)}
+		d.must(opt)
+		var got []string
+		for name, text := range readTar(t, &oci) {
+			var img ocispec.Image
+			if strings.HasPrefix(name, "blobs/") && json.Unmarshal([]byte(text), &img) == nil {
+				for _, h := range img.History {
+					got = append(got, h.CreatedBy)
+				}
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

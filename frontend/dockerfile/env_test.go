@@ -180,6 +180,11 @@ func (e *brokenEnv) ReadFile(ctx context.Context, in solver.Input, name string) 
 	return e.fakeEnv.ReadFile(ctx, in, name)
 }
 
+func (e *brokenEnv) ReadHead(ctx context.Context, in solver.Input, name string, n int) ([]byte, error) {
+	text, err := e.ReadFile(ctx, in, name)
+	return text[:min(n, len(text))], err
+}
+
 // TestBroken checks that a failure of the builder, at whatever it is asked, comes out as it is and stops the rest.
 func TestBroken(t *testing.T) {
 	for _, at := range []string{

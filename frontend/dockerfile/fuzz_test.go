@@ -84,7 +84,7 @@ func FuzzExpand(f *testing.F) {
 		f.Add(w, "a.b.c", "aaa")
 	}
 	f.Fuzz(func(t *testing.T, word, a, b string) {
-		if checkText([]byte(word)) != nil || len(a) > maxValue || len(b) > maxValue {
+		if _, err := measureText([]byte(word)); err != nil || len(a) > maxValue || len(b) > maxValue {
 			return
 		}
 		tr := &translation{budget: &budget{left: budgetBytes}}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -127,7 +128,12 @@ func (t *translation) word(word string, scope *vars) (shell.ProcessWordResult, e
 // expandWith expands one word and accounts for the result.
 func (t *translation) expandWith(lex *shell.Lex, word string, scope *vars) (shell.ProcessWordResult, error) {
 	m := newMeter(scope, word)
-	res, err := lex.ProcessWordWithMatches(word, m)
+	plain := plainPrefix(word)
+	if plain == len(word) {
+		return shell.ProcessWordResult{Result: word}, nil
+	}
+	res, err := lex.ProcessWordWithMatches(word[plain:], m)
+	res.Result = word[:plain] + res.Result
 	if err == nil {
 		err = m.err(word)
 	}
@@ -138,6 +144,20 @@ func (t *translation) expandWith(lex *shell.Lex, word string, scope *vars) (shel
 		err = t.budget.spend(len(res.Result))
 	}
 	return res, err
+}
+
+// plainPrefix returns how many bytes of a long word, whole lines, come out of an expansion as they went in: expansion takes
+// ten times as much memory as they.
+func plainPrefix(word string) int {
+	const long = 4 << 10
+	if len(word) < long || strings.HasPrefix(word, "\ufeff") || !utf8.ValidString(word) {
+		return 0
+	}
+	i := strings.IndexAny(word, "$<\\'\"`\x00")
+	if i < 0 {
+		return len(word)
+	}
+	return strings.LastIndexByte(word[:i], '\n') + 1
 }
 
 // proxy returns the proxy settings among the build arguments, which reach every process but no key; nil without any.

@@ -15,17 +15,21 @@ import (
 const (
 	sizeByte        = 8    // a byte of text, which is copied a few times
 	sizeComment     = 48   // a line of comment, which may be about what follows
-	sizeWord        = 420  // a word of an instruction, of which the parser makes a node
+	sizeWord        = 640  // a word of an instruction, of which the parser makes a node
 	sizeInstruction = 1000 // an instruction
 	sizeExpanded    = 48   // a word in a here-document that variables may be in
 )
+
+// largeSize is from what size on the memory is collected before and after parsing, which takes some milliseconds.
+const largeSize = 8 << 20
 
 var errTooLarge = fmt.Errorf("the Dockerfile is larger than the %d bytes that are allowed", maxText)
 
 // A measure is what there is in a Dockerfile, found without keeping any of it. It tells apart what the parser does: a
 // here-document is content, of which words and comments are none.
 type measure struct {
-	rest       []byte // of the text
+	total      int    // bytes of the text
+	rest       []byte // of it
 	line       int    // the number of the line that was taken last
 	directives parser.DirectiveParser
 	escape     byte
@@ -33,30 +37,32 @@ type measure struct {
 	instructions, comments, words int
 	content                       int // bytes of here-documents
 	expanded                      int // words in here-documents that variables may be in
+	documentsSeen                 int
+	long                          []longDocument
 	inWord                        bool
 	depth                         int // how many "${" are open in the instruction
 }
 
-// checkText refuses a Dockerfile that parsing alone would need too much memory for.
-func checkText(text []byte) error {
+// measureText refuses a Dockerfile that parsing alone would need too much memory for.
+func measureText(text []byte) (*measure, error) {
 	if len(text) == 0 {
-		return errors.New("the Dockerfile cannot be empty")
+		return nil, errors.New("the Dockerfile cannot be empty")
 	}
 	if len(text) > maxText {
-		return errTooLarge
+		return nil, errTooLarge
 	}
-	m := measure{rest: text, escape: parser.DefaultEscapeToken}
+	m := &measure{total: len(text), rest: text, escape: parser.DefaultEscapeToken}
 	if err := m.all(); err != nil {
-		return err
+		return nil, err
 	}
 	if m.instructions > maxSteps {
-		return fmt.Errorf("the Dockerfile has more than %d instructions", maxSteps)
+		return nil, fmt.Errorf("the Dockerfile has more than %d instructions", maxSteps)
 	}
 	if m.size(len(text)) > maxParsed {
-		return fmt.Errorf("the Dockerfile is too large: it has %d words in instructions, %d in here-documents and %d lines of comment",
+		return nil, fmt.Errorf("the Dockerfile is too large: it has %d words in instructions, %d in here-documents and %d lines of comment",
 			m.words, m.expanded, m.comments)
 	}
-	return nil
+	return m, nil
 }
 
 func (m *measure) size(text int) int {
@@ -198,13 +204,19 @@ func (m *measure) documents(line string) error {
 // document takes one here-document.
 func (m *measure) document(doc *parser.Heredoc) error {
 	m.depth, m.inWord = 0, false
+	m.documentsSeen++
+	rest, before := len(m.rest), m.line
 	for len(m.rest) > 0 {
+		content := rest - len(m.rest)
 		line := m.next()
 		end := bytes.TrimRight(line, "\r\n")
 		if doc.Chomp {
 			end = bytes.TrimLeft(end, "\t")
 		}
 		if string(end) == doc.Name {
+			if from := m.total - rest; content >= minLong && doc.Name != "" {
+				m.long = append(m.long, longDocument{m.documentsSeen, from, from + content, m.line - 1 - before})
+			}
 			return nil
 		}
 		m.content += len(line)

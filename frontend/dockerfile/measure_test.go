@@ -3,12 +3,15 @@ package dockerfile
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/solver"
@@ -78,6 +81,55 @@ func TestMeasure(t *testing.T) {
 	for _, name := range found {
 		if text, err := os.ReadFile(name); err == nil {
 			agrees(t, text)
+		}
+	}
+}
+
+// TestLongDocuments checks that the parser's result is the same when it does not see long here-documents.
+func TestLongDocuments(t *testing.T) {
+	long := strings.Repeat("line\n\n\t# line\r\nRUN <<E\n", 8<<10)
+	for _, text := range []string{
+		"FROM a\nRUN <<E\n" + long + "F\nE\nRUN <<E\n" + "E\n",
+		"FROM a\nRUN <<-F <<G 3<<H\n" + long + "\tF\n" + "g\nG\n" + long + "H\nRUN x\nCOPY <<x <<'F' /\nx\n" + long + "F\n",
+		"FROM a\nONBUILD RUN <<F\n" + long + "F\nRUN [\"<<E\"]\nENV A=<<E\nRUN <<\"\"\n\n",
+		"FROM a\r\nRUN <<F\r\n" + long + "F\r\nRUN x\r\n",
+		"FROM a\nRUN <<\"\" <<F\n" + strings.ReplaceAll(long, "\n\n", "\n") + "\n" + long + "F\n",
+	} {
+		m, err := measureText([]byte(text))
+		if err != nil || len(m.long) == 0 {
+			t.Errorf("%.40q: got %d long ones, %v", text, len(m.long), err)
+			continue
+		}
+		got, err := m.parse([]byte(text))
+		if err != nil {
+			t.Errorf("%.40q: %v", text, err)
+			continue
+		}
+		if want, err := parser.Parse(strings.NewReader(text)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%.40q: another result than the parser's, %v", text, err)
+		}
+	}
+}
+
+// TestPlainPrefix checks that what is not expanded would come out of an expansion as it is.
+func TestPlainPrefix(t *testing.T) {
+	long := strings.Repeat("a: [b, c]\t{d} #e\r\n\n", 400)
+	for _, tail := range []string{"", "$A", "x ${B:-\n} y\n", "\\\n$A", "'$A' \"$A\"\n", "<<E\n$A", "\x00", "`$A"} {
+		for _, word := range []string{long + tail, "\ufeff" + long + tail, long + "\xff" + tail, tail + long} {
+			for _, raw := range []bool{false, true} {
+				lex := shell.NewLex('\\')
+				lex.SkipProcessQuotes = raw
+				env := newVars()
+				if err := env.put("A", "value"); err != nil {
+					t.Fatal(err)
+				}
+				tr := &translation{budget: &budget{left: budgetBytes}}
+				got, err := tr.expandWith(lex, word, env)
+				want, werr := lex.ProcessWordWithMatches(word, env)
+				if got.Result != want.Result && werr == nil || (err == nil) != (werr == nil) || !maps.Equal(got.Unmatched, want.Unmatched) {
+					t.Errorf("…%q: got %.20q, %v, %v, want %.20q, %v, %v", tail, got.Result, got.Unmatched, err, want.Result, want.Unmatched, werr)
+				}
+			}
 		}
 	}
 }

@@ -42,7 +42,7 @@ func (t *translation) inherit(s *stage) (bool, error) {
 
 // trigger parses one ONBUILD trigger. Its position is that of the FROM which brings it in.
 func (t *translation) trigger(s *stage, text string) (command, error) {
-	if err := checkText([]byte(text)); err != nil {
+	if _, err := measureText([]byte(text)); err != nil {
 		return command{}, err
 	}
 	if err := t.budget.spend(3000 + 4*len(text)); err != nil {

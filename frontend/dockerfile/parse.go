@@ -1,9 +1,9 @@
 package dockerfile
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -28,7 +28,8 @@ type document struct {
 
 // parse is the first pass. config returns the linter's configuration for the value of a check directive.
 func parse(src *source, config func(directive string) (*linter.Config, error)) (*document, error) {
-	if err := checkText(src.text); err != nil {
+	m, err := measureText(src.text)
+	if err != nil {
 		return nil, err
 	}
 	directive, _, where, _ := parser.ParseDirective("check", src.text)
@@ -37,7 +38,12 @@ func parse(src *source, config func(directive string) (*linter.Config, error)) (
 		return nil, at(fmt.Errorf("failed to parse check options: %w", err), where)
 	}
 	d := &document{lint: linter.New(cfg)}
-	tree, err := parser.Parse(bytes.NewReader(src.text))
+	large := m.size(len(src.text)) > largeSize
+	if large {
+		runtime.GC() // what was read is garbage by now, and the parser makes more: together they would be kept from the machine
+		defer runtime.GC()
+	}
+	tree, err := m.parse(src.text)
 	if err != nil {
 		return nil, err
 	}

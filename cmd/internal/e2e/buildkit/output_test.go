@@ -373,7 +373,7 @@ func TestHistoryOfContext(t *testing.T) {
 	}))
 	t.Cleanup(srv.Close)
 	for dockerfile, want := range map[string][]string{
-		"FROM l\nLABEL x=y\n":             {"LABEL x=y", "http url " + srv.URL + "/c"},
+		"FROM l\nLABEL x=y\n":            {"LABEL x=y", "http url " + srv.URL + "/c"},
 		"FROM l\nWORKDIR /q\nCOPY f /\n": {"WORKDIR /q", "COPY f / # buildkit", "[2/3] COPY f /"},
 	} {
 		opt := opts(t, map[string]string{"Dockerfile": dockerfile, "f": ""})

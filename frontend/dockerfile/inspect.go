@@ -73,10 +73,7 @@ func (t *translation) buildError(err error) *report.BuildError {
 // place returns where ranges are in the text: a range for each line, as programs know it, while there are not too many
 // lines in all.
 func (t *translation) place(ranges []solver.Range) *report.Location {
-	lines := 0
-	for _, r := range ranges {
-		lines += r.End - r.Start + 1
-	}
+	lines := countLines(ranges)
 	each := lines <= t.placesLeft
 	if each {
 		t.placesLeft -= lines

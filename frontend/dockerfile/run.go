@@ -3,6 +3,7 @@ package dockerfile
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"strings"
 
@@ -21,6 +22,9 @@ func (st *state) run(c command, ic *instructions.RunCommand) error {
 	r.source, r.noCache = ranges(ic.Location()), st.s.noCache
 	args, suffix, err := st.runArgs(ic, r)
 	if err != nil {
+		return err
+	}
+	if err := st.checkArgs(args); err != nil {
 		return err
 	}
 	r.meta = op.ExecMeta{
@@ -53,6 +57,18 @@ func (st *state) run(c command, ic *instructions.RunCommand) error {
 		size += 32 + len(a)
 	}
 	return st.addStep(r, size)
+}
+
+// checkArgs refuses what the kernel would refuse to execute (execve(2), MAX_ARG_STRLEN), with the line that says it and before
+// anything else is run.
+func (st *state) checkArgs(args []string) error {
+	most := 32*os.Getpagesize() - 1
+	for _, a := range args {
+		if len(a) > most && st.img.OS == "linux" && !st.t.inspected {
+			return fmt.Errorf("the command has an argument of %d bytes, and Linux takes at most %d here; COPY <<EOF can make a long script a file", len(a), most)
+		}
+	}
+	return nil
 }
 
 // hostname returns the host name of a process: what the build argument says, else the request.

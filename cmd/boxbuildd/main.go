@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -27,6 +28,10 @@ import (
 
 // version is set by the linker.
 var version = "dev"
+
+// The first thread of the process is main's. What has to be done in other namespaces is done on threads that end with it,
+// which the first one cannot do: it would stay there, hold what is mounted there, and be what /proc/<pid> shows.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	// A second signal must end the program whatever it does, so there is room for two.

@@ -123,6 +123,36 @@ func TestEndedMeanwhile(t *testing.T) {
 	}
 }
 
+// One that is to remove itself and does not run when the daemon starts goes, with its volumes, though it never ran; one that
+// runs stays.
+func TestNeverStarted(t *testing.T) {
+	for name, again := range map[string]func(*fixture){"killed": (*fixture).kill, "restarted": (*fixture).restart} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			auto := func() *worker.ContainerCreate {
+				req := request("sleep")
+				req.HostConfig.AutoRemove, req.Config.Volumes = true, map[string]struct{}{"/data": {}}
+				return req
+			}
+			created, running, kept := f.create(auto()), f.run(auto()), f.create(request("sleep"))
+			again(f)
+			if got, want := f.state(created), "No such container: "+created; got != want {
+				t.Errorf("one that was created: state is %s, want %s", got, want)
+			}
+			if got, want := f.state(running), "running 0"; got != want {
+				t.Errorf("one that runs: state is %s, want %s", got, want)
+			}
+			if got, want := f.state(kept), "created 0"; got != want {
+				t.Errorf("one that stays: state is %s, want %s", got, want)
+			}
+			for _, id := range []string{running, kept} {
+				f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true, Volumes: true}))
+			}
+			f.empty()
+		})
+	}
+}
+
 // Random requests with kills between: what a user was told stays true, and in the end nothing is left.
 func TestRandomKills(t *testing.T) {
 	seed := rand.Uint64()

@@ -128,7 +128,7 @@ func (c *ctr) restore(ctx context.Context) (start bool) {
 	// It was about to be run when the daemon was killed, and never has been.
 	c.m.warn("removing the keeper of a container that never ran", errors.Join(box.Delete(ctx), box.Close()))
 	c.release(ctx)
-	return c.wantsStart()
+	return c.idle(ctx)
 }
 
 func (c *ctr) goOnRemoving(ctx context.Context) bool {
@@ -200,7 +200,7 @@ func (c *ctr) found(ctx context.Context, box executor.Container, exit executor.E
 		if now.Phase == Restarting {
 			c.note(func(rec *record) { rec.Status.Phase = Exited })
 		}
-		return c.wantsStart()
+		return c.idle(ctx)
 	}
 	if !known {
 		exit = executor.Exit{Code: exitUnknown, At: c.m.now()}
@@ -208,7 +208,13 @@ func (c *ctr) found(ctx context.Context, box executor.Container, exit executor.E
 	exit.At = exit.At.UTC()
 	next := Ended(now, Ending{Exit: exit, Stopped: true})
 	c.note(func(rec *record) { rec.Status = next })
-	if rec.autoRemove() {
+	return c.idle(ctx)
+}
+
+// idle has a container that does not run go if it is to remove itself, even if it never ran: who was to start it is gone
+// with the daemon before. Else it says whether it is to be started.
+func (c *ctr) idle(ctx context.Context) (start bool) {
+	if c.get().autoRemove() {
 		return c.goOnRemoving(ctx)
 	}
 	return c.wantsStart()

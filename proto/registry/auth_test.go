@@ -321,6 +321,31 @@ func TestLoginTakesEffect(t *testing.T) {
 	})
 }
 
+// One can log in to Docker Hub, by all the names that its credentials are kept under, and is refused with a wrong password.
+func TestLoginToHub(t *testing.T) {
+	hub := registrytest.New(registrytest.Behaviour{Auth: &registrytest.Auth{Basic: map[string]string{"ann": "secret"}}})
+	setUp := func(w *world) {
+		w.trust(dockerHub, Host{})
+		w.net.HTTPS(dockerHubAddr+":443", hub)
+	}
+	inWorld(t, setUp, func(ctx context.Context, w *world) {
+		for _, host := range []string{dockerHub, dockerHubIndex, dockerHubAddr, dockerHubKey} {
+			login := func(password string) error {
+				return w.c.Ping(WithKeychain(ctx, StaticKeychain(host, authn.AuthConfig{Username: "ann", Password: password})), host)
+			}
+			if err := login("secret"); err != nil {
+				t.Errorf("%s: %v", host, err)
+			}
+			if err := login("guess"); !errors.Is(err, ErrUnauthorized) {
+				t.Errorf("%s with a wrong password: %v", host, err)
+			}
+		}
+		if n := len(hub.Requests()); n == 0 {
+			t.Error("Docker Hub was never asked")
+		}
+	})
+}
+
 // A lookup that ended with its caller is no answer for the next one.
 func TestLookupCutShort(t *testing.T) {
 	inWorld(t, nil, func(ctx context.Context, w *world) {

@@ -162,9 +162,13 @@ func (c *Client) PushManifest(ctx context.Context, ref Ref, mediaType types.Medi
 	return desc, nil
 }
 
-// Ping says whether a registry lets us in: with the credentials that it would get if it asks for some.
+// Ping says whether a registry lets us in: with the credentials that it would get if it asks for some. Docker Hub may be
+// called by any of its names.
 func (c *Client) Ping(ctx context.Context, host string) error {
-	if err := (Repo{host, "x"}).check(); err != nil {
+	if canonicalHost(host) == dockerHub {
+		host = dockerHub
+	}
+	if err := (Repo{host, "library/x"}).check(); err != nil { // a path of one word is no canonical one on Docker Hub
 		return fmt.Errorf("reaching %s: %w", host, err)
 	}
 	err := c.retry(ctx, func() error {

@@ -14,6 +14,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 	"path"
 	"slices"
 	"strings"
@@ -108,10 +109,14 @@ func Validate(spec *executor.Spec) error {
 	return ValidateProcess(&spec.Process)
 }
 
-// ValidateProcess is Validate for a process.
+// ValidateProcess is Validate for a process. That the name of the command is empty is an *executor.StartError, as if it had
+// been looked for: there is no such file on any PATH.
 func ValidateProcess(p *executor.Process) error {
-	if len(p.Args) == 0 || p.Args[0] == "" {
+	if len(p.Args) == 0 {
 		return errors.New("process without a command")
+	}
+	if p.Args[0] == "" {
+		return &executor.StartError{Code: 127, Err: exec.ErrNotFound}
 	}
 	for _, a := range p.Args {
 		if strings.Contains(a, "\x00") {

@@ -145,10 +145,12 @@ func TestReal(t *testing.T) {
 // Commands that cannot be executed are told apart as docker's clients expect, and leave nothing running.
 func TestRealMissing(t *testing.T) {
 	f := newReal(t)
+	running := f.run(sh("sleep 1000"))
 	for cmd, want := range map[string]struct {
 		text string
 		code int
 	}{
+		"":            {`exec: "": executable file not found in $PATH`, 127},
 		"nosuch":      {`exec: "nosuch": executable file not found in $PATH`, 127},
 		"/no/such":    {`exec: "/no/such": stat /no/such: no such file or directory`, 127},
 		"/etc/passwd": {`permission denied`, 126},
@@ -160,7 +162,24 @@ func TestRealMissing(t *testing.T) {
 		if in.State.ExitCode != want.code || in.State.Status != "created" || !strings.Contains(in.State.Error, want.text) {
 			t.Errorf("%s: state is %+v", cmd, in.State)
 		}
+		if code := f.execFails(running, &container.ExecCreateRequest{Cmd: []string{cmd}}, want.text); code != want.code {
+			t.Errorf("exec of %q ends with %d, want %d", cmd, code, want.code)
+		}
 	}
+}
+
+// execFails starts an exec that does not come to run, and returns the exit code that it is said to have.
+func (f *fixture) execFails(id string, req *container.ExecCreateRequest, text string) int {
+	f.Helper()
+	exec, err := f.ExecCreate(f.Context(), id, req)
+	f.must(err)
+	f.want(second(f.ExecStart(f.Context(), exec, &container.ExecStartRequest{}, executor.Streams{})), text)
+	in, err := f.ExecInspect(f.Context(), exec)
+	f.must(err)
+	if in.Running || in.ExitCode == nil {
+		f.Fatalf("%q: exec is %+v", req.Cmd, in)
+	}
+	return *in.ExitCode
 }
 
 // Files go in and out of containers that run and that do not, volumes and read-only places included.

@@ -137,7 +137,11 @@ func (m *Manager) ExecStart(ctx context.Context, id string, req *container.ExecS
 	conn, err := p.run(context.WithoutCancel(ctx), box, proc, s)
 	if err != nil {
 		err = execError(p.req.Cmd, err)
-		code := startCode(err)
+		code := cannotExec
+		var ce *commandError
+		if errors.As(err, &ce) {
+			code = ce.code
+		}
 		p.over(&code)
 		return nil, err
 	}
@@ -234,6 +238,10 @@ func (p *process) over(code *int) {
 	p.started = code != nil
 }
 
+// cannotExec is the exit code of an exec that did not start for a reason with no code of its own, as of a user that there is
+// not. Containers end with 128 then.
+const cannotExec = 126
+
 // chdirText is how runc begins to say that there is no such working directory.
 const chdirText = "chdir to cwd"
 
@@ -245,7 +253,7 @@ func execError(cmd []string, err error) error {
 		return &commandError{code: se.Code, text: failed + "exec: " + execText(cmd[0], se)}
 	}
 	if i := strings.Index(err.Error(), chdirText); i >= 0 {
-		return &commandError{code: 126, text: failed + err.Error()[i:]}
+		return &commandError{code: cannotExec, text: failed + err.Error()[i:]}
 	}
 	return err
 }

@@ -182,6 +182,24 @@ func (f *fixture) execFails(id string, req *container.ExecCreateRequest, text st
 	return *in.ExitCode
 }
 
+// An exec as a user or group that there is not ends with 126, as in docker; so does one that may not go where it is to run.
+func TestRealExecNobody(t *testing.T) {
+	f := newReal(t)
+	id := f.run(sh("sleep 1000"))
+	for text, req := range map[string]*container.ExecCreateRequest{
+		"unable to find user nosuch: no matching entries in passwd file":    {User: "nosuch"},
+		"unable to find group nosuch: no matching entries in group file":    {User: "0:nosuch"},
+		"chdir to cwd (\"/etc/passwd\") set in config.json failed: not a d": {WorkingDir: "/etc/passwd"},
+	} {
+		req.Cmd = []string{"true"}
+		if code := f.execFails(id, req, text); code != 126 {
+			t.Errorf("%s: ends with %d, want 126", text, code)
+		}
+	}
+	f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
+	f.empty()
+}
+
 // Files go in and out of containers that run and that do not, volumes and read-only places included.
 func TestRealFiles(t *testing.T) {
 	f := newReal(t)

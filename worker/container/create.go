@@ -131,6 +131,9 @@ func (cr *creation) take(ctx context.Context, req *worker.ContainerCreate) error
 			return err
 		}
 	}
+	if e := config.Entrypoint; len(e) == 1 && e[0] == "" {
+		config.Entrypoint = nil // it was there to take the image's away
+	}
 	warnings, err := cr.m.validate(config, host)
 	cr.warnings = append(cr.warnings, warnings...)
 	return err

@@ -187,9 +187,12 @@ func TestMerge(t *testing.T) {
 	}
 	req = request("env")
 	req.Image, req.Entrypoint = "full", []string{""}
-	if in, err = f.Inspect(t.Context(), f.create(req), false); err != nil || in.Path != "env" || len(in.Args) != 0 {
+	if in, err = f.Inspect(t.Context(), f.create(req), false); err != nil || in.Path != "env" || len(in.Args) != 0 || in.Config.Entrypoint != nil {
 		t.Errorf("%s %v, %v", in.Path, in.Args, err)
 	}
+	req = request() // the image has no command
+	req.Entrypoint = []string{""}
+	f.want(second(f.Create(t.Context(), req)), "no command specified")
 }
 
 // An image of another platform is refused if another was asked for, and remarked on if none was.

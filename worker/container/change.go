@@ -130,7 +130,9 @@ func updateResources(r, u *container.Resources) error {
 		set(&r.CPUQuota, u.CPUQuota)
 	}
 	if u.Memory != 0 {
-		if r.MemorySwap > 0 && u.Memory > r.MemorySwap && u.MemorySwap == 0 {
+		// Without a limit for both memory and swap there is no room below it either, as docker sees it. One that is too low
+		// for anything is refused below.
+		if u.Memory >= minMemory && u.Memory > r.MemorySwap && u.MemorySwap == 0 {
 			return worker.Conflictf("Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time")
 		}
 		r.Memory = u.Memory

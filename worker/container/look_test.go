@@ -281,6 +281,32 @@ func TestUpdate(t *testing.T) {
 	f.must(f.Remove(ctx, id, worker.RemoveContainerOptions{Force: true}))
 }
 
+// A memory limit alone is taken up to that of memory and swap together, which the container has to have by then.
+func TestUpdateMemory(t *testing.T) {
+	const (
+		conflict = "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
+		least    = "Minimum memory limit allowed is 6MB"
+		m        = 1 << 20
+	)
+	for _, tt := range []struct {
+		has, swap, to, toSwap int64
+		want                  string
+	}{
+		{0, 0, 50 * m, 0, conflict},
+		{0, 0, 50 * m, 50 * m, ""},
+		{0, 0, 50 * m, -1, ""},
+		{40 * m, 80 * m, 80 * m, 0, ""},
+		{40 * m, 80 * m, 81 * m, 0, conflict},
+		{40 * m, -1, 30 * m, 0, conflict},
+		{0, 0, m, 0, least},
+	} {
+		err := updateResources(&container.Resources{Memory: tt.has, MemorySwap: tt.swap}, &container.Resources{Memory: tt.to, MemorySwap: tt.toSwap})
+		if got := fmt.Sprint(err); tt.want == "" && err != nil || !strings.Contains(got, tt.want) {
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+}
+
 // Prune removes what does not run, and of that what the filters say.
 func TestPrune(t *testing.T) {
 	f := newFixture(t)

@@ -140,10 +140,8 @@ func updateResources(r, u *container.Resources) error {
 	set(&r.MemorySwap, u.MemorySwap)
 	set(&r.MemoryReservation, u.MemoryReservation)
 	if u.PidsLimit != nil {
-		r.PidsLimit = u.PidsLimit
-		if *u.PidsLimit <= 0 {
-			r.PidsLimit = nil
-		}
+		limit := max(*u.PidsLimit, 0) // all below mean none; that it was taken away can be seen, as in docker
+		r.PidsLimit = &limit
 	}
 	if err := checkMemory(r); err != nil {
 		return err

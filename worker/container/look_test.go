@@ -274,6 +274,17 @@ func TestUpdate(t *testing.T) {
 	if in.HostConfig.RestartPolicy.Name != "always" || in.HostConfig.Memory != 64<<20 {
 		t.Errorf("the request is %+v", in.HostConfig)
 	}
+	for set, want := range map[int64]int64{10: 10, 0: 0, -1: 0} {
+		u = &container.UpdateConfig{}
+		u.PidsLimit = &set
+		f.must(second(f.Update(ctx, id, u)))
+		if in, err = f.Inspect(ctx, id, false); err != nil || in.HostConfig.PidsLimit == nil || *in.HostConfig.PidsLimit != want {
+			t.Errorf("after an update to %d processes: %v, %v, want %d", set, in.HostConfig.PidsLimit, err, want)
+		}
+		if l := f.host.Limits(f.Manager.dir(id)); l.Pids != want {
+			t.Errorf("after an update to %d processes the limit is %d, want %d", set, l.Pids, want)
+		}
+	}
 	bad := &container.UpdateConfig{}
 	bad.Memory = 256 << 20
 	_, err = f.Update(ctx, id, bad)

@@ -98,6 +98,15 @@ type Limitable struct {
 	ReadBPS, WriteBPS, ReadIOPS, WriteIOPS                            bool // of block devices
 }
 
+// A Confiner is a Host that knows by which security modules containers can be confined here.
+type Confiner interface {
+	// Confines says which modules the kernel has enabled. A profile or a label of another is an error of Create.
+	Confines() Modules
+}
+
+// Modules are the security modules of a kernel, by the fields of Spec.
+type Modules struct{ AppArmor, SELinux bool }
+
 // Streams say which streams of a process an attachment has.
 type Streams struct{ Stdin, Stdout, Stderr bool }
 

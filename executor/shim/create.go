@@ -42,7 +42,7 @@ func (h *Host) Create(ctx context.Context, dir string, spec *executor.Spec, opt 
 		return nil, err
 	}
 	spec.CgroupPath = "" // spec is a copy
-	call := &wire.Call{Op: wire.Create, Create: &wire.NewContainer{Options: opt, Cgroup: parent, AppArmor: hasAppArmor()}}
+	call := &wire.Call{Op: wire.Create, Create: &wire.NewContainer{Options: opt, Cgroup: parent, AppArmor: h.Confines().AppArmor}}
 	call.Create.Request.Spec, call.Create.Request.Bundle = withoutFiles(spec), filepath.Join(dir, bundleDir)
 	p := &parcel{c: call.Create}
 	defer p.close()
@@ -290,9 +290,4 @@ func openReadOnly(path string) (*os.File, error) {
 		return nil, fmt.Errorf("making a mount of %s: %w", path, err)
 	}
 	return os.NewFile(uintptr(fd), path), nil
-}
-
-func hasAppArmor() bool {
-	b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(b), "Y")
 }

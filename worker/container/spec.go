@@ -1,7 +1,6 @@
 package container
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -44,7 +43,7 @@ func (m *Manager) spec(rec *record, net *worker.NetworkSetup) (*executor.Spec, e
 	if host.OomScoreAdj != 0 {
 		s.OOMScoreAdj = &host.OomScoreAdj
 	}
-	if err := secure(s, host.SecurityOpt); err != nil {
+	if _, err := m.confine(s, host.SecurityOpt); err != nil {
 		return nil, err
 	}
 	if host.Privileged && host.MaskedPaths == nil {
@@ -165,82 +164,6 @@ func limits(r *container.Resources) executor.Limits {
 		l.Blkio = append(l.Blkio, executor.BlkioLimit{Path: d.Path, WriteIOPS: d.Rate})
 	}
 	return l
-}
-
-// secure applies the options of --security-opt.
-func secure(s *executor.Spec, opts []string) error {
-	for _, opt := range opts {
-		if opt == "no-new-privileges" {
-			s.NoNewPrivileges = true
-			continue
-		}
-		if opt == "writable-cgroups" {
-			s.WritableCgroups = true
-			continue
-		}
-		if opt == "disable" {
-			continue // labels, which this daemon does not make up
-		}
-		key, value, ok := strings.Cut(opt, "=")
-		if !ok {
-			key, value, ok = strings.Cut(opt, ":")
-		}
-		if !ok {
-			return worker.Invalidf("invalid --security-opt 1: %q", opt)
-		}
-		switch key {
-		case "no-new-privileges", "writable-cgroups":
-			on, err := strconv.ParseBool(value)
-			if err != nil {
-				return worker.Invalidf("invalid --security-opt 2: %q", opt)
-			}
-			if key == "writable-cgroups" {
-				s.WritableCgroups = on
-			} else {
-				s.NoNewPrivileges = on
-			}
-		case "seccomp":
-			if err := seccomp(s, value); err != nil {
-				return err
-			}
-		case "apparmor":
-			s.AppArmor = value
-		case "label":
-			s.SELinux = seLabel(s.SELinux, value)
-		default:
-			return worker.Invalidf("invalid --security-opt 2: %q", opt)
-		}
-	}
-	return nil
-}
-
-func seccomp(s *executor.Spec, value string) error {
-	switch value {
-	case "unconfined":
-		s.Seccomp.Unconfined = true
-	case "builtin":
-	default:
-		if !json.Valid([]byte(value)) {
-			return worker.Invalidf("Decoding seccomp profile failed: it is not valid JSON")
-		}
-		s.Seccomp.Profile = []byte(value)
-	}
-	return nil
-}
-
-// seLabel adds an option of the form part:value to a label of the form user:role:type:level.
-func seLabel(label, opt string) string {
-	part, value, _ := strings.Cut(opt, ":")
-	i := slices.Index([]string{"user", "role", "type", "level"}, part)
-	if i < 0 {
-		return label // "disable"
-	}
-	parts := []string{"system_u", "system_r", "container_t", "s0"}
-	if label != "" {
-		parts = strings.SplitN(label, ":", 4)
-	}
-	parts[i] = value
-	return strings.Join(parts, ":")
 }
 
 // devices are those that the user names, and their limits.

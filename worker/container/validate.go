@@ -28,6 +28,11 @@ func (m *Manager) validate(c *container.Config, h *container.HostConfig) (warnin
 		func() error { return checkConfig(c) },
 		func() error { return checkHealth(c.Healthcheck) },
 		func() error { return checkHost(h) },
+		func() error {
+			discarded, err := m.confine(new(executor.Spec), h.SecurityOpt)
+			warnings = append(warnings, discarded...)
+			return err
+		},
 		func() error { return checkCapabilities(h) },
 		func() error { return checkForeign(&h.Resources) },
 		func() error { return checkNetworkMode(c, h) },
@@ -188,9 +193,6 @@ func checkHost(h *container.HostConfig) error {
 		if _, err := netip.ParseAddr(strings.Trim(ip, "[]")); err != nil && ip != worker.HostGateway {
 			return worker.Invalidf("invalid IP address in add-host: %q", ip)
 		}
-	}
-	if err := secure(new(executor.Spec), h.SecurityOpt); err != nil {
-		return err
 	}
 	for _, rule := range h.DeviceCgroupRules {
 		if _, err := deviceRule(rule); err != nil {

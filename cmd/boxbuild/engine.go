@@ -139,8 +139,8 @@ func rangeArgs(low, high int) cobra.PositionalArgs {
 	}
 }
 
-// errSkip is an answer of what each does: it is well, but there is nothing to print.
-var errSkip = errors.New("skipped")
+// An excusedError is told to the user, but what each does has not failed for it.
+type excusedError struct{ error }
 
 // atOnce is how many objects a command works on at the same time.
 const atOnce = 50
@@ -160,8 +160,10 @@ func (a *app) each(ctx context.Context, names []string, do func(ctx context.Cont
 	}
 	var errs []error
 	for i, name := range names {
+		var excused excusedError
 		switch err := <-results[i]; {
-		case errors.Is(err, errSkip):
+		case errors.As(err, &excused):
+			a.complain(describe(excused.error))
 		case err != nil:
 			errs = append(errs, err)
 		default:

@@ -103,7 +103,7 @@ func (a *app) rmCommand() *cobra.Command {
 			}
 			_, err := api.ContainerRemove(ctx, name, opt)
 			if opt.Force && notFound(err) {
-				return errSkip // it is what is wanted
+				return excusedError{err} // it is what is wanted, unless the name is wrong
 			}
 			return err
 		})

@@ -26,9 +26,12 @@ type Source struct {
 
 	// Hidden are directories, as paths without symbolic links, that are packed as empty ones unless Name leads into them.
 	Hidden []string
+
+	exact bool // see packer
 }
 
 // Pack writes a tar of what is at a path. Files that vanish meanwhile are left out. Sockets are, too.
+// Times are in whole seconds.
 func Pack(ctx context.Context, src Source, w io.Writer) error {
 	dir, last, err := parent(src.Root, src.Name)
 	if err != nil {
@@ -39,7 +42,7 @@ func Pack(ctx context.Context, src Source, w io.Writer) error {
 	if base == "" {
 		base = "/"
 	}
-	p := &packer{ctx: ctx, w: tar.NewWriter(w), links: make(map[inode]string)}
+	p := &packer{ctx: ctx, w: tar.NewWriter(w), links: make(map[inode]string), exact: src.exact}
 	if p.hidden, err = src.hidden(base); err != nil {
 		return err
 	}
@@ -68,7 +71,8 @@ func (src *Source) hidden(base string) (map[string]bool, error) {
 	return names, nil
 }
 
-// PackTree writes a tar of all that is in a tree. Names are relative, and the root itself is not in it.
+// PackTree writes a tar of all that is in a tree. Names are relative, and the root itself is not in it. Times are
+// in whole seconds.
 func PackTree(ctx context.Context, root *os.File, w io.Writer) error {
 	p := &packer{ctx: ctx, w: tar.NewWriter(w), links: make(map[inode]string)}
 	if err := p.below(int(root.Fd()), ""); err != nil {
@@ -87,6 +91,9 @@ type packer struct {
 	buf   []byte
 
 	hidden map[string]bool // names in the tar of directories that stay empty
+	// exact has times with their fractions of a second. Archives that clients get have none, as docker's: each would take a
+	// PAX header of its own.
+	exact bool
 }
 
 // entry writes the file called base in dir under a name. The first one has to exist.
@@ -137,8 +144,11 @@ func openNoFollow(dir int, base string, follow bool) (int, error) {
 // header describes a file; nil for one that a tar cannot have.
 func (p *packer) header(fd int, st *unix.Stat_t, name string) (*tar.Header, error) {
 	h := &tar.Header{
-		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix()),
+		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Sec, 0),
 		Format: tar.FormatPAX,
+	}
+	if p.exact {
+		h.ModTime = time.Unix(st.Mtim.Unix())
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:

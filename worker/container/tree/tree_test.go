@@ -325,6 +325,40 @@ func TestPackNames(t *testing.T) {
 	}
 }
 
+// What clients get has times in whole seconds, also from before 1970, and so no PAX headers where nothing else needs them.
+func TestPackTimes(t *testing.T) {
+	w := newWorld(t)
+	w.make("d/", "d/f=1", "g=1")
+	for name, at := range map[string]time.Time{"d": time.Unix(500, 7), "d/f": time.Unix(-5, 7e8), "g": time.Unix(500, 999_999_999)} {
+		w.must(os.Chtimes(filepath.Join(w.path, name), at, at))
+	}
+	const want = "d/ 500 d/f -5 g 500"
+	for name, pack := range map[string]func(io.Writer) error{
+		"Pack": func(b io.Writer) error { return Pack(t.Context(), Source{Root: w.root, Name: "/.", Base: "."}, b) },
+		"tree": func(b io.Writer) error { return PackTree(t.Context(), w.root, b) },
+	} {
+		var b bytes.Buffer
+		w.must(pack(&b))
+		var got []string
+		for r := tar.NewReader(&b); ; {
+			h, err := r.Next()
+			if err != nil {
+				break
+			}
+			if h.Name == "./" {
+				continue
+			}
+			got = append(got, strings.TrimPrefix(h.Name, "./"), fmt.Sprint(h.ModTime.Unix()))
+			if h.ModTime.Nanosecond() != 0 || len(h.PAXRecords) != 0 && h.ModTime.Unix() >= 0 {
+				t.Errorf("%s: %s is of %v, with the records %q", name, h.Name, h.ModTime, h.PAXRecords)
+			}
+		}
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("%s: got %s, want %s", name, s, want)
+		}
+	}
+}
+
 // While links are changed all the time, nothing outside is written or read.
 func TestRace(t *testing.T) {
 	w := newWorld(t)

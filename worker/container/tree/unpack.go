@@ -334,7 +334,7 @@ func Copy(ctx context.Context, from *os.File, name string, to *os.File) error {
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := Pack(ctx, Source{Root: from, Name: strings.TrimSuffix(name, "/") + "/."}, w)
+		err := Pack(ctx, Source{Root: from, Name: strings.TrimSuffix(name, "/") + "/.", exact: true}, w)
 		w.CloseWithError(err)
 		packed <- err
 	}()

@@ -16,10 +16,11 @@ func (s *Server) execCreate(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	var req container.ExecCreateRequest
-	if err := c.read(&req); err != nil {
+	var in execWords
+	if err := c.read(&in); err != nil {
 		return err
 	}
+	req := in.request()
 	if len(req.Cmd) == 0 {
 		return worker.Invalidf("No exec command specified")
 	}
@@ -29,7 +30,7 @@ func (s *Server) execCreate(ctx context.Context, c *call) error {
 	if _, err := parseKeys(req.DetachKeys); err != nil {
 		return err
 	}
-	id, err := cs.ExecCreate(ctx, c.vars[0], &req)
+	id, err := cs.ExecCreate(ctx, c.vars[0], req)
 	if err != nil {
 		return err
 	}

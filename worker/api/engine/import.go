@@ -97,7 +97,7 @@ func (s *Server) commit(ctx context.Context, c *call) error {
 	if s.opt.Containers == nil {
 		return errNoContainers
 	}
-	var conf *container.Config
+	var conf *configWords
 	if err := c.read(&conf); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *Server) commit(ctx context.Context, c *call) error {
 	}
 	opt := worker.CommitOptions{
 		Author: c.get("author"), Message: c.get("comment"), Changes: changes(c.form["changes"]),
-		NoPause: !c.isOr("pause", true), Config: conf,
+		NoPause: !c.isOr("pause", true), Config: conf.config(),
 	}
 	if ref != nil {
 		opt.Name = ref.String()

@@ -35,9 +35,11 @@ type createRequest struct {
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (r *createRequest) UnmarshalJSON(b []byte) error {
-	if err := json.Unmarshal(b, &r.now); err != nil {
+	var now createWords
+	if err := json.Unmarshal(b, &now); err != nil {
 		return err
 	}
+	r.now = now.request()
 	return json.Unmarshal(b, &r.old)
 }
 

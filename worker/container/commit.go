@@ -131,14 +131,23 @@ func override(c, own *container.Config) {
 	c.Labels, c.Volumes, c.ExposedPorts = under(own.Labels, c.Labels), under(own.Volumes, c.Volumes), under(own.ExposedPorts, c.ExposedPorts)
 }
 
-// writeLayer writes the layer tar of the container.
+// writeLayer writes the layer tar of the container. That a file is left out of it is told to whoever runs the daemon: the
+// answer to a commit has no room for it, and docker's layer, which has the file, removes another one wherever it is unpacked.
 func (c *ctr) writeLayer(ctx context.Context, w io.Writer) error {
 	t, release, err := c.target(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	return layer.Diff(ctx, t, w, layer.DiffOptions{})
+	var leftOut string
+	if err := layer.Diff(ctx, t, w, layer.DiffOptions{LeftOut: &leftOut}); err != nil {
+		return err
+	}
+	if leftOut != "" {
+		c.m.log.Warn("a file is left out of an image: in a layer, a name that begins with \".wh.\" removes another file",
+			"container", c.id, "file", leftOut)
+	}
+	return nil
 }
 
 // familiar is how docker's events write the name of an image.

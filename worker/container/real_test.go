@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -372,6 +373,29 @@ func TestRealCommit(t *testing.T) {
 	}
 	_, err = f.Commit(t.Context(), id, worker.CommitOptions{Name: "made:2", Changes: []string{"bad"}, NoPause: true})
 	f.want(err, "bad change")
+}
+
+// A file that would remove another one as an entry of a layer is left out of the image, and the log says so.
+func TestRealCommitWhiteout(t *testing.T) {
+	f := newReal(t)
+	m := &maker{f: f}
+	f.deps.Maker = m
+	var log bytes.Buffer
+	f.log = slog.New(slog.NewTextHandler(&log, nil))
+	var last string
+	for i, name := range []string{"x", ".wh.x"} {
+		last = f.run(sh("mkdir /made && echo > /made/" + name))
+		f.await(last)
+		f.inPhase(last, Exited)
+		_, err := f.Commit(t.Context(), last, worker.CommitOptions{Name: fmt.Sprintf("made:%d", i)})
+		f.must(err)
+	}
+	if said := log.String(); strings.Count(said, "left out") != 1 || !strings.Contains(said, "container="+last+" file=/made/.wh.x") {
+		t.Errorf("the log has not one warning, of the second: %s", said)
+	}
+	if got, want := fmt.Sprintf("%q", m.tars), `["made/ made/x" "made/"]`; got != want {
+		t.Errorf("the layers are %s, want %s", got, want)
+	}
 }
 
 // Mounts of all kinds are there, as they were asked for.

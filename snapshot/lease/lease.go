@@ -56,6 +56,7 @@ const (
 	Image     Kind = "image"
 	Container Kind = "container"
 	Record    Kind = "record"
+	Build     Kind = "build" // a record of the history
 )
 
 // An Item names something that can be kept alive.

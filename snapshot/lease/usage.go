@@ -13,6 +13,8 @@ type Use struct {
 	InUse bool
 	// Shared means that more than one Pinned or Cached item keeps it.
 	Shared bool
+	// Owner is one Pinned or Cached item that keeps the item, if there is any.
+	Owner Item
 }
 
 // Usage returns all items of Plain and Cached sources, each after those that refer to it. It is what a listing of the
@@ -52,7 +54,11 @@ func (m *Manager) Usage(ctx context.Context) ([]Use, error) {
 			s.inUse = true
 		}
 		if n.class != Pinned {
-			uses = append(uses, Use{Info: n.Info, Class: n.class, InUse: s.inUse, Shared: s.more})
+			u := Use{Info: n.Info, Class: n.class, InUse: s.inUse, Shared: s.more}
+			if s.owner != nil {
+				u.Owner = s.owner.Item
+			}
+			uses = append(uses, u)
 		}
 		owner := s.owner
 		if n.class != Plain {

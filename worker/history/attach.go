@@ -182,11 +182,11 @@ func (s *Store) Usage() Usage {
 // though not their layers.
 func (s *Store) Leases(has func(digest.Digest) bool) lease.Source {
 	return lease.Source{
-		Kind: "build", Class: lease.Pinned,
+		Kind: lease.Build, Class: lease.Pinned,
 		List: func(context.Context) iter.Seq2[lease.Info, error] {
 			return func(yield func(lease.Info, error) bool) {
 				for _, rec := range s.List() {
-					info := lease.Info{Item: lease.Item{Kind: "build", Name: rec.ID}, Created: rec.Created, Used: rec.Ended}
+					info := lease.Info{Item: lease.Item{Kind: lease.Build, Name: rec.ID}, Created: rec.Created, Used: rec.Ended}
 					for _, d := range rec.results() {
 						if has(d) {
 							info.Refs = append(info.Refs, lease.Item{Kind: lease.Blob, Name: d.String()})

@@ -31,6 +31,7 @@ func (s *Service) DiskUsage(ctx context.Context) (*worker.DiskUsage, error) {
 	if err := s.imageUsage(ctx, a, &du.Images); err != nil {
 		return nil, err
 	}
+	a.history(uses)
 	records := s.cached(ctx, uses)
 	for _, u := range uses { // those that refer come before what they refer to
 		if u.Class == lease.Plain && a.owner(u.Item) == nobody && !worker.IsBase(u.Name) {
@@ -157,6 +158,15 @@ func (a *account) owner(i lease.Item) lease.Item {
 		return lease.Item{Kind: lease.Image}
 	}
 	return a.owners[i]
+}
+
+// history notes what records of past builds keep. It is no cache, and goes with the record.
+func (a *account) history(uses []lease.Use) {
+	for i := range uses {
+		if u := &uses[i]; u.Owner.Kind == lease.Build && a.owner(u.Item) == nobody {
+			a.owners[u.Item] = u.Owner
+		}
+	}
 }
 
 // keep notes that an image keeps refs, and all that these keep.

@@ -103,7 +103,7 @@ func TestDiscardUpdate(t *testing.T) {
 	f := newFixture(t)
 	f.limited(executor.Limitable{Memory: true, Swap: true})
 	id := f.run(request("sleep"))
-	res, err := f.Update(t.Context(), id, &container.UpdateConfig{Resources: container.Resources{BlkioWeight: 300, Memory: 64 << 20}})
+	res, err := f.Update(t.Context(), id, &container.UpdateConfig{Resources: container.Resources{BlkioWeight: 300, Memory: 64 << 20, MemorySwap: 64 << 20}})
 	f.must(err)
 	if len(res.Warnings) != 1 || !strings.HasPrefix(res.Warnings[0], "Your kernel does not support Block I/O weight or") {
 		t.Errorf("warnings are %q", res.Warnings)

@@ -3,6 +3,7 @@
 SHELL      := /bin/bash
 BIN        := bin
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT     ?= $(shell git rev-parse HEAD 2>/dev/null)
 LDFLAGS    := -s -w -X main.version=$(VERSION)
 BASES      ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/boxbuild/bases
 CLIENTS    ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/boxbuild/clients
@@ -40,7 +41,7 @@ clients: setup
 	@./cmd/internal/bases/clients.sh $(CLIENTS)
 
 build: setup
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/boxbuild ./cmd/boxbuildd
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS) -X main.revision=$(COMMIT)' -o $(BIN)/ ./cmd/boxbuild ./cmd/boxbuildd
 	CGO_ENABLED=1 go build $(SHIMFLAGS) -ldflags '-s -w -linkmode external -extldflags "-static"' -o $(BIN)/ ./cmd/boxshim
 
 demo: build bases

@@ -19,8 +19,8 @@ import (
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and revision, the commit that was built, are set by the linker. Without it the compiler's note of the commit counts.
+var version, revision = "dev", ""
 
 func main() {
 	ctx, stop := interruptible()

@@ -115,14 +115,14 @@ func (a *app) addAPIVersion(ctx context.Context, v *versions) {
 
 // commit is the commit that this program was built from, if it knows.
 func commit() string {
-	if build, ok := debug.ReadBuildInfo(); ok {
+	if build, ok := debug.ReadBuildInfo(); ok && revision == "" {
 		for _, s := range build.Settings {
 			if s.Key == "vcs.revision" {
 				return s.Value
 			}
 		}
 	}
-	return ""
+	return revision
 }
 
 func (a *app) printVersions(format string, v *versions) error {

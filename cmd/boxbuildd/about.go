@@ -24,7 +24,8 @@ func about(cfg *config.Daemon, more *boxbuildv1.InfoResponse) *boxbuildv1.InfoRe
 		OperatingSystem: operatingSystem(), Started: timestamppb.New(time.Now()),
 		IdleTimeoutSeconds: int64(cfg.Idle().Seconds()),
 	}
-	if build, ok := debug.ReadBuildInfo(); ok {
+	info.Revision = revision
+	if build, ok := debug.ReadBuildInfo(); ok && revision == "" {
 		for _, s := range build.Settings {
 			if s.Key == "vcs.revision" {
 				info.Revision = s.Value

@@ -26,8 +26,8 @@ import (
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and revision, the commit that was built, are set by the linker. Without it the compiler's note of the commit counts.
+var version, revision = "dev", ""
 
 // The first thread of the process is main's. What has to be done in other namespaces is done on threads that end with it,
 // which the first one cannot do: it would stay there, hold what is mounted there, and be what /proc/<pid> shows.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +29,7 @@ func hostOptions(t testing.TB) shim.Options {
 	}
 	t.Cleanup(func() {
 		tree := cgroup.At(cgroup.Root)
+		awaitBegun(opts.Dir, opts.CgroupParent)
 		awaitSpares(tree, opts.CgroupParent)
 		if left := tree.Processes(opts.CgroupParent); len(left) > 0 {
 			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", left[0]))
@@ -39,6 +41,30 @@ func hostOptions(t testing.TB) shim.Options {
 		}
 	})
 	return opts
+}
+
+// awaitBegun waits for the end, or the place in a cgroup, of what a killed daemon has begun to start on dir: it still makes
+// its directories.
+func awaitBegun(dir, parent string) {
+	for {
+		var wait func()
+		procs, _ := filepath.Glob("/proc/[0-9]*")
+		for _, proc := range procs {
+			args, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
+			groups, err := os.ReadFile(filepath.Join(proc, "cgroup"))
+			if err != nil || !slices.Contains(strings.Split(string(args), "\x00"), dir) || strings.Contains(string(groups), parent+"/") {
+				continue
+			}
+			pid, _ := strconv.Atoi(filepath.Base(proc))
+			if wait, err = tryAwait(pid); err == nil {
+				break
+			}
+		}
+		if wait == nil {
+			return
+		}
+		wait()
+	}
 }
 
 // awaitSpares waits for the end of what a killed daemon had in stock, which comes when the kernel gets round to it.

@@ -17,7 +17,7 @@ func TestRealOOM(t *testing.T) {
 	f := newReal(t)
 	ctx := t.Context()
 	req := sh("if [ -e /again ]; then exec dd if=/dev/zero of=/dev/null bs=64M count=1; fi; echo > /again; while [ ! -e /end ]; do sleep 0.05; done")
-	req.HostConfig.Memory, req.HostConfig.MemorySwap = 16<<20, 16<<20
+	req.HostConfig.Memory, req.HostConfig.MemorySwap = 32<<20, 32<<20 // with room for what starts a process
 	id := f.run(req)
 	e, err := f.ExecCreate(ctx, id, &container.ExecCreateRequest{Cmd: []string{"dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"}})
 	f.must(err)

@@ -51,8 +51,9 @@ func awaitBegun(dir, parent string) {
 		procs, _ := filepath.Glob("/proc/[0-9]*")
 		for _, proc := range procs {
 			args, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
-			groups, err := os.ReadFile(filepath.Join(proc, "cgroup"))
-			if err != nil || !slices.Contains(strings.Split(string(args), "\x00"), dir) || strings.Contains(string(groups), parent+"/") {
+			groups, _ := os.ReadFile(filepath.Join(proc, "cgroup"))
+			status, err := os.ReadFile(filepath.Join(proc, "status"))
+			if err != nil || !strings.Contains(string(status), "\nPPid:\t1\n") || !slices.Contains(strings.Split(string(args), "\x00"), dir) || strings.Contains(string(groups), parent+"/") {
 				continue
 			}
 			pid, _ := strconv.Atoi(filepath.Base(proc))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,10 @@ import (
 
 // binary is boxshim, built once by TestMain.
 var binary string
+
+// The first thread of the process is TestMain's: one that has entered a namespace ends with its goroutine, which the first
+// cannot, and /proc/self would be in that namespace from then on.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,10 @@ var boxshim = sync.OnceValues(func() (string, error) {
 	}
 	return out, nil
 })
+
+// The first thread of the process is TestMain's: one that has entered a namespace ends with its goroutine, which the first
+// cannot, and /proc/self would be in that namespace from then on.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	code := m.Run()

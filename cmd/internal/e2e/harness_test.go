@@ -152,12 +152,16 @@ func finish(root string) error {
 			return fmt.Errorf("ending the daemon of %s: %w", root, err)
 		}
 		// The lock is given back before the process ends, and whoever adopted the process may be slow to notice its end.
-		drains := false
+		drains := 0 // for how many looks
 		for alive(family[slices.IndexFunc(family, func(p process) bool { return p.pid == pid })]) {
 			time.Sleep(5 * time.Millisecond)
-			if !drains && draining(root) {
-				// It lets builds finish, which a second signal ends.
-				drains = true
+			if draining(root) {
+				drains++
+			}
+			if drains == 50 {
+				// It lets builds finish, which a second signal ends. Without builds it drains for an instant only, and that
+				// signal would find it while it stops, and end it there and then.
+				drains++
 				_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended by now
 			}
 		}

@@ -92,6 +92,7 @@ func TestDiscard(t *testing.T) {
 			t.Errorf("%s: inspect shows %+v, want %+v", name, got, want)
 		}
 	}
+	f.limited(executor.Limitable{})
 	req := request("sleep")
 	req.HostConfig.NanoCPUs = 1e9
 	_, err := f.Create(t.Context(), req)

@@ -3,7 +3,8 @@
 // Life cycle: read the configuration, take the root's lock, build the worker (wire.go), listen, serve. On a signal the
 // daemon drains: it lets no more builds in and waits for those that run, until they end, the drain timeout has passed, or
 // another signal comes. Then, or when it was idle for long enough, it takes no more calls, cancels what runs, closes the
-// worker and gives the lock back. Users stop before what they use, and that part ends within stopTimeout.
+// worker and gives the lock back. Users stop before what they use, and that part ends within stopTimeout; a third signal
+// does not wait for it.
 //
 // Lock order: gate.mu and presence.mu are leaves.
 package main
@@ -34,8 +35,8 @@ var version, revision = "dev", ""
 func init() { runtime.LockOSThread() }
 
 func main() {
-	// A second signal must end the program whatever it does, so there is room for two.
-	signals := make(chan os.Signal, 2)
+	// A third signal must end the program whatever it does, so there is room for all of them.
+	signals := make(chan os.Signal, patience)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(os.Args[1:], process{

@@ -26,7 +26,7 @@ import (
 // TestMain makes this binary boxbuildd too, with a worker in memory.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"boxbuildd": func() {
-		signals := make(chan os.Signal, 2)
+		signals := make(chan os.Signal, patience)
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 		if err := run(os.Args[1:], process{
 			env: config.OSEnv(), stdout: os.Stdout, stderr: os.Stderr, signals: signals, worker: fakeWorker,

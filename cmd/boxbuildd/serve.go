@@ -84,9 +84,11 @@ func serve(cfg *config.Daemon, p process, lock *rootLock, log *slog.Logger) (err
 		d.Gate = newGate(d.Builder)
 	}
 	s := &server{cfg: cfg, daemon: d, log: log, presence: &presence{last: time.Now()}, ended: make(chan error, 3)}
+	calm := func() {}
 	defer func() {
 		lock.leave()
 		err = errors.Join(err, s.close())
+		calm()
 	}()
 	if s.endpoints, err = listenAll(cfg, p.env, log); err != nil {
 		return err
@@ -102,18 +104,14 @@ func serve(cfg *config.Daemon, p process, lock *rootLock, log *slog.Logger) (err
 	defer stopDog()
 	reason, signalled, err := s.wait(p.signals)
 	log.Info("stopping", "reason", reason)
+	asked := 0
 	if signalled {
 		lock.drain()
-		s.drain(p)
+		asked = 1 + s.drain(p)
 	}
 	notify(p.env, "STOPPING=1")
 	lock.leave()
-	go func() {
-		// Whoever asks twice is not made to wait.
-		<-p.signals
-		log.Warn("stopping at once")
-		p.abort()
-	}()
+	calm = insist(p, asked, log)
 	return errors.Join(err, s.stop())
 }
 

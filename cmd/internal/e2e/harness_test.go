@@ -151,20 +151,13 @@ func finish(root string) error {
 		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 			return fmt.Errorf("ending the daemon of %s: %w", root, err)
 		}
+		// It lets builds finish, which a second signal ends.
+		again := time.AfterFunc(250*time.Millisecond, func() { _ = syscall.Kill(pid, syscall.SIGTERM) }) // it may have ended by now
 		// The lock is given back before the process ends, and whoever adopted the process may be slow to notice its end.
-		drains := 0 // for how many looks
 		for alive(family[slices.IndexFunc(family, func(p process) bool { return p.pid == pid })]) {
 			time.Sleep(5 * time.Millisecond)
-			if draining(root) {
-				drains++
-			}
-			if drains == 50 {
-				// It lets builds finish, which a second signal ends. Without builds it drains for an instant only, and that
-				// signal would find it while it stops, and end it there and then.
-				drains++
-				_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended by now
-			}
 		}
+		again.Stop()
 		if took := time.Since(begin); took > 10*time.Second {
 			return fmt.Errorf("the daemon of %s took %s to end", root, took)
 		}
@@ -173,12 +166,6 @@ func finish(root string) error {
 		return fmt.Errorf("the daemon of %s left behind:\n%s", root, strings.Join(left, "\n"))
 	}
 	return nil
-}
-
-// draining says whether the daemon of root has been told to stop and waits for its builds.
-func draining(root string) bool {
-	text, err := os.ReadFile(filepath.Join(root, "lock"))
-	return err == nil && strings.Contains(string(text), "draining")
 }
 
 // A process is one run of a program: a pid with the time it started at.

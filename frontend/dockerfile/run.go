@@ -150,11 +150,7 @@ func (st *state) privileges(ic *instructions.RunCommand, r *runStep) error {
 		if d.Name == "" {
 			return errors.New("device name is missing")
 		}
-		name := d.Name
-		if real := grants.Devices[name]; real != "" {
-			name = real // the user's own word for it
-		}
-		r.devices = append(r.devices, op.ExecDevice{Name: name, Optional: !d.Required})
+		r.devices = append(r.devices, op.ExecDevice{Name: d.Name, Optional: !d.Required})
 	}
 	return nil
 }

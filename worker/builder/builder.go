@@ -118,9 +118,12 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if hasResult(out) {
 		em.remark(stepMissing, req.Missing)
 	}
-	env.settle(out)
-	if err := b.admit(out.Targets(), grants); err != nil {
+	if err := b.admitOutput(out, grants); err != nil {
 		return nil, located(err, out)
+	}
+	env.settle(out)
+	if err := b.empty(out.Targets()); err != nil {
+		return nil, err
 	}
 	if outputs, err = b.more(ctx, req, out, outputs, em); err != nil {
 		return nil, err

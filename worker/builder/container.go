@@ -35,7 +35,7 @@ func (e *env) NewContainer(ctx context.Context, spec *frontend.ContainerSpec) (f
 		Network: spec.Network, Platform: spec.Platform,
 		Meta: op.ExecMeta{Hostname: spec.Hostname, ExtraHosts: spec.ExtraHosts, Cwd: "/"},
 	}
-	if err := e.b.permit(x, e.grants); err != nil {
+	if _, err := e.b.permit(x, e.grants); err != nil {
 		return nil, err
 	}
 	var ins []solver.Input
@@ -109,7 +109,7 @@ func (c *container) Start(ctx context.Context, p *frontend.ProcessSpec) (fronten
 	if p.Terminal && !hasVariable(p.Env, "TERM") {
 		meta.Env = append(meta.Env[:len(meta.Env):len(meta.Env)], "TERM=xterm")
 	}
-	if err := c.e.b.permit(&op.Exec{Network: c.exec.Network, Security: p.Security}, c.e.grants); err != nil {
+	if _, err := c.e.b.permit(&op.Exec{Network: c.exec.Network, Security: p.Security}, c.e.grants); err != nil {
 		return nil, err
 	}
 	r, err := c.c.Start(ctx, &run.ContainerProcess{

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/boxbuild/boxbuild/frontend/llb"
+	codec "github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/solver/run"
@@ -53,8 +54,12 @@ func (e *env) Nest(ctx context.Context, definition []byte) (solver.Result, error
 	if root == nil {
 		return run.ResultOf(""), nil
 	}
-	targets := []solver.Input{*root}
-	if err := e.b.admit(targets, e.grants); err != nil {
+	with, err := e.b.admit([]solver.Input{*root}, e.grants)
+	if err != nil {
+		return "", err
+	}
+	targets := codec.Replace([]solver.Input{*root}, with)
+	if err := e.b.empty(targets); err != nil {
 		return "", err
 	}
 	out, err := e.b.deps.Solver.Solve(ctx, &solver.Build{ID: e.id + "/" + rand.Text(), Targets: targets, Events: e.em.emit})

@@ -1,11 +1,15 @@
 package builder
 
 import (
+	"cmp"
 	"fmt"
+	"iter"
+	"slices"
 	"strings"
 
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
@@ -24,26 +28,38 @@ func (b *Builder) grants(asked []string) (*frontend.Grants, error) {
 }
 
 // admit looks at every process that the targets need before anything runs, whatever frontend they come from: none may
-// have what g does not grant. The cache mounts of those that are to run without the cache are emptied.
-func (b *Builder) admit(targets []solver.Input, g *frontend.Grants) error {
+// have what g does not grant. The operations that it returns are to take the places of those of their vertices: they name
+// the devices that there are, so that a step is another one when a device has come or gone.
+func (b *Builder) admit(targets []solver.Input, g *frontend.Grants) (map[*solver.Vertex]solver.Op, error) {
+	with := make(map[*solver.Vertex]solver.Op)
+	for v, e := range processes(targets) {
+		found, err := b.permit(e, g)
+		if err != nil {
+			return nil, &solver.VertexError{Vertex: v, Err: err}
+		}
+		if !slices.Equal(found, e.Devices) {
+			c := *e
+			c.Devices = found
+			with[v] = &c
+		}
+	}
+	return with, nil
+}
+
+// admitOutput is admit for what a frontend has made.
+func (b *Builder) admitOutput(out *frontend.Output, g *frontend.Grants) error {
+	with, err := b.admit(out.Targets(), g)
+	if err != nil || len(with) == 0 {
+		return err
+	}
+	changeInputs(out, func(ins []solver.Input) []solver.Input { return llb.Replace(ins, with) })
+	return nil
+}
+
+// empty empties the cache mounts of the processes that targets need and that are to run without the cache.
+func (b *Builder) empty(targets []solver.Input) error {
 	var fresh []*op.Exec
-	seen := make(map[*solver.Vertex]bool)
-	todo := targets
-	for len(todo) > 0 {
-		v := todo[len(todo)-1].Vertex
-		todo = todo[:len(todo)-1]
-		if seen[v] {
-			continue
-		}
-		seen[v] = true
-		todo = append(todo[:len(todo):len(todo)], v.Inputs()...)
-		e, ok := v.Op().(*op.Exec)
-		if !ok {
-			continue
-		}
-		if err := b.permit(e, g); err != nil {
-			return &solver.VertexError{Vertex: v, Err: err}
-		}
+	for v, e := range processes(targets) {
 		if v.Meta().IgnoreCache {
 			fresh = append(fresh, e)
 		}
@@ -51,52 +67,91 @@ func (b *Builder) admit(targets []solver.Input, g *frontend.Grants) error {
 	return b.deps.Runner.PruneCaches(fresh)
 }
 
-// permit returns an error if e is to have what g does not grant.
-func (b *Builder) permit(e *op.Exec, g *frontend.Grants) error {
+// processes are those that targets need.
+func processes(targets []solver.Input) iter.Seq2[*solver.Vertex, *op.Exec] {
+	return func(yield func(*solver.Vertex, *op.Exec) bool) {
+		seen := make(map[*solver.Vertex]bool)
+		todo := targets
+		for len(todo) > 0 {
+			v := todo[len(todo)-1].Vertex
+			todo = todo[:len(todo)-1]
+			if seen[v] {
+				continue
+			}
+			seen[v] = true
+			todo = append(todo[:len(todo):len(todo)], v.Inputs()...)
+			if e, ok := v.Op().(*op.Exec); ok && !yield(v, e) {
+				return
+			}
+		}
+	}
+}
+
+// permit returns an error if e is to have what g does not grant, and else the devices of e as they are to be looked for
+// when it runs: by their own names, but for those that there are not.
+func (b *Builder) permit(e *op.Exec, g *frontend.Grants) ([]op.ExecDevice, error) {
 	switch {
 	case e.Network == op.NetworkHost && !g.NetworkHost:
-		return frontend.NotAllowed(frontend.EntitlementNetworkHost)
+		return nil, frontend.NotAllowed(frontend.EntitlementNetworkHost)
 	case e.Security == op.SecurityInsecure && !g.Insecure:
-		return frontend.NotAllowed(frontend.EntitlementInsecure)
-	case len(e.Devices) == 0 || g.AllDevices:
-		return nil
+		return nil, frontend.NotAllowed(frontend.EntitlementInsecure)
+	case len(e.Devices) == 0:
+		return e.Devices, nil
 	}
-	granted := make(map[string]bool)
-	for name, target := range g.Devices {
-		if target != "" {
-			name = target
-		}
-		found, err := b.devices(name)
-		if err != nil {
-			return err
-		}
-		for _, d := range found {
-			granted[d.Name] = true
-		}
+	granted, err := b.granted(g)
+	if err != nil {
+		return nil, err
 	}
 	// What is missing is an error even if the step is in the cache, and before what is not allowed, as with BuildKit.
+	var out []op.ExecDevice
 	var refused []string
-	for _, x := range e.Devices {
-		found, err := b.devices(x.Name)
-		if err != nil {
-			return err
+	add := func(d op.ExecDevice) {
+		if !slices.Contains(out, d) {
+			out = append(out, d)
 		}
-		if len(found) == 0 && !x.Optional {
-			return fmt.Errorf("required device %q is not registered", x.Name)
+	}
+	for _, x := range e.Devices {
+		if real := g.Devices[x.Name]; real != "" {
+			x.Name = real // the user's own word for it
+		}
+		found, err := b.devices(x.Name)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(found) == 0 && !x.Optional && !g.AllDevices:
+			return nil, fmt.Errorf("required device %q is not registered", x.Name)
+		case len(found) == 0:
+			add(x) // the step says so, if it runs
 		}
 		for _, d := range found {
-			if !granted[d.Name] && !d.AutoAllowed {
+			add(op.ExecDevice{Name: d.Name})
+			if !g.AllDevices && !granted[d.Name] && !d.AutoAllowed && !slices.Contains(refused, d.Name) {
 				refused = append(refused, d.Name)
 			}
 		}
 	}
 	switch len(refused) {
 	case 0:
-		return nil
+		return out, nil
 	case 1:
-		return fmt.Errorf("device %s is requested by the build but not allowed", refused[0])
+		return nil, fmt.Errorf("device %s is requested by the build but not allowed", refused[0])
 	}
-	return fmt.Errorf("devices %s are requested by the build but not allowed", strings.Join(refused, ", "))
+	return nil, fmt.Errorf("devices %s are requested by the build but not allowed", strings.Join(refused, ", "))
+}
+
+// granted are the names of the devices that g names.
+func (b *Builder) granted(g *frontend.Grants) (map[string]bool, error) {
+	names := make(map[string]bool)
+	for name, target := range g.Devices {
+		found, err := b.devices(cmp.Or(target, name))
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range found {
+			names[d.Name] = true
+		}
+	}
+	return names, nil
 }
 
 // devices returns those that name stands for.

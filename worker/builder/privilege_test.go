@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,7 +70,8 @@ func TestAdmit(t *testing.T) {
 		{"", device("v/c=*"), "devices v/c=one, v/c=two are requested by the build but not allowed"},
 		{"device=v/c=one", device("v/c=*"), "device v/c=two is requested by the build but not allowed"},
 		{"device=v/c=one", device("v/c=one"), ""},
-		{"device=v/c=two,alias=v/c=one", device("v/c=one"), "device v/c=one is requested by the build but not allowed"},
+		{"device=v/c=two,alias=v/c=one", device("v/c=one"), ""}, // the one is the other here
+		{"device=v/c=two,alias=mine", device("mine"), ""},
 		{"device=v/c=two,alias=mine", device("v/c=two"), ""},
 		{"device=v/c=*", device("v/c=one", "v/c=two"), ""},
 		{"device", device("v/c=*"), ""},
@@ -83,13 +85,49 @@ func TestAdmit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = b.admit(below(tc.exec, solver.Meta{Name: "deep"}), g)
+		_, err = b.admit(below(tc.exec, solver.Meta{Name: "deep"}), g)
 		var vertex *solver.VertexError
 		switch {
 		case tc.want == "" && err != nil:
 			t.Errorf("with %q: %v", tc.asked, err)
 		case tc.want != "" && (!errors.As(err, &vertex) || vertex.Vertex.Name() != "deep" || !strings.HasPrefix(err.Error(), tc.want)):
 			t.Errorf("with %q: got %v, want %s", tc.asked, err, tc.want)
+		}
+	}
+}
+
+// TestDevicesFound checks that what a step is named by has the devices that there are, so that one which did without a
+// device is not found when the device is there; and that what a client knows the step by stays.
+func TestDevicesFound(t *testing.T) {
+	b := New(Deps{Devices: fakeDevices{}, Entitlements: []string{"device"}})
+	for _, asked := range []string{"device", "device=v/c=*"} {
+		g, err := b.grants([]string{asked, "device=v/c=two,alias=mine"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tc := range []struct{ have, want []op.ExecDevice }{
+			{nil, nil},
+			{[]op.ExecDevice{{Name: "v/c=one"}}, []op.ExecDevice{{Name: "v/c=one"}}},
+			{[]op.ExecDevice{{Name: "v/c=one", Optional: true}}, []op.ExecDevice{{Name: "v/c=one"}}},
+			{[]op.ExecDevice{{Name: "v/d=one", Optional: true}}, []op.ExecDevice{{Name: "v/d=one", Optional: true}}},
+			{[]op.ExecDevice{{Name: "v/c=two", Optional: true}, {Name: "v/c=*"}}, []op.ExecDevice{{Name: "v/c=two"}, {Name: "v/c=one"}}},
+			{[]op.ExecDevice{{Name: "mine", Optional: true}}, []op.ExecDevice{{Name: "v/c=two"}}},
+		} {
+			out := &frontend.Output{Images: []frontend.Image{{Root: &below(&op.Exec{Devices: tc.have}, solver.Meta{Name: "deep"})[0]}}}
+			top := out.Images[0].Root.Vertex
+			out.Images[0].Layers = []solver.Input{top.Inputs()[0], *out.Images[0].Root}
+			if err := b.admitOutput(out, g); err != nil {
+				t.Fatal(err)
+			}
+			img := &out.Images[0]
+			for _, v := range []*solver.Vertex{img.Root.Vertex.Inputs()[0].Vertex, img.Layers[0].Vertex, img.Layers[1].Vertex.Inputs()[1].Vertex} {
+				if got := v.Op().(*op.Exec).Devices; !slices.Equal(got, tc.want) || v.Name() != "deep" {
+					t.Errorf("with %s, %v: got %v of %s, want %v", asked, tc.have, got, v.Name(), tc.want)
+				}
+			}
+			if same := img.Root.Vertex.Recipe() == top.Recipe(); same != slices.Equal(tc.have, tc.want) {
+				t.Errorf("with %s, %v: is it the same step? %v", asked, tc.have, same)
+			}
 		}
 	}
 }
@@ -123,7 +161,7 @@ func TestFreshCaches(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := &op.Exec{Mounts: []op.ExecMount{{Type: op.MountCache, Input: op.NoInput, Dest: "/c", Cache: op.CacheMount{ID: "x"}}}}
-		if err := b.admit(below(e, solver.Meta{IgnoreCache: fresh}), new(frontend.Grants)); err != nil {
+		if err := b.empty(below(e, solver.Meta{IgnoreCache: fresh})); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(kept); (err != nil) != fresh {

@@ -8,6 +8,7 @@ import (
 	"path"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
@@ -137,8 +138,12 @@ func (e *env) results(ctx context.Context, ins []solver.Input) ([]solver.Result,
 	e.reads++
 	id := fmt.Sprintf("%s-read%d", e.id, e.reads)
 	e.mu.Unlock()
-	ins = e.settled.relax(ins)
-	if err := e.b.admit(ins, e.grants); err != nil {
+	with, err := e.b.admit(ins, e.grants)
+	if err != nil {
+		return nil, err
+	}
+	ins = e.settled.relax(llb.Replace(ins, with))
+	if err := e.b.empty(ins); err != nil {
 		return nil, err
 	}
 	out, err := e.b.deps.Solver.Solve(ctx, &solver.Build{ID: id, Targets: ins, Events: e.em.emit})

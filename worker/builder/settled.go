@@ -84,12 +84,15 @@ func (s *settled) vertexLocked(v *solver.Vertex, made map[*solver.Vertex]*solver
 }
 
 // settle allows the cache for what has been made while the output was being found.
-func (e *env) settle(out *frontend.Output) {
+func (e *env) settle(out *frontend.Output) { changeInputs(out, e.settled.relax) }
+
+// changeInputs puts what f makes of the results that an output names into their places.
+func changeInputs(out *frontend.Output, f func([]solver.Input) []solver.Input) {
 	for i := range out.Images {
 		img := &out.Images[i]
 		if img.Root != nil {
-			img.Root = &e.settled.relax([]solver.Input{*img.Root})[0]
+			img.Root = &f([]solver.Input{*img.Root})[0]
 		}
-		img.Layers = e.settled.relax(img.Layers)
+		img.Layers = f(img.Layers)
 	}
 }

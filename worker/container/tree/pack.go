@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -102,7 +101,7 @@ func (p *packer) entry(dir int, base, name string, first bool) error {
 		return context.Cause(p.ctx)
 	}
 	fd, err := openNoFollow(dir, base, first)
-	if errors.Is(err, unix.ENOENT) && !first {
+	if gone(err) && !first {
 		return nil
 	}
 	if err != nil {
@@ -133,6 +132,10 @@ func (p *packer) entry(dir int, base, name string, first bool) error {
 	return p.w.WriteHeader(h)
 }
 
+// gone says whether an error means that a file has vanished since its name was read. The files of a process that has ended
+// say so in a way of their own.
+func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
+
 func openNoFollow(dir int, base string, follow bool) (int, error) {
 	flags := unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	if follow && base == "." {
@@ -141,7 +144,7 @@ func openNoFollow(dir int, base string, follow bool) (int, error) {
 	return unix.Openat(dir, base, flags, 0)
 }
 
-// header describes a file; nil for one that a tar cannot have.
+// header describes a file; nil for one that a tar cannot have, or that is gone.
 func (p *packer) header(fd int, st *unix.Stat_t, name string) (*tar.Header, error) {
 	h := &tar.Header{
 		Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Sec, 0),
@@ -158,6 +161,9 @@ func (p *packer) header(fd int, st *unix.Stat_t, name string) (*tar.Header, erro
 		h.Name = strings.TrimSuffix(name, "/") + "/"
 	case unix.S_IFLNK:
 		target, err := readlinkat(fd, "")
+		if gone(err) {
+			return nil, nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -226,6 +232,9 @@ func xattrs(fd int, h *tar.Header) {
 // file writes a file. What a process does to its size meanwhile does not break the tar.
 func (p *packer) file(fd int, h *tar.Header) error {
 	in, err := os.OpenFile(procPath(fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if gone(err) {
+		return nil
+	}
 	if err != nil {
 		return &os.PathError{Op: "open", Path: h.Name, Err: err}
 	}
@@ -271,12 +280,15 @@ func (zeros) Read(b []byte) (int, error) {
 // below writes what is in a directory, in the order of the names.
 func (p *packer) below(fd int, name string) error {
 	d, err := os.OpenFile(procPath(fd), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if gone(err) {
+		return nil
+	}
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !gone(err) {
 		return err
 	}
 	slices.Sort(names)

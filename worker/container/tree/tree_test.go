@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -384,6 +385,42 @@ func TestRace(t *testing.T) {
 	}
 	close(stop)
 	<-done
+}
+
+// What vanishes after it has been opened, as all of a process does that ends, is left out of a tar.
+func TestPackVanished(t *testing.T) {
+	sleep := exec.Command("sleep", "1000")
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	open := func(name string) int {
+		t.Helper()
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/%s", sleep.Process.Pid, name), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	file, link, dir := open("auxv"), open("exe"), open("task")
+	if err := sleep.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = sleep.Wait() // it was killed
+	var b bytes.Buffer
+	p := &packer{ctx: t.Context(), w: tar.NewWriter(&b)}
+	if err := p.file(file, &tar.Header{Name: "auxv", Format: tar.FormatPAX}); err != nil {
+		t.Errorf("a file: %v", err)
+	}
+	if h, err := p.header(link, &unix.Stat_t{Mode: unix.S_IFLNK}, "exe"); h != nil || err != nil {
+		t.Errorf("a link: %v, %v", h, err)
+	}
+	if err := p.below(dir, "task"); err != nil {
+		t.Errorf("a directory: %v", err)
+	}
+	if b.Len() > 0 {
+		t.Errorf("there are %d bytes of a tar", b.Len())
+	}
 }
 
 // Whatever a tar says, unpacking it ends, and harms nothing outside.

@@ -5,18 +5,15 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
-	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/layer"
 	snapmount "github.com/boxbuild/boxbuild/snapshot/mount"
 )
@@ -44,15 +41,13 @@ func (m *Manager) Changes(ctx context.Context, ref string) (_ []container.Filesy
 		defer lower.Close()
 	}
 	ch := &changes{lower: lower}
-	if w, ok := m.deps.Snapshots.(snapshot.DraftWriter); ok {
-		dir, _, err := w.DraftUpper(ctx, c.draft())
-		if err == nil {
-			err = ch.upper(ctx, dir)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return ch.sorted(), nil
+	t, err := c.layerDir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if t.Form != layer.Plain {
+		err = ch.upper(ctx, t.Dir, t.Form)
+		return ch.sorted(), err
 	}
 	err = c.layerTar(ctx, func(h *tar.Header, _ io.Reader) error { return ch.entry(h) })
 	return ch.sorted(), err
@@ -98,65 +93,6 @@ func (ch *changes) there(name string) bool {
 	return unix.Fstatat(int(dir.Fd()), path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
-// upper walks the upper directory of an overlay.
-func (ch *changes) upper(ctx context.Context, dir string) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return ch.dir(ctx, root, "/")
-}
-
-// dir reports what is in a directory.
-func (ch *changes) dir(ctx context.Context, root *os.Root, name string) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	entries, err := fs.ReadDir(root.FS(), path.Join(".", name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		full := path.Join(name, e.Name())
-		fi, err := e.Info()
-		if err != nil {
-			continue // it has vanished
-		}
-		if err := ch.file(ctx, root, full, fi); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (ch *changes) file(ctx context.Context, root *os.Root, full string, fi fs.FileInfo) error {
-	if isWhiteout(fi) {
-		ch.add(changeDeleted, full)
-		return nil
-	}
-	kind := changeAdded
-	if ch.there(full) {
-		kind = changeModified
-	}
-	ch.add(kind, full)
-	if fi.IsDir() {
-		return ch.dir(ctx, root, full)
-	}
-	return nil
-}
-
-func isWhiteout(fi fs.FileInfo) bool {
-	if fi.Mode()&fs.ModeCharDevice == 0 {
-		return false
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && st.Rdev == 0
-}
-
 // entry reports an entry of a layer tar.
 func (ch *changes) entry(h *tar.Header) error {
 	full := path.Clean("/" + h.Name)
@@ -178,16 +114,25 @@ func (ch *changes) entry(h *tar.Header) error {
 // layerWhiteout begins the names of what a layer tar takes away (OCI image specification, layer.md).
 const layerWhiteout = ".wh."
 
-// target is where the layer of the container lies, for package layer.
-func (c *ctr) target(ctx context.Context) (layer.Target, func(), error) {
-	rec := c.get()
-	mounts, err := c.m.keeper.Mounts(ctx, c.draft(), rec.autoRemove())
+// layerDir is where the layer of the container lies.
+func (c *ctr) layerDir(ctx context.Context) (layer.Target, error) {
+	mounts, err := c.m.keeper.Mounts(ctx, c.draft(), c.get().autoRemove())
 	if err != nil {
-		return layer.Target{}, nil, err
+		return layer.Target{}, err
 	}
 	t, ok := layer.TargetOf(mounts)
 	if !ok {
-		return layer.Target{}, nil, errors.New("the writable layer cannot be read")
+		return layer.Target{}, errors.New("the writable layer cannot be read")
+	}
+	return t, nil
+}
+
+// target is layerDir, with what it is compared to, for package layer.
+func (c *ctr) target(ctx context.Context) (layer.Target, func(), error) {
+	rec := c.get()
+	t, err := c.layerDir(ctx)
+	if err != nil {
+		return t, nil, err
 	}
 	if t.Form != layer.Plain || rec.lower() == "" {
 		return t, func() {}, nil

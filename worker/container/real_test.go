@@ -129,7 +129,7 @@ func TestReal(t *testing.T) {
 	if s := strings.Join(got, " "); s != "D/data C/etc C/etc/passwd A/made" {
 		t.Errorf("changes are %s", s)
 	}
-	still := f.run(sh("true"))
+	still := f.run(sh("chown 0:0 /etc/passwd; : >> /data/sub/file")) // which overlayfs copies up
 	f.await(still)
 	if changes, err := f.Changes(ctx, still); err != nil || len(changes) > 0 {
 		t.Errorf("of one that has changed nothing: %v, %v", changes, err)

@@ -232,7 +232,7 @@ func xattrs(fd int, h *tar.Header) {
 // file writes a file. What a process does to its size meanwhile does not break the tar.
 func (p *packer) file(fd int, h *tar.Header) error {
 	in, err := os.OpenFile(procPath(fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if gone(err) {
+	if gone(err) || errors.Is(err, unix.EINVAL) { // which the mounts of a process that has ended say
 		return nil
 	}
 	if err != nil {

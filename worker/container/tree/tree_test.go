@@ -402,7 +402,7 @@ func TestPackVanished(t *testing.T) {
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
-	file, link, dir := open("auxv"), open("exe"), open("task")
+	file, mounts, link, dir := open("auxv"), open("mountinfo"), open("exe"), open("task")
 	if err := sleep.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -411,6 +411,9 @@ func TestPackVanished(t *testing.T) {
 	p := &packer{ctx: t.Context(), w: tar.NewWriter(&b)}
 	if err := p.file(file, &tar.Header{Name: "auxv", Format: tar.FormatPAX}); err != nil {
 		t.Errorf("a file: %v", err)
+	}
+	if err := p.file(mounts, &tar.Header{Name: "mountinfo", Format: tar.FormatPAX}); err != nil {
+		t.Errorf("a file that says it in a way of its own: %v", err)
 	}
 	if h, err := p.header(link, &unix.Stat_t{Mode: unix.S_IFLNK}, "exe"); h != nil || err != nil {
 		t.Errorf("a link: %v, %v", h, err)

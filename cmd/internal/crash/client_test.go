@@ -70,12 +70,10 @@ func TestClientKilled(t *testing.T) {
 	})
 	t.Run("export", func(t *testing.T) {
 		c := h.call(nil, "build", "-q", "-f", dir+"/Dockerfile.big", "-o", "-", dir) // nobody reads
-		h.eventually("the step runs", func() bool { return h.sandboxes() > 0 })
-		h.eventually("the step ends", quiet)
-		time.Sleep(100 * time.Millisecond)
+		h.eventually("the export begins", func() bool { return c.begun(t) })
 		c.end()
 		c = h.call(nil, "save", "busybox")
-		time.Sleep(100 * time.Millisecond)
+		h.eventually("the image is sent", func() bool { return c.begun(t) })
 		c.end()
 	})
 	if h.must("", "info", "-f", "{{.ServerVersion}}") == "" {

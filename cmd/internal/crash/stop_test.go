@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
@@ -15,6 +18,7 @@ import (
 // A caller is a client that runs in the background.
 type caller struct {
 	*exec.Cmd
+	stdout *os.File     // what it has written
 	stderr bytes.Buffer // only once Wait has returned
 }
 
@@ -27,6 +31,7 @@ func (h *host) call(stdin *os.File, args ...string) *caller {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(func() { r.Close() })
+	c.stdout = r
 	c.Stdin, c.Stdout, c.Stderr = stdin, w, &c.stderr
 	if err := c.Start(); err != nil {
 		h.t.Fatal(err)
@@ -35,10 +40,23 @@ func (h *host) call(stdin *os.File, args ...string) *caller {
 	return c
 }
 
+// begun says whether a client has written anything to its standard output.
+func (c *caller) begun(t testing.TB) bool { return waiting(t, c.stdout) > 0 }
+
+// waiting returns how many bytes wait to be read from a pipe.
+func waiting(t testing.TB, pipe *os.File) int {
+	t.Helper()
+	n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // finish waits for a client. One that hangs has to say where.
 func (c *caller) finish(t testing.TB, name string) error {
 	t.Helper()
-	hung := time.AfterFunc(patience/4, func() { _ = c.Process.Signal(syscall.SIGQUIT) })
+	hung := time.AfterFunc(patience, func() { _ = c.Process.Signal(syscall.SIGQUIT) })
 	err := c.Wait()
 	if !hung.Stop() {
 		t.Errorf("%s hangs:\n%s", name, c.stderr.String())
@@ -91,14 +109,19 @@ func TestStop(t *testing.T) {
 	for _, name := range []string{"sleep", "output", "fork", "pulling"} {
 		calls[name] = h.call(nil, "build", "--progress", "plain", h.context(map[string]string{"Dockerfile": contexts[name]}))
 	}
-	h.eventually("steps run", func() bool { return h.sandboxes() >= 5 })
-	time.Sleep(300 * time.Millisecond) // for the calls that run nothing
+	h.eventually("all calls are in the middle of what they do", func() bool {
+		asked := func(repository string) bool {
+			return slices.ContainsFunc(stalled.Requests(), func(r registrytest.Request) bool { return strings.Contains(r.Path, repository) })
+		}
+		return h.runs("sleep\x002000\x00", "echo a line of text", "setsid sleep 1000", "sleep\x001001\x00") &&
+			asked("/absent/") && asked("/busybox/") && calls["big"].begun(t) && waiting(t, stdin) == 0
+	})
 	if err := calls["stopped"].Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	took := h.stop()
 	t.Logf("SIGTERM: ended after %v", took.Round(time.Millisecond))
-	if took > 10*time.Second {
+	if took > patience/2 {
 		t.Errorf("stopping took %v", took)
 	}
 	h.checkClean()
@@ -124,7 +147,7 @@ func TestStop(t *testing.T) {
 	h.must("", "image", "inspect", "busybox")
 	idle := h.stop()
 	t.Logf("SIGTERM at rest: ended after %v", idle.Round(time.Millisecond))
-	if idle > 5*time.Second {
+	if idle > patience/4 {
 		t.Errorf("stopping at rest took %v", idle)
 	}
 }

@@ -3,9 +3,11 @@ package crash
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,8 +62,17 @@ func (h *host) processes() []string {
 }
 
 // sandboxes counts the processes that run in sandboxes. One that boxshim keeps ready runs nothing yet.
-func (h *host) sandboxes() int {
-	pids := map[string]bool{}
+func (h *host) sandboxes() int { return len(h.commands()) }
+
+// runs says whether each of the texts is in the command line of a process that runs in a sandbox.
+func (h *host) runs(texts ...string) bool {
+	all := strings.Join(slices.Collect(maps.Values(h.commands())), "\n")
+	return !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(all, text) })
+}
+
+// commands returns the command lines of what runs in sandboxes, by process. Words end with a NUL.
+func (h *host) commands() map[string]string {
+	lines := map[string]string{}
 	for _, c := range h.cgroups() {
 		data, err := os.ReadFile(c + "/cgroup.procs")
 		if err != nil {
@@ -70,11 +81,11 @@ func (h *host) sandboxes() int {
 		for _, pid := range strings.Fields(string(data)) {
 			line, err := os.ReadFile("/proc/" + pid + "/cmdline")
 			if err == nil && !bytes.HasSuffix(line, []byte("boxshim\x00init\x00")) {
-				pids[pid] = true
+				lines[pid] = string(line)
 			}
 		}
 	}
-	return len(pids)
+	return lines
 }
 
 // mounts lists mounts at or below the root, and of it elsewhere.
@@ -152,7 +163,8 @@ func (h *host) tables() []string {
 func (h *host) checkClean() {
 	h.t.Helper()
 	var left []string
-	for range 100 { // the kernel takes a moment to end what a killed process had
+	begin := time.Now()
+	for time.Since(begin) < patience { // the kernel takes a moment to end what a killed process had
 		if left = h.traces(); len(left) == 0 {
 			return
 		}

@@ -128,6 +128,9 @@ func (w *copier) place(d *dstDir, name string, fn func() error) error {
 	if err != nil {
 		return err
 	}
+	if w.draft.record != nil {
+		w.record = append(w.record, record{path: path.Join(d.path, name), replaced: true})
+	}
 	return retry(fn)
 }
 

@@ -24,6 +24,8 @@ type record struct {
 	meta meta
 	size int64
 	sum  solver.Digest
+	// replaced says that what an earlier record describes is not there any more. Such a record is never encoded.
+	replaced bool
 }
 
 // maxRecords is how many files a manifest describes. One with more is not made: a million records take 700 MB while they
@@ -48,7 +50,8 @@ func (r *recorder) add(recs []record) {
 	r.records = append(r.records, recs...)
 }
 
-const manifestMagic = "boxbuild copy 1\n"
+// Those of version 1 may describe files that were replaced.
+const manifestMagic = "boxbuild copy 2\n"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -72,6 +75,9 @@ func (r *recorder) encode() []byte {
 			continue
 		}
 		rec := &r.records[i]
+		if rec.replaced {
+			continue
+		}
 		b = binary.AppendUvarint(b, uint64(len(rec.path)))
 		b = append(b, rec.path...)
 		b = binary.LittleEndian.AppendUint32(b, rec.meta.mode)

@@ -150,6 +150,9 @@ func (t *target) vacate(s *spot, doing string) (string, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("%s %q: %w", doing, s.path(), err)
 		}
+		if err == nil && t.draft.record != nil {
+			t.draft.record.add([]record{{path: s.path(), replaced: true}})
+		}
 	}
 	return s.rest[0], nil
 }

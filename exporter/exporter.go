@@ -8,6 +8,7 @@ package exporter
 import (
 	"context"
 	"io"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -68,6 +69,16 @@ type Form struct {
 	Level       int  // 0 means the default
 	Force       bool // a blob that exists in another compression will not do
 	Docker      bool // Docker's media types instead of OCI's
+	// Nondist says that a blob which came with addresses where else it can be had keeps these, and is no registry's to
+	// distribute: see Nondistributable.
+	Nondist bool
+}
+
+// Nondistributable says whether a media type is that of a layer which is to be had from its maker only: it is not pushed.
+// Old bases for Windows have such layers (OCI image specification, layer.md, "Non-Distributable Layers").
+func Nondistributable(mediaType string) bool {
+	return strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.nondistributable.") ||
+		strings.HasPrefix(mediaType, "application/vnd.docker.image.rootfs.foreign.")
 }
 
 // A Layer is a layer of an image. It is safe for concurrent use.

@@ -144,7 +144,7 @@ func (in *interpreter) picked(d Descriptor, b []byte) (*Manifest, error) {
 		if l.Size < 0 || l.Size > layer.DefaultSize {
 			return nil, fmt.Errorf("manifest %s: layer %s: %w", d.Digest, l.Digest, layer.ErrTooLarge)
 		}
-		blobs[i] = Descriptor{MediaType: ociLayerType(l.MediaType), Digest: l.Digest, Size: l.Size}
+		blobs[i] = Descriptor{MediaType: ociLayerType(l.MediaType), Digest: l.Digest, Size: l.Size, URLs: l.URLs}
 		if blobs[i].MediaType == "" {
 			return nil, fmt.Errorf("manifest %s: layer %s has unknown media type %.100q", d.Digest, l.Digest, l.MediaType)
 		}

@@ -50,6 +50,9 @@ func (p *push) layers(ctx context.Context, all []*image.Assembled) error {
 }
 
 func (p *push) layer(ctx context.Context, l exporter.Layer, desc exporter.Descriptor) error {
+	if p.opts.Form.Nondist && exporter.Nondistributable(desc.MediaType) {
+		return nil // whoever pulls it gets it from where it says
+	}
 	return p.blob(ctx, blob{
 		desc: desc, id: "layer " + string(desc.Digest), origins: l.Origins(),
 		open: func(ctx context.Context) (io.ReadCloser, error) { return l.Open(ctx, desc) },

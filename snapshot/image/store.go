@@ -306,24 +306,52 @@ func addDiff(tx *bbolt.Tx, diffID digest.Digest, blobs []Descriptor, origins []s
 	if err != nil {
 		return err
 	}
-	n, m := len(r.Blobs), len(r.Origins)
+	news := false
 	for _, d := range blobs {
 		if err := blob.Validate(d.Digest); err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(r.Blobs, func(o Descriptor) bool { return o.Digest == d.Digest }) {
-			r.Blobs = append(r.Blobs, Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Annotations: d.Annotations})
+		if isNews(r.Blobs, d) {
+			r.Blobs, news = noted(r.Blobs, d), true
 		}
 	}
 	for _, o := range origins {
 		if o != "" && !slices.Contains(r.Origins, o) {
-			r.Origins = append(r.Origins, o)
+			r.Origins, news = append(r.Origins, o), true
 		}
 	}
-	if len(r.Blobs) == n && len(r.Origins) == m {
+	if !news {
 		return nil
 	}
 	return putJSON(tx.Bucket(bucketDiffs), string(diffID), r)
+}
+
+// maxAddresses is how many addresses are kept of a blob: manifests come from anybody.
+const maxAddresses = 16
+
+// isNews says whether blobs lacks d, or one of its addresses.
+func isNews(blobs []Descriptor, d Descriptor) bool {
+	i := slices.IndexFunc(blobs, func(o Descriptor) bool { return o.Digest == d.Digest })
+	if i < 0 {
+		return true
+	}
+	have := blobs[i].URLs
+	return len(have) < maxAddresses && slices.ContainsFunc(d.URLs, func(u string) bool { return !slices.Contains(have, u) })
+}
+
+// noted returns blobs with d. Of one that is there only the addresses change: another manifest may know more of them.
+func noted(blobs []Descriptor, d Descriptor) []Descriptor {
+	i := slices.IndexFunc(blobs, func(o Descriptor) bool { return o.Digest == d.Digest })
+	if i < 0 {
+		i = len(blobs)
+		blobs = append(blobs, Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Annotations: d.Annotations})
+	}
+	for _, u := range d.URLs {
+		if to := &blobs[i].URLs; len(*to) < maxAddresses && !slices.Contains(*to, u) {
+			*to = append(*to, u)
+		}
+	}
+	return blobs
 }
 
 // A Note is something learnt about a layer.
@@ -354,7 +382,7 @@ func (s *Store) SetBlobs(notes ...Note) error {
 			return err
 		}
 		news = news || n.Origin != "" && !slices.Contains(origins, n.Origin) ||
-			n.Blob.Digest != "" && !slices.ContainsFunc(blobs, func(d Descriptor) bool { return d.Digest == n.Blob.Digest })
+			n.Blob.Digest != "" && isNews(blobs, n.Blob)
 	}
 	if !news {
 		return nil

@@ -76,7 +76,7 @@ var attributes = map[string]attribute{
 	"oci-mediatypes":          {onAny, boolean("oci-mediatypes", func(p *plan) *bool { return &p.ociTypes })},
 	"oci-artifact":            {onAny, boolean("oci-artifact", func(p *plan) *bool { return &p.ociArtifact })},
 	"attestation-inline":      {onAny, boolean("attestation-inline", func(*plan) *bool { return new(bool) })},
-	"prefer-nondist-layers":   {onAny, refuseTrue("prefer-nondist-layers", "layers are always distributed")},
+	"prefer-nondist-layers":   {onAny, boolean("prefer-nondist-layers", func(p *plan) *bool { return &p.form.Nondist })},
 	"rewrite-timestamp":       {onAny, boolean("rewrite-timestamp", func(p *plan) *bool { return &p.rewrite })},
 	"source-date-epoch":       {onAny | onFiles, (*plan).readEpoch},
 	"platform-split":          {onFiles, (*plan).readSplit},
@@ -128,17 +128,6 @@ func boolean(key string, field func(p *plan) *bool) func(*plan, string) error {
 		}
 		*to = b
 		return nil
-	}
-}
-
-// refuseTrue reads an attribute that can only be false here.
-func refuseTrue(key, why string) func(*plan, string) error {
-	return func(p *plan, value string) error {
-		var b bool
-		if err := boolean(key, func(*plan) *bool { return &b })(p, value); err != nil || !b {
-			return err
-		}
-		return fmt.Errorf("%s is not supported: %s", key, why)
 	}
 }
 

@@ -338,6 +338,9 @@ func (b *Builder) exported(ctx context.Context, r *result, p *plan) (*exporter.I
 			return nil, err
 		}
 		markRewritten(&m, img, p.rewrite)
+		if m.Raw != nil && saysForeign(m.Raw.Bytes) != p.form.Nondist {
+			m.Raw = nil // the layers are to be called by other names
+		}
 		out.Manifests = append(out.Manifests, m)
 	}
 	return out, annotate(out, p.annotations)

@@ -188,7 +188,7 @@ func TestAttrs(t *testing.T) {
 	}{
 		{img, "store=true unpack=true name-canonical= dangling-name-prefix=x oci-artifact=true attestation-inline=true", "", ""},
 		{img, "registry.insecure=false prefer-nondist-layers=false", "", ""},
-		{img, "prefer-nondist-layers=", "", "prefer-nondist-layers is not supported"},
+		{img, "prefer-nondist-layers=", "", ""},
 		{img, "unpack=x", "", "neither true nor false"},
 		{img, "tar=true", "", `unknown attribute "tar"`},
 		{img, "platform-split=true", "", `unknown attribute "platform-split"`},

@@ -452,6 +452,75 @@ func TestForeignLayer(t *testing.T) {
 	}
 }
 
+// TestNondistributable checks that layers of a base which are said to be elsewhere are called so, and not pushed, if that is
+// asked for, and are layers like others if not; and that it does not matter what the store knew of them before.
+func TestNondistributable(t *testing.T) {
+	r := newRig(t)
+	own, foreign := layer(t, "sh", "a shell"), layer(t, "dll", "a library")
+	conf := config(t, foreign, own)
+	var m ocispec.Manifest
+	_, raw := r.registry.PutImage("base", "latest", conf, foreign, own)
+	if _, err := r.pull("base"); err != nil { // from where nobody says that
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		t.Fatal(err)
+	}
+	urls := []string{"https://maker.test/layer"}
+	m.MediaType, m.Config.MediaType = "application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.container.image.v1+json"
+	m.Layers[0].MediaType, m.Layers[0].URLs = "application/vnd.docker.image.rootfs.foreign.diff.tar", urls
+	r.registry.PutManifest("base", "latest", m.MediaType, marshal(t, m))
+	if _, err := r.pull("base"); err != nil {
+		t.Fatal(err)
+	}
+	r.file("f", "new")
+	has := func(repo string, d digest.Digest) bool {
+		_, ok := r.registry.Blob(repo, string(d))
+		return ok
+	}
+	for i, tt := range []struct {
+		attrs string
+		want  string // the media type of the layer
+	}{
+		{"prefer-nondist-layers=true", "application/vnd.oci.image.layer.nondistributable.v1.tar"},
+		{"prefer-nondist-layers=false", ocispec.MediaTypeImageLayer},
+		{"prefer-nondist-layers=true oci-mediatypes=false", "application/vnd.docker.image.rootfs.foreign.diff.tar"},
+		{"", ocispec.MediaTypeImageLayer},
+		{"prefer-nondist-layers=true compression=zstd force-compression=true", ocispec.MediaTypeImageLayerZstd}, // another blob
+	} {
+		for j, text := range []string{"FROM HOST/base\n", "FROM HOST/base\nCOPY f /\n"} {
+			repo := "out" + string(rune('a'+2*i+j))
+			attrs := strings.Fields(tt.attrs)
+			if _, _, err := r.build(text, tags(r.name(repo)), out(worker.Output{Type: worker.OutputImage, Push: true}, attrs...)); err != nil {
+				t.Fatal(err)
+			}
+			isForeign := strings.Contains(tt.want, "nondist") || strings.Contains(tt.want, "foreign")
+			var got ocispec.Manifest
+			_, raw, _ := r.registry.Manifest(repo, "latest")
+			if err := json.Unmarshal(raw, &got); err != nil {
+				t.Fatal(err)
+			}
+			if l := got.Layers[0]; l.MediaType != tt.want || slices.Equal(l.URLs, urls) != isForeign || has(repo, l.Digest) == isForeign {
+				t.Errorf("%q, %q: the base's is %+v, in the registry: %v", tt.attrs, text, l, has(repo, l.Digest))
+			}
+			for _, l := range got.Layers[1:] {
+				if len(l.URLs) > 0 || strings.Contains(l.MediaType, "nondist") || !has(repo, l.Digest) {
+					t.Errorf("%q, %q: another layer is %+v, in the registry: %v", tt.attrs, text, l, has(repo, l.Digest))
+				}
+			}
+			archive := r.archive(text, out(worker.Output{}, attrs...))
+			for _, d := range got.Layers {
+				if !bytes.Contains(archive, []byte("blobs/sha256/"+d.Digest.Encoded())) {
+					t.Errorf("%q, %q: the archive lacks %s", tt.attrs, text, d.Digest)
+				}
+			}
+			if bytes.Contains(archive, []byte(urls[0])) != isForeign {
+				t.Errorf("%q, %q: does the archive say where the layer is? %v", tt.attrs, text, !isForeign)
+			}
+		}
+	}
+}
+
 // TestSeveralOutputs checks that the result has the names of all image outputs.
 func TestSeveralOutputs(t *testing.T) {
 	r := newRig(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -45,6 +46,15 @@ func markRewritten(m *exporter.Manifest, img *built, rewrite bool) {
 		m.Raw = nil
 		m.Layers[i] = rewrittenLayer{m.Layers[i], *img.epoch}
 	}
+}
+
+// saysForeign says whether a manifest has layers that are not to be pushed.
+func saysForeign(manifest []byte) bool {
+	var m ocispec.Manifest
+	if json.Unmarshal(manifest, &m) != nil {
+		return false
+	}
+	return slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return exporter.Nondistributable(l.MediaType) })
 }
 
 // saysRewritten says whether a manifest calls a layer beyond the base image's rewritten.

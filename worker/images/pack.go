@@ -25,6 +25,9 @@ const (
 	dockerLayer     = "application/vnd.docker.image.rootfs.diff.tar"
 	dockerLayerGzip = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 	dockerLayerZstd = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+
+	dockerForeign     = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+	dockerForeignGzip = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 )
 
 // Layer returns the layer that snapshot id is the top of. diffID is what it is known to be; empty to have it computed.
@@ -69,10 +72,10 @@ func (s *stored) Blob(ctx context.Context, form exporter.Form) (exporter.Descrip
 		return desc, err
 	}
 	if desc, ok := s.virtual(ctx, d); ok && form.Compression == exporter.Uncompressed {
-		return typed(desc, form.Docker), nil
+		return typed(desc, form), nil
 	}
 	key := packKey{diffID: d, form: form}
-	key.form.Docker, key.form.Force = false, false
+	key.form.Docker, key.form.Force, key.form.Nondist = false, false, false
 	for {
 		desc, err := s.l.packs.do(ctx, key, func(fctx context.Context) (exporter.Descriptor, error) {
 			return s.pack(fctx, lease.From(ctx), d, form)
@@ -85,7 +88,7 @@ func (s *stored) Blob(ctx context.Context, form exporter.Form) (exporter.Descrip
 		}
 		// Who began holds the blob while it is made; if he has left, it may have been collected before we came to hold it.
 		if s.l.Blobs.Has(desc) {
-			return typed(desc, form.Docker), nil
+			return typed(desc, form), nil
 		}
 	}
 }
@@ -109,14 +112,14 @@ func (s *stored) find(ctx context.Context, d digest.Digest, form exporter.Form) 
 			continue
 		}
 		if c == form.Compression {
-			return typed(b, form.Docker), true, nil
+			return typed(b, form), true, nil
 		}
 		if other == nil && (c != exporter.Zstd || !form.Docker) {
 			other = &b
 		}
 	}
 	if other != nil && !form.Force {
-		return typed(*other, form.Docker), true, nil
+		return typed(*other, form), true, nil
 	}
 	return exporter.Descriptor{}, false, nil
 }
@@ -134,24 +137,36 @@ func compressionOf(mediaType string) (exporter.Compression, bool) {
 	return 0, false
 }
 
-// typed returns desc with the media type of its compression.
-func typed(desc exporter.Descriptor, docker bool) exporter.Descriptor {
+// typed returns desc with the media type of its compression, and with its addresses if form keeps these.
+func typed(desc exporter.Descriptor, form exporter.Form) exporter.Descriptor {
 	c, _ := compressionOf(desc.MediaType)
-	switch {
-	case c == exporter.Gzip && docker:
-		desc.MediaType = dockerLayerGzip
-	case c == exporter.Gzip:
-		desc.MediaType = ocispec.MediaTypeImageLayerGzip
-	case c == exporter.Uncompressed && docker:
-		desc.MediaType = dockerLayer
-	case c == exporter.Uncompressed:
-		desc.MediaType = ocispec.MediaTypeImageLayer
-	case c == exporter.Zstd && docker:
-		desc.MediaType = dockerLayerZstd
-	case c == exporter.Zstd:
-		desc.MediaType = ocispec.MediaTypeImageLayerZstd
+	out := exporter.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+	foreign := form.Nondist && len(desc.URLs) > 0
+	if foreign {
+		out.URLs = desc.URLs
 	}
-	return exporter.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+	switch {
+	case c == exporter.Gzip && form.Docker:
+		out.MediaType = pick(foreign, dockerForeignGzip, dockerLayerGzip)
+	case c == exporter.Gzip:
+		out.MediaType = pick(foreign, ocispec.MediaTypeImageLayerNonDistributableGzip, ocispec.MediaTypeImageLayerGzip) //nolint:staticcheck // deprecated, and asked for
+	case c == exporter.Uncompressed && form.Docker:
+		out.MediaType = pick(foreign, dockerForeign, dockerLayer)
+	case c == exporter.Uncompressed:
+		out.MediaType = pick(foreign, ocispec.MediaTypeImageLayerNonDistributable, ocispec.MediaTypeImageLayer) //nolint:staticcheck // deprecated, and asked for
+	case foreign: // Docker has no name for one of zstd, and BuildKit leaves OCI's
+		out.MediaType = ocispec.MediaTypeImageLayerNonDistributableZstd //nolint:staticcheck // deprecated, and asked for
+	case c == exporter.Zstd:
+		out.MediaType = pick(form.Docker, dockerLayerZstd, ocispec.MediaTypeImageLayerZstd)
+	}
+	return out
+}
+
+func pick(first bool, a, b string) string {
+	if first {
+		return a
+	}
+	return b
 }
 
 // pack makes a blob of the layer, held by held until something refers to it.

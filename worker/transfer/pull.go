@@ -175,7 +175,7 @@ func merged(a, b []image.Descriptor) []image.Descriptor {
 
 // plain is a descriptor without what only its manifest means.
 func plain(d ocispec.Descriptor) ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Annotations: d.Annotations}
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, URLs: d.URLs, Annotations: d.Annotations}
 }
 
 // unpack fetches the layers that the store lacks, all at once, and applies them in order as they arrive.

@@ -267,8 +267,12 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, name, r
 		return
 	}
 	var doc struct {
-		Config            struct{ Digest string }
-		Layers, Manifests []struct{ Digest string }
+		Config    struct{ Digest string }
+		Manifests []struct{ Digest string }
+		Layers    []struct {
+			Digest string
+			URLs   []string
+		}
 	}
 	if err := json.Unmarshal(b, &doc); err != nil {
 		fail(w, http.StatusBadRequest, "MANIFEST_INVALID", err.Error())
@@ -278,7 +282,7 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, name, r
 	rp := r.repoLocked(name)
 	missing := ""
 	for _, l := range doc.Layers {
-		if !rp.blobs[l.Digest] {
+		if !rp.blobs[l.Digest] && len(l.URLs) == 0 { // or else it is to be had elsewhere
 			missing = l.Digest
 		}
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
-	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
 // dockerfile is a Copy as COPY makes it.

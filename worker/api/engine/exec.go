@@ -16,11 +16,10 @@ func (s *Server) execCreate(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	var in execWords
-	if err := c.read(&in); err != nil {
+	req := new(container.ExecCreateRequest)
+	if err := c.read(req); err != nil {
 		return err
 	}
-	req := in.request()
 	if len(req.Cmd) == 0 {
 		return worker.Invalidf("No exec command specified")
 	}

@@ -6,7 +6,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 )
 
-// words are a list that clients may send as one string, which is a list of one word then: nothing splits it.
+// words are a list that clients may send as one string, which is a list of one word then: nothing splits it. Docker takes
+// such for what is created, and a list alone for what is executed.
 type words []string
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -38,11 +39,6 @@ type (
 		container.Config
 		Cmd, Entrypoint, Shell words
 	}
-	// Docker takes but a list here; one word is as clear.
-	execWords struct {
-		container.ExecCreateRequest
-		Cmd words
-	}
 )
 
 // request returns what is asked for.
@@ -69,11 +65,4 @@ func (w *configWords) config() *container.Config {
 	c := w.Config
 	c.Cmd, c.Entrypoint, c.Shell = w.Cmd, w.Entrypoint, w.Shell
 	return &c
-}
-
-// request returns what is asked for.
-func (w *execWords) request() *container.ExecCreateRequest {
-	req := w.ExecCreateRequest
-	req.Cmd = w.Cmd
-	return &req
 }

@@ -50,8 +50,10 @@ func TestWords(t *testing.T) {
 	}
 	id := w.create(worker.ContainerCreate{}, "sleep")
 	w.begin(id)
-	x := w.want("POST /v1.41/containers/"+id+"/exec", `{"Cmd":"true"}`, 201, `"Id":"`)
-	w.want("GET /exec/"+decode[container.ExecCreateResponse](t, x.body).ID+"/json", "", 200, `"entrypoint":"true"`)
+	for _, version := range []string{"", "/v1.24", "/v1.41", "/v1.52"} { // here docker takes a list alone
+		w.want("POST "+version+"/containers/"+id+"/exec", `{"Cmd":"true"}`, 400, "Cmd of type []string")
+		w.want("POST "+version+"/containers/"+id+"/exec", `{"Cmd":["true"]}`, 201, `"Id":"`)
+	}
 	w.want("POST /commit?container="+id, `{"Cmd":"run this"}`, 201, `"Id":"`)
 	if c := decode[*configWords](t, `{"Cmd":"run this","Env":["A=b"]}`).config(); !slices.Equal(c.Cmd, []string{"run this"}) || c.Env[0] != "A=b" {
 		t.Errorf("the config of a commit is %+v", c)

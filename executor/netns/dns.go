@@ -11,8 +11,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// maxQueries bounds the queries under way; a sandbox that asks more waits for its own answers.
-const maxQueries = 256
+// maxQueries bounds the queries under way. maxWaiting bounds those that wait for their turn as well; more are dropped, as by a
+// network that is overloaded.
+const (
+	maxQueries = 256
+	maxWaiting = 4096
+)
 
 // A forwarder answers the sandboxes' DNS queries with the answers of the host's servers. It runs in the host's network
 // namespace, so a server on loopback, such as systemd-resolved at 127.0.0.53, is as good as any.
@@ -22,7 +26,8 @@ type forwarder struct {
 	udp     *dns.Server
 	tcp     *dns.Server
 	running sync.WaitGroup
-	slots   chan struct{}
+	slots   chan struct{}   // held by queries under way
+	waiting chan struct{}   // held by these and by those that wait
 	ctx     context.Context //nolint:containedctx // ends queries when the forwarder is closed
 	cancel  context.CancelFunc
 	up      *Upstream
@@ -36,7 +41,7 @@ func startForwarder(addr netip.Addr, subnet netip.Prefix, resolvConf string) (*f
 	}
 	f := &forwarder{
 		port: uint16(ln.Addr().(*net.TCPAddr).Port), subnet: subnet, up: NewUpstream(resolvConf),
-		slots: make(chan struct{}, maxQueries),
+		slots: make(chan struct{}, maxQueries), waiting: make(chan struct{}, maxWaiting),
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.udp = &dns.Server{PacketConn: pc, Handler: f}
@@ -80,6 +85,12 @@ func (f *forwarder) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	from, err := netip.ParseAddrPort(w.RemoteAddr().String())
 	if err != nil || !f.subnet.Contains(from.Addr().Unmap()) {
 		return // not one of ours: no answer, as if nobody were here
+	}
+	select {
+	case f.waiting <- struct{}{}:
+		defer func() { <-f.waiting }()
+	default:
+		return
 	}
 	select {
 	case f.slots <- struct{}{}:

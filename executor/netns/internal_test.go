@@ -1,11 +1,15 @@
 package netns
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/miekg/dns"
 )
 
 // The subnet depends on the ID alone unless it is taken; then it is another one; and it is never one that overlaps.
@@ -91,3 +95,26 @@ func TestOptions(t *testing.T) {
 		}
 	}
 }
+
+// Who makes a namespace while the pool is being closed, to keep it ready or for a caller who was just in time, gets an error.
+func TestMakeBridgedClosed(t *testing.T) {
+	if n, err := new(Pool).makeBridged(); n != nil || !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v, %v", n, err)
+	}
+}
+
+// A query that comes when too many wait already is dropped at once: a sandbox that floods the forwarder must not fill the
+// daemon's memory.
+func TestFlood(t *testing.T) {
+	f := &forwarder{
+		subnet: netip.MustParsePrefix("10.0.0.0/20"), ctx: t.Context(),
+		slots: make(chan struct{}), waiting: make(chan struct{}, 1),
+	}
+	f.waiting <- struct{}{}
+	f.ServeDNS(&sandboxQuery{}, new(dns.Msg)) // waits for ever if it waits at all
+}
+
+// sandboxQuery is a dns.ResponseWriter of a query from a sandbox.
+type sandboxQuery struct{ dns.ResponseWriter }
+
+func (*sandboxQuery) RemoteAddr() net.Addr { return &net.UDPAddr{IP: net.IPv4(10, 0, 0, 2), Port: 1} }

@@ -174,6 +174,9 @@ func (p *Pool) makeBridged() (*namespace, error) {
 	p.mu.Lock()
 	n := p.net
 	p.mu.Unlock()
+	if n == nil {
+		return nil, ErrClosed // since the caller looked
+	}
 	return n.makeNamespace()
 }
 

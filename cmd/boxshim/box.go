@@ -111,7 +111,7 @@ func (s *session) layOut(req *wire.Request, files []*os.File, dir string) (*sand
 	spec := req.Spec
 	host := &sandbox.Host{Root: filepath.Join(dir, "root"), CgroupParent: s.cgroup}
 	host.HardLimits, host.Capabilities = s.limits.Hard, s.limits.Capabilities
-	host.Controllers, host.NoSwapLimit = s.limits.Controllers, !s.limits.Swap
+	host.Controllers, host.NoSwapLimit, host.CPUs = s.limits.Controllers, !s.limits.Swap, s.limits.CPUs
 	var attach []libcontainer.Attachment
 	add := func(index int, place string) error {
 		mount, err := dup(wire.Pick(files, index))

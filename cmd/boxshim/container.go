@@ -138,7 +138,7 @@ func (kp *keeper) warm(c *wire.NewContainer) error {
 	}
 	host := &sandbox.Host{
 		Root: "/", CgroupParent: c.Cgroup, HardLimits: kp.s.limits.Hard, Capabilities: kp.s.limits.Capabilities,
-		Controllers: kp.s.limits.Controllers, NoSwapLimit: !kp.s.limits.Swap,
+		Controllers: kp.s.limits.Controllers, NoSwapLimit: !kp.s.limits.Swap, CPUs: kp.s.limits.CPUs,
 	}
 	if spec.Network.Mode != executor.NetworkNone {
 		host.NetNS = "/proc/self/ns/net" // stands for the one that is to be joined

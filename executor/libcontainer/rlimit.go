@@ -30,6 +30,7 @@ type Limits struct {
 	Capabilities uint64            // the bounding set
 	Controllers  map[string]bool   // of cgroups: what limits can be set with
 	Swap         bool              // a cgroup's use of swap can be limited
+	CPUs         int               // one more than the highest number of a CPU
 }
 
 // OwnLimits returns this process's Limits. Sandboxes have their cgroups below the cgroup parent. It is called after Enter.
@@ -56,7 +57,27 @@ func OwnLimits(parent string) (*Limits, error) {
 			}
 		}
 	}
+	if out.CPUs, err = countCPUs(); err != nil {
+		return nil, fmt.Errorf("counting the CPUs: %w", err)
+	}
 	return out, nil
+}
+
+// countCPUs returns one more than the highest number of a CPU that is online.
+func countCPUs() (int, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		name, _, _ := strings.Cut(line, " ")
+		number, ok := strings.CutPrefix(name, "cpu")
+		if i, err := strconv.Atoi(number); ok && err == nil { // the first line, of all together, has none
+			n = max(n, i+1)
+		}
+	}
+	return n, nil
 }
 
 func rlimits(in []specs.POSIXRlimit) ([]configs.Rlimit, error) {

@@ -38,14 +38,15 @@ func TestGolden(t *testing.T) {
 			Sysctls:    map[string]string{"net.ipv4.ip_forward": "1"},
 			CgroupPath: "sub", NoNewPrivileges: true, CapAdd: []string{"net_admin"}, CapDrop: []string{"CAP_CHOWN"},
 		},
+		"unmasked":   {MaskedPaths: []string{}, ReadonlyPaths: []string{}},
 		"privileged": {Privileged: true, HostIPC: true, Init: true, Network: executor.Network{Mode: executor.NetworkHost}},
-		"host":       {HostPID: true, HostCgroup: true, Seccomp: executor.Seccomp{Unconfined: true}, CapDrop: []string{"ALL"}},
+		"host":       {HostPID: true, HostCgroup: true, WritableCgroups: true, MaskedPaths: []string{"/proc/keys"}, ReadonlyPaths: []string{"/proc/sys"}, Seccomp: executor.Seccomp{Unconfined: true}, CapDrop: []string{"ALL"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec.ID, spec.Process = "box-1", process
 			host := &sandbox.Host{
 				Root: "/run/box/box-1/root", Hosts: "/f/hosts", ResolvConf: "/f/resolv", NetNS: "/proc/1/fd/9",
-				CgroupParent: "/boxbuild-00000000", Init: "/run/init", HardLimits: map[string]uint64{"nofile": 1000},
+				CgroupParent: "/boxbuild-00000000", Init: "/run/init", HardLimits: map[string]uint64{"nofile": 1000}, CPUs: 2,
 				Devices: []sandbox.Device{{Path: "/dev/x", Type: "c", Major: 10, Minor: 11, Mode: 0o600, Access: "rw"}},
 				User:    sandbox.Identity{UID: 1000, GID: 1001, Groups: []uint32{7}, Home: "/home/u"},
 			}

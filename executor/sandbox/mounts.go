@@ -126,15 +126,22 @@ func systemMounts(spec *executor.Spec, host *Host) []specs.Mount {
 	if spec.NoShm {
 		out = slices.Delete(out, 3, 4)
 	}
-	// Read-only always but for a privileged sandbox, or one that asks for it, with a view of its own (CVE-2023-25809).
 	cgroup := "ro"
-	if (spec.Privileged || spec.WritableCgroups) && !spec.HostCgroup {
+	if writableCgroups(spec) {
 		cgroup = "rw"
 	}
 	return append(out, specs.Mount{
-		Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+		Destination: cgroupDir, Type: "cgroup", Source: "cgroup",
 		Options: []string{"nosuid", "noexec", "nodev", cgroup},
 	})
+}
+
+const cgroupDir = "/sys/fs/cgroup"
+
+// writableCgroups says whether a sandbox may write to its cgroups: a privileged one, or one that asks for it, with a view of
+// its own, and no other (CVE-2023-25809).
+func writableCgroups(spec *executor.Spec) bool {
+	return (spec.Privileged || spec.WritableCgroups) && !spec.HostCgroup
 }
 
 func fileMount(target, source string) specs.Mount {

@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -59,13 +61,46 @@ func MaskedPaths() []string {
 		"/proc/timer_list",
 		"/proc/timer_stats",
 		"/sys/devices/virtual/powercap",
-		"/sys/devices/system/cpu/cpu0/thermal_throttle",
 		"/sys/firmware",
 	}
 }
 
-// ReadonlyPaths are those that a sandbox may read but not write. The cgroup hierarchies are mounted read-only, but the
-// tmpfs that those of version 1 are in is not.
+// maskedPaths are those of a sandbox. Each CPU has a directory that counts how often it was throttled, which tells of other
+// sandboxes' work: they are hidden whenever anything is. A list that is made for any machine cannot name them all.
+func maskedPaths(spec *executor.Spec, host *Host) []string {
+	paths := spec.MaskedPaths
+	if paths == nil {
+		paths = MaskedPaths()
+	}
+	if len(paths) == 0 {
+		return paths
+	}
+	paths = slices.Clone(paths)
+	for i := range host.CPUs {
+		if p := fmt.Sprintf("/sys/devices/system/cpu/cpu%d/thermal_throttle", i); !slices.Contains(paths, p) {
+			paths = append(paths, p)
+		}
+	}
+	return paths
+}
+
+// ReadonlyPaths are those that a sandbox may read but not write.
 func ReadonlyPaths() []string {
-	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys/fs/cgroup"}
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", cgroupDir}
+}
+
+// readonlyPaths are those of a sandbox. The hierarchies of cgroups are mounted read-only, but the tmpfs that those of
+// version 1 are in is not, and lists like Docker's do not name it: it is protected whenever anything is (CVE-2023-25809).
+func readonlyPaths(spec *executor.Spec) []string {
+	paths := spec.ReadonlyPaths
+	if paths == nil {
+		paths = ReadonlyPaths()
+	}
+	if writableCgroups(spec) {
+		return slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p == cgroupDir })
+	}
+	if len(paths) > 0 && !slices.Contains(paths, cgroupDir) {
+		paths = append(slices.Clone(paths), cgroupDir)
+	}
+	return paths
 }

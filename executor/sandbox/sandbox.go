@@ -41,6 +41,7 @@ type Host struct {
 	// Controllers of cgroups are those that there are; nil means all that a sandbox can need.
 	Controllers map[string]bool
 	NoSwapLimit bool // the kernel can't limit a cgroup's use of swap
+	CPUs        int  // one more than the highest number of a CPU
 	User        Identity
 }
 
@@ -185,13 +186,7 @@ func Describe(spec *executor.Spec, host *Host) (*specs.Spec, error) {
 	}
 	out.Linux.Devices = devices(spec, host)
 	if !spec.Privileged {
-		out.Linux.MaskedPaths, out.Linux.ReadonlyPaths = spec.MaskedPaths, spec.ReadonlyPaths
-		if spec.MaskedPaths == nil {
-			out.Linux.MaskedPaths = MaskedPaths()
-		}
-		if spec.ReadonlyPaths == nil {
-			out.Linux.ReadonlyPaths = ReadonlyPaths()
-		}
+		out.Linux.MaskedPaths, out.Linux.ReadonlyPaths = maskedPaths(spec, host), readonlyPaths(spec)
 		if out.Linux.Seccomp, err = filter(spec, out); err != nil {
 			return nil, err
 		}

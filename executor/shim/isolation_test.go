@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -138,13 +139,17 @@ func testMaskedPaths(t *testing.T, e executor.Executor) {
 	} {
 		fmt.Fprintf(&script, "[ -e %[1]s ] && cat %[1]s > /tmp/v; [ -e %[1]s ] && echo x > %[1]s && echo wrote %[1]s; ", p)
 	}
-	script.WriteString("for d in /sys/fs/cgroup /sys/fs/cgroup/memory /sys/fs/cgroup/init.scope /sys/kernel /proc/bus; do mkdir $d/x && echo made $d/x; done; ")
+	script.WriteString("for d in /sys/devices/system/cpu/cpu*/thermal_throttle; do ls -A $d; done; for d in /sys/fs/cgroup /sys/fs/cgroup/memory /sys/fs/cgroup/init.scope /sys/kernel /proc/bus; do mkdir $d/x && echo made $d/x; done; ")
 	script.WriteString("echo 1 > /sys/fs/cgroup/memory/memory.swappiness && echo wrote swappiness; echo 1 > /sys/fs/cgroup/cgroup.procs && echo wrote procs; echo max > /sys/fs/cgroup/memory.max && echo wrote max; true")
+	// Docker's list of what is read-only, which its clients send, lacks the directory of the hierarchies.
+	dockers := slices.DeleteFunc(sandbox.ReadonlyPaths(), func(p string) bool { return p == "/sys/fs/cgroup" })
 	for _, hostCgroup := range []bool{false, true} {
-		spec := sh(root, script.String())
-		spec.HostCgroup = hostCgroup
-		if r := run(t, e, spec); r.out != "" {
-			t.Errorf("host's cgroups %t: %s", hostCgroup, r.out)
+		for _, list := range [][]string{nil, dockers} {
+			spec := sh(root, script.String())
+			spec.HostCgroup, spec.ReadonlyPaths = hostCgroup, list
+			if r := run(t, e, spec); r.out != "" {
+				t.Errorf("host's cgroups %t, %q: %s", hostCgroup, list, r.out)
+			}
 		}
 	}
 	b := start(t, e, sh(root, "sleep 100000"))

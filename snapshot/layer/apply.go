@@ -76,6 +76,7 @@ func Apply(ctx context.Context, t Target, r io.Reader, opt Options) (Result, err
 		return Result{}, fmt.Errorf("unpacking layer: %w", err)
 	}
 	defer tree.close()
+	tree.room = limits.Entries
 	h := alg.Hash()
 	src := newSource(in, dec, h, limits)
 	defer src.Close()

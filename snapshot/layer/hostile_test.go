@@ -244,6 +244,7 @@ func TestLimits(t *testing.T) {
 	}
 	tooLarge("size", mkTar(t, file("f", strings.Repeat("x", 100_000))), Limits{Size: 50_000})
 	tooLarge("entries", mkTar(t, file("a", ""), file("b", ""), file("c", "")), Limits{Entries: 2})
+	tooLarge("directories on the way", mkTar(t, file("a/b/c/d", ""), file("e/f/g", "")), Limits{Entries: 4})
 	tooLarge("padding", append(mkTar(t, file("a", "")), make([]byte, 100_000)...), Limits{Size: 50_000})
 	tooLarge("ratio", bomb(t, 8<<20), Limits{RatioFrom: 1 << 20})
 	if _, err := Apply(t.Context(), Target{Dir: t.TempDir()}, bytes.NewReader(bomb(t, 10<<20)), Options{}); err != nil {

@@ -17,7 +17,8 @@ type Limits struct {
 	// Ratio is how many times the compressed bytes the uncompressed ones may be, once there are more than RatioFrom of
 	// them. Zeros reach 1032 with gzip, so that a few of them are no reason to refuse anything.
 	Ratio, RatioFrom int64
-	// Entries is the largest number of entries. Those which stand for directories take memory while a tar is applied.
+	// Entries is the largest number of entries, and also of directories that are made since entries lie in them. Directories
+	// take memory while a tar is applied, and the name of one file can have thousands of them.
 	Entries int64
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ type tree struct {
 	fresh bool          // Plain, and there was nothing in it: whiteouts have nothing to hide
 	open  *list.List    // of *node with a descriptor, most recently used first
 	stamp unix.Timespec // mtime of parents that no entry of any layer describes
+	room  int64         // how many such parents may still be made
 }
 
 // maxOpen is how many directories are held open. Tars go through directories one after the other, so that few would do.
@@ -59,7 +61,7 @@ func newTree(t Target) (*tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", t.Dir, err)
 	}
-	tr := &tree{form: t.Form, open: list.New(), lower: lowers{dirs: t.Lower, form: t.Form}}
+	tr := &tree{form: t.Form, open: list.New(), room: math.MaxInt64, lower: lowers{dirs: t.Lower, form: t.Form}}
 	tr.root = &node{there: true, touched: true, fd: fd, pin: 1, lowerKnown: true}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -429,6 +431,9 @@ func (t *tree) walk(parts []string, create bool) (*node, error) {
 
 // makeParent makes a directory that no entry describes.
 func (t *tree) makeParent(n *node, name string, white bool) (*node, error) {
+	if t.room--; t.room < 0 {
+		return nil, fmt.Errorf("%w: too many directories that have no entries", ErrTooLarge)
+	}
 	if err := t.materialise(n); err != nil {
 		return nil, err
 	}

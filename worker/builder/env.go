@@ -52,9 +52,11 @@ type env struct {
 
 // A pin is the answer to one question, asked once a build.
 type pin struct {
-	done chan struct{}
+	done chan struct{} // closed when what follows is set
 	src  op.Source
 	err  error
+	// givenUp says that there is no answer, as who asked does not want it any more.
+	givenUp bool
 }
 
 // close gives back what the build has pinned, after it has ended what still runs.
@@ -76,6 +78,22 @@ func (e *env) close() {
 	}
 }
 
+// atClose has f called by close, or at once if that has been called.
+func (e *env) atClose(f func()) {
+	e.mu.Lock()
+	closed := e.closed
+	if !closed {
+		e.cleanup = append(e.cleanup, f)
+	}
+	e.mu.Unlock()
+	if closed {
+		f()
+	}
+}
+
+// errOver says that a build has ended.
+var errOver = errors.New("the build is over")
+
 // Pin implements frontend.Env.
 func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
 	src, err := e.Allowed(ctx, src)
@@ -86,27 +104,42 @@ func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
 		return src, nil
 	}
 	key := keyOf(src)
-	e.mu.Lock()
-	p := e.pins[key]
-	first := p == nil
-	if first {
-		p = &pin{done: make(chan struct{})}
-		if e.pins == nil {
-			e.pins = make(map[solver.Key]*pin)
+	for {
+		e.mu.Lock()
+		p := e.pins[key]
+		first := p == nil
+		if first {
+			p = &pin{done: make(chan struct{})}
+			if e.pins == nil {
+				e.pins = make(map[solver.Key]*pin)
+			}
+			e.pins[key] = p
 		}
-		e.pins[key] = p
+		e.mu.Unlock()
+		if first {
+			e.answer(ctx, key, p, src)
+			return p.src, p.err
+		}
+		select {
+		case <-p.done:
+			if !p.givenUp {
+				return p.src, p.err
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	e.mu.Unlock()
-	if first {
-		p.src, p.err = e.pin(ctx, src)
-		close(p.done)
+}
+
+// answer finds the answer p to a question. That ctx has ended meanwhile is none for others.
+func (e *env) answer(ctx context.Context, key solver.Key, p *pin, src op.Source) {
+	p.src, p.err = e.pin(ctx, src)
+	if p.givenUp = p.err != nil && ctx.Err() != nil; p.givenUp {
+		e.mu.Lock()
+		delete(e.pins, key)
+		e.mu.Unlock()
 	}
-	select {
-	case <-p.done:
-		return p.src, p.err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	close(p.done)
 }
 
 // keyOf names a question of Pin.
@@ -115,6 +148,8 @@ func keyOf(src op.Source) solver.Key {
 	src.WriteKey(&h)
 	if img, ok := src.(*op.Image); ok {
 		h.Int("resolve", int64(img.Resolve))
+		h.Str("ref", img.Ref) // of which an answer with a digest says no more
+		h.Str("checksum", string(img.Checksum))
 	}
 	return h.Sum()
 }
@@ -167,9 +202,7 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	pinned := *l
 	pinned.Root = rooted.Root().String()
 	remove := e.b.deps.Runner.AddTree(ctx, pinned.Root, tree)
-	e.mu.Lock()
-	e.cleanup = append(e.cleanup, remove)
-	e.mu.Unlock()
+	e.atClose(remove)
 	return &pinned, nil
 }
 
@@ -212,9 +245,7 @@ func (e *env) pinHTTP(ctx context.Context, s *op.HTTP) (op.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.mu.Lock()
-	e.cleanup = append(e.cleanup, release)
-	e.mu.Unlock()
+	e.atClose(release)
 	return pinned, nil
 }
 
@@ -235,15 +266,22 @@ func (e *env) directory(ctx context.Context, session, name string) (filesync.Sou
 		return nil, err
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if have, ok := e.dirs[key]; ok { // another goroutine was quicker
+	have, ok := e.dirs[key]
+	closed := e.closed
+	if !ok && !closed {
+		if e.dirs == nil {
+			e.dirs = make(map[string]filesync.Source)
+		}
+		e.dirs[key] = d
+	}
+	e.mu.Unlock()
+	switch {
+	case ok: // another goroutine was quicker
 		d.Close()
 		return have, nil
+	case closed:
+		return nil, errors.Join(errOver, d.Close())
 	}
-	if e.dirs == nil {
-		e.dirs = make(map[string]filesync.Source)
-	}
-	e.dirs[key] = d
 	return d, nil
 }
 

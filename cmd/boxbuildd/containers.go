@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"time"
 
 	"github.com/containerd/platforms"
 
@@ -37,6 +38,7 @@ func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
 	if err != nil {
 		return err
 	}
+	nopts.Connected = func(took time.Duration) { w.counters.NetworkAction("connect", took) }
 	nopts.PortsCommand = func() *exec.Cmd { return exec.Command(binary, "ports") }
 	if w.networks, err = containernet.Open(nopts); err != nil {
 		return err

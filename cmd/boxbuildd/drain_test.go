@@ -46,7 +46,7 @@ func TestLateSignal(t *testing.T) {
 		signals <- syscall.SIGTERM
 	}()
 	err := run([]string{"--root", root, "--addr", "unix://" + filepath.Join(root, "s")}, process{
-		env: config.Env{Lookup: func(string) (string, bool) { return "", false }, UID: os.Getuid()},
+		env:    config.Env{Lookup: func(string) (string, bool) { return "", false }, UID: os.Getuid()},
 		stdout: io.Discard, stderr: t.Output(), signals: signals, worker: worker,
 		abort: func() { once.Do(func() { close(aborted) }) },
 	})

@@ -47,6 +47,9 @@ func (s *server) engineOptions(about *boxbuildv1.InfoResponse) engine.Options {
 	opt.Components = []system.ComponentVersion{{Name: worker.RuntimeProgram, Version: version, Details: map[string]string{"GitCommit": opt.Commit}}}
 	opt.GRPC = s.split.upgrade
 	opt.Authorize = s.authorize
+	if s.daemon.Counters != nil {
+		opt.HostInfo = s.daemon.Counters.HostInfo
+	}
 	if opt.Events == nil {
 		opt.Events = new(eventlog.Log)
 	}

@@ -77,6 +77,8 @@ type Options struct {
 	// PortsCommand makes the command of a process that carries connections to published ports while no daemon is there: it
 	// calls carry.Serve. Without it they are carried by the daemon itself.
 	PortsCommand func() *exec.Cmd
+	// Connected counts a container that was joined to a network, which took so long. It does not block, and may be nil.
+	Connected func(took time.Duration)
 	// Events are told of networks; it may be nil.
 	Events worker.Events
 	// Log is told of what could not be given back; nil means slog.Default().

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -219,7 +220,8 @@ func TestNetworks(t *testing.T) {
 // A container that runs is connected to one more network, in which it is found, and disconnected again; what it publishes
 // is led by the network that is left. One that does not run is connected when it does.
 func TestConnect(t *testing.T) {
-	w := newWorld(t)
+	joined := 0
+	w := newWorld(t, func(o *Options) { o.Connected = func(time.Duration) { joined++ } })
 	ctx := context.Background()
 	r, idle, host := request("web", publish("18150:80")), request("idle"), request("host", mode("host"))
 	all := &containers{all: map[string]*worker.NetworkRequest{"web": r, "idle": idle, "host": host}}
@@ -245,6 +247,9 @@ func TestConnect(t *testing.T) {
 		if err := connect("app", who); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if joined != 3 {
+		t.Errorf("%d were counted: those of other and web, which run, are 3", joined)
 	}
 	if err := connect("app", "web"); !errdefs.IsPermissionDenied(err) {
 		t.Errorf("connecting twice: %v", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/moby/moby/api/types/network"
 
@@ -172,6 +173,7 @@ func (s *Service) join(ns *link.Namespace, ep *endpoint, gateway bool) error {
 	if ep.Interface == "" {
 		return nil
 	}
+	begin := time.Now()
 	s.mu.Lock()
 	n := s.networks[ep.Network]
 	bridge := n.bridge
@@ -188,8 +190,11 @@ func (s *Service) join(ns *link.Namespace, ep *endpoint, gateway bool) error {
 	}
 	veth, err := s.host.Join(ns, p)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	ep.Veth = veth
+	s.mu.Unlock()
+	if err == nil && s.opts.Connected != nil {
+		s.opts.Connected(time.Since(begin))
+	}
 	return err
 }
 

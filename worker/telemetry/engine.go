@@ -20,6 +20,7 @@ import (
 // work. It is there before the containers are; Metrics.Engine shows it. It is safe for concurrent use.
 type Engine struct {
 	containers, networks, images *prometheus.HistogramVec
+	host                         *prometheus.HistogramVec
 	probes, failures             prometheus.Counter
 	prepared                     prometheus.Histogram
 	events                       prometheus.Counter
@@ -44,8 +45,10 @@ func NewEngine() *Engine {
 		containers: timers("container_actions_seconds", "The number of seconds it takes to process each container action", "action"),
 		networks:   timers("network_actions_seconds", "The number of seconds it takes to process each network action", "action"),
 		images:     timers("image_actions_seconds", "The number of seconds it takes to process each image action", "action"),
-		probes:     counter("health_checks_total", "The total number of health checks"),
-		failures:   counter("health_checks_failed_total", "The total number of failed health checks"),
+		host: timers("host_info_functions_seconds", "The number of seconds it takes to call functions gathering info about the host",
+			"function"),
+		probes:   counter("health_checks_total", "The total number of health checks"),
+		failures: counter("health_checks_failed_total", "The total number of failed health checks"),
 		prepared: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "engine", Subsystem: "daemon", Name: "health_check_start_duration_seconds",
 			Help: "The number of seconds it takes to prepare to run health checks",
@@ -65,9 +68,15 @@ func (e *Engine) ContainerAction(action string, took time.Duration) {
 	e.containers.WithLabelValues(action).Observe(took.Seconds())
 }
 
-// NetworkAction counts what was done with the network of a container: allocate, connect, update or release.
+// NetworkAction counts what was done with the network of a container: allocate, connect or release. Docker's update is of links
+// that are removed, which there is none of here.
 func (e *Engine) NetworkAction(action string, took time.Duration) {
 	e.networks.WithLabelValues(action).Observe(took.Seconds())
+}
+
+// HostInfo counts an answer to what the daemon runs on: system_info or system_version.
+func (e *Engine) HostInfo(function string, took time.Duration) {
+	e.host.WithLabelValues(function).Observe(took.Seconds())
 }
 
 // HealthCheck counts a check, which took so long until its command ran.
@@ -166,7 +175,7 @@ func (m *Metrics) Engine(e *Engine, about EngineInfo) {
 	cpus.WithLabelValues().Set(float64(i.NCPU))
 	memory := gauge("engine_memory_bytes", "The number of bytes of memory that the host system of the engine has")
 	memory.WithLabelValues().Set(float64(i.MemTotal))
-	m.registry.MustRegister(info, cpus, memory, e.containers, e.networks, e.images, e.probes, e.failures, e.prepared, e.events,
+	m.registry.MustRegister(info, cpus, memory, e.containers, e.networks, e.images, e.host, e.probes, e.failures, e.prepared, e.events,
 		e.subscribers)
 	if about.Containers != nil {
 		m.registry.MustRegister(&states{about.Containers})

@@ -54,6 +54,7 @@ func TestEngineMetrics(t *testing.T) {
 	})
 	e.ContainerAction("start", 2*time.Second)
 	e.NetworkAction("allocate", time.Second)
+	e.HostInfo("system_info", time.Second)
 	e.HealthCheck(time.Second, false)
 	e.HealthCheck(time.Second, true)
 	ev := e.Events(new(eventlog.Log))
@@ -91,6 +92,7 @@ func TestEngineMetrics(t *testing.T) {
 		"engine_daemon_health_check_start_duration_seconds_sum 2",
 		`engine_daemon_image_actions_seconds_count{action="delete"} 1`,
 		`engine_daemon_network_actions_seconds_count{action="allocate"} 1`,
+		`engine_daemon_host_info_functions_seconds_sum{function="system_info"} 1`,
 		"builder_builds_triggered_total 1", `builder_builds_failed_total{reason="unknown_instruction_error"} 1`,
 		`builder_builds_failed_total{reason="build_canceled"} 0`,
 	} {

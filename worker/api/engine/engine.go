@@ -79,6 +79,10 @@ type Options struct {
 	// GRPC serves a connection that speaks HTTP/2 from now on; first is what has been read from it. It may be nil.
 	GRPC func(conn net.Conn, first []byte)
 
+	// HostInfo counts an answer to what the daemon is and runs on, which took so long: system_info or system_version. It does
+	// not block, and may be nil.
+	HostInfo func(function string, took time.Duration)
+
 	// Authorize refuses a request with an error; nil lets all in.
 	Authorize func(r *http.Request) error
 	Log       *slog.Logger // none if nil

@@ -36,6 +36,7 @@ func (s *Server) ping(_ context.Context, c *call) error {
 }
 
 func (s *Server) version(ctx context.Context, c *call) error {
+	defer s.hostInfo("system_version")()
 	info := s.opt.Info(ctx)
 	v := system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "boxbuild"},
@@ -53,7 +54,18 @@ func (s *Server) version(ctx context.Context, c *call) error {
 	return c.send(http.StatusOK, v)
 }
 
+// hostInfo begins to measure an answer; the function that it returns has it counted.
+func (s *Server) hostInfo(function string) func() {
+	begin := time.Now()
+	return func() {
+		if s.opt.HostInfo != nil {
+			s.opt.HostInfo(function, time.Since(begin))
+		}
+	}
+}
+
 func (s *Server) info(ctx context.Context, c *call) error {
+	defer s.hostInfo("system_info")()
 	info := *s.opt.Info(ctx)
 	info.ID = cmp.Or(info.ID, s.opt.ID)
 	info.ServerVersion = cmp.Or(info.ServerVersion, s.opt.Version)

@@ -41,8 +41,10 @@ func TestPing(t *testing.T) {
 
 // The daemon's word on itself counts what it has, and has the fields that a client's version knows.
 func TestInfo(t *testing.T) {
+	var counted []string
 	w := serve(t, func(o *Options) {
 		o.ID = "id"
+		o.HostInfo = func(function string, _ time.Duration) { counted = append(counted, function) }
 		o.Info = func(context.Context) *system.Info {
 			return &system.Info{
 				Name: "host", FirewallBackend: &system.FirewallInfo{Driver: "nftables"}, RuncCommit: system.Commit{ID: "runc"},
@@ -79,6 +81,12 @@ func TestInfo(t *testing.T) {
 	has("v1.42", `"KernelMemory"`, false)
 	has("v1.40", `"KernelMemoryTCP":false`, true)
 	has("v1.39", `"KernelMemoryTCP"`, false)
+	counted = nil
+	w.send("GET /info", "")
+	w.send("GET /version", "")
+	if !slices.Equal(counted, []string{"system_info", "system_version"}) {
+		t.Errorf("counted were %q", counted)
+	}
 }
 
 // Events come as they happen, filtered, in the form that a client asks for, and those of the past up to a time.

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"iter"
 
 	"github.com/boxbuild/boxbuild/snapshot"
@@ -42,10 +43,11 @@ func Records(c *cachedb.Cache) lease.Source {
 			if err != nil {
 				return err
 			}
-			if _, err := c.Lookup(ctx, k); err != nil {
+			_, err = c.Lookup(ctx, k)
+			if errors.Is(err, solver.ErrMiss) {
 				return snapshot.ErrNotFound
 			}
-			return nil
+			return err
 		},
 		Remove: func(ctx context.Context, name string) error {
 			k, err := solver.ParseKey(name)

@@ -158,23 +158,29 @@ func (u *unstarted) Wait(context.Context) (int, error) { return u.code, u.err }
 // ReadRange implements frontend.Container.
 func (c *container) ReadRange(_ context.Context, mount int, name string, offset, length int64) ([]byte, error) {
 	var data []byte
-	err := c.look(mount, name, func(root *os.Root, name string) error {
-		f, err := root.Open(name)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		fi, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		if !fi.Mode().IsRegular() {
-			return errors.New("not a regular file")
-		}
-		data, err = readRange(f, fi.Size(), offset, length)
+	err := c.look(mount, name, func(root *os.Root, name string) (err error) {
+		data, err = readRegular(root, name, offset, length)
 		return err
 	})
 	return data, err
+}
+
+// readRegular returns a part of a regular file. To open another kind, which a process of the container may put there at any
+// moment, does nothing, and does not wait.
+func readRegular(root *os.Root, name string, offset, length int64) ([]byte, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	return readRange(f, fi.Size(), offset, length)
 }
 
 // ReadDir implements frontend.Container.

@@ -50,7 +50,7 @@ func (e *env) youngest(ctx context.Context, s *op.HTTP) (*time.Time, error) {
 
 // youngestIn is youngest for the content of a file.
 func youngestIn(ctx context.Context, r io.Reader) *time.Time {
-	dec, _, err := layer.Decompress(r)
+	dec, err := layer.Open(ctx, r, layer.Limits{})
 	if err != nil {
 		return nil
 	}

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
+	"io"
 	"testing"
 	"time"
 )
@@ -54,6 +56,39 @@ func TestYoungest(t *testing.T) {
 		if (got == nil) != (tt.want == 0) || got != nil && got.Unix() != tt.want {
 			t.Errorf("%s: got %v, want %d", tt.name, got, tt.want)
 		}
+	}
+}
+
+// zeros are an endless file, whose reader gives up at some point.
+type zeros struct {
+	read int
+	at   func(read int)
+}
+
+func (z *zeros) Read(p []byte) (int, error) {
+	clear(p)
+	z.read += len(p)
+	z.at(z.read)
+	if z.read > 64<<20 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return len(p), nil
+}
+
+// Who gives up a build does not wait for the end of an archive.
+func TestYoungestCanceled(t *testing.T) {
+	var head bytes.Buffer
+	if err := tar.NewWriter(&head).WriteHeader(&tar.Header{Name: "x", Size: 1 << 40, Typeflag: tar.TypeReg}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	z := &zeros{at: func(read int) {
+		if read > 1<<20 {
+			cancel()
+		}
+	}}
+	if got := youngestIn(ctx, io.MultiReader(&head, z)); got != nil || z.read > 2<<20 {
+		t.Errorf("got %v, after %d bytes", got, z.read)
 	}
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,6 +143,37 @@ func TestNameOfEntry(t *testing.T) {
 	} {
 		if got := u.name(entry); got != want {
 			t.Errorf("%s: got %q, want %q", entry, got, want)
+		}
+	}
+}
+
+// TestCopyStaysInside checks that nothing changes outside of where docker cp copies to, whatever a container that renames its
+// files meanwhile makes of the archive (CVE-2026-17106): a first entry that is a link, and entries of other names.
+func TestCopyStaysInside(t *testing.T) {
+	dir, reg, link := byte(tar.TypeDir), byte(tar.TypeReg), byte(tar.TypeSymlink)
+	for name, headers := range map[string][]*tar.Header{
+		"a link, then below it":       {{Name: "src", Typeflag: link, Linkname: ".."}, {Name: "src/canary", Typeflag: reg}},
+		"a link, then the same":       {{Name: "src", Typeflag: link, Linkname: "../canary"}, {Name: "src", Typeflag: reg}},
+		"a link, then another's name": {{Name: "src", Typeflag: link, Linkname: ".."}, {Name: "other/canary", Typeflag: reg}},
+		"a directory, then a link":    {{Name: "src/", Typeflag: dir}, {Name: "src", Typeflag: link, Linkname: ".."}, {Name: "src/canary", Typeflag: reg}},
+		"dots":                        {{Name: "src/../../canary", Typeflag: reg}, {Name: "../canary", Typeflag: reg}, {Name: "..", Typeflag: dir, Mode: 0o777}},
+		"absolute":                    {{Name: "/canary", Typeflag: reg}},
+		"hard link":                   {{Name: "src/", Typeflag: dir}, {Name: "src/h", Typeflag: tar.TypeLink, Linkname: "../../canary"}, {Name: "src/h", Typeflag: reg}},
+		"mode through a link":         {{Name: "src/", Typeflag: dir}, {Name: "src/l", Typeflag: link, Linkname: "../.."}, {Name: "src/l", Typeflag: dir, Mode: 0o777}},
+	} {
+		for _, top := range []string{"copied", ""} {
+			parent := t.TempDir()
+			canary, to := filepath.Join(parent, "canary"), filepath.Join(parent, "to")
+			if err := errors.Join(os.Chmod(parent, 0o750), os.WriteFile(canary, []byte("alive"), 0o600), os.Mkdir(to, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			_ = (&unpacker{top: top}).unpack(to, archive(t, headers...)) // refusing it is as good as keeping it inside
+			got, err := os.ReadFile(canary)
+			entries, _ := os.ReadDir(parent)
+			st, statErr := os.Stat(parent)
+			if err = errors.Join(err, statErr); err != nil || string(got) != "alive" || len(entries) != 2 || st.Mode().Perm() != 0o750 {
+				t.Errorf("%s to %q: outside there are %v, %q, %v", name, top, entries, got, err)
+			}
 		}
 	}
 }

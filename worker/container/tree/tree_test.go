@@ -360,10 +360,13 @@ func TestPackTimes(t *testing.T) {
 	}
 }
 
-// While links are changed all the time, nothing outside is written or read.
+// While links are changed all the time, nothing outside is written or read (CVE-2018-15664), nor given another mode
+// (CVE-2021-41089).
 func TestRace(t *testing.T) {
 	w := newWorld(t)
 	w.make("a/", "b>OUT")
+	before, err := os.Stat(w.outside)
+	w.must(err)
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -376,15 +379,29 @@ func TestRace(t *testing.T) {
 			}
 		}
 	}()
+	packed := 0
 	for range 300 {
-		_ = Unpack(t.Context(), w.root, "/a", archive("secret=bad", "new=bad"), Options{})
-		var b bytes.Buffer
-		if Pack(t.Context(), Source{Root: w.root, Name: "/a/secret", Base: "secret"}, &b) == nil && bytes.Contains(b.Bytes(), []byte("secret\x00secret")) {
-			t.Error("read what is outside")
+		_ = Unpack(t.Context(), w.root, "/a", archive("./", "secret=bad", "new=bad"), Options{})
+		for _, name := range []string{"/a/secret", "/a/.", "/a/"} {
+			var b bytes.Buffer
+			if Pack(t.Context(), Source{Root: w.root, Name: name, Base: "x"}, &b) != nil {
+				continue
+			}
+			packed++
+			// The name stands in headers; the content of the file outside is one block that begins with it.
+			if bytes.Contains(b.Bytes(), append([]byte{0}, "secret\x00\x00\x00\x00"...)) {
+				t.Fatalf("%s: read what is outside", name)
+			}
 		}
 	}
 	close(stop)
 	<-done
+	if packed == 0 {
+		t.Error("nothing was packed")
+	}
+	if after, err := os.Stat(w.outside); err != nil || after.Mode() != before.Mode() {
+		t.Errorf("outside has the mode %v, %v, had %v", after.Mode(), err, before.Mode())
+	}
 }
 
 // What vanishes after it has been opened, as all of a process does that ends, is left out of a tar.

@@ -183,6 +183,23 @@ func (p *panicky) Admit(context.Context, *solver.Step) (func(), error) {
 	return nil, nil
 }
 
+// So it is with a panic in an operation that the solver asks for its step key.
+func TestPanicInKey(t *testing.T) {
+	g := solvertest.MustParse("a = const 1")
+	v := solver.NewVertex(panickyOp{}, []solver.Input{{Vertex: g.Vertex("a"), Select: &solver.Selector{}}}, solver.Meta{Name: "b"})
+	s := solver.New(&solvertest.World{}, &solvertest.Cache{}, solver.Options{})
+	_, _, err := solve(t.Context(), s, []solver.Input{{Vertex: v}})
+	var ve *solver.VertexError
+	var pe *solver.PanicError
+	if !errors.As(err, &ve) || ve.Vertex != v || !errors.As(err, &pe) || pe.Value != "oops" {
+		t.Errorf("got %v", err)
+	}
+}
+
+type panickyOp struct{ solvertest.Op }
+
+func (panickyOp) WriteStepKey(*solver.Hasher, []solver.Input) { panic("oops") }
+
 // A cache that panics is a broken cache, and a Runner that ends its goroutine has failed.
 func TestOtherAbuse(t *testing.T) {
 	g := solvertest.MustParse("a = const 1")

@@ -76,11 +76,16 @@ type stepKey struct {
 	lost []int // the inputs that were found gone; key and doc are not set then
 }
 
-// hash computes the step key of v on the inputs in.
+// hash computes the step key of v on the inputs in, of which there is one at least.
 func (s *Solver) hash(ctx context.Context, v *Vertex, in []Result) (k stepKey, err error) {
-	if len(in) == 0 {
-		return stepKey{key: v.key, doc: v.doc}, nil // without inputs the two keys are one
-	}
+	err = protect(func() (err error) {
+		k, err = s.hashInputs(ctx, v, in)
+		return err
+	})
+	return k, err
+}
+
+func (s *Solver) hashInputs(ctx context.Context, v *Vertex, in []Result) (k stepKey, err error) {
 	var h Hasher
 	if c, ok := v.op.(ByContent); ok {
 		c.WriteStepKey(&h, v.inputs)
@@ -94,11 +99,7 @@ func (s *Solver) hash(ctx context.Context, v *Vertex, in []Result) (k stepKey, e
 			h.Result(name, r)
 			continue
 		}
-		var d Digest
-		err := protect(func() (err error) {
-			d, err = s.runner.Digest(ctx, r, sel)
-			return err
-		})
+		d, err := s.runner.Digest(ctx, r, sel)
 		switch {
 		case errors.Is(err, ErrMiss):
 			k.lost = append(k.lost, i)

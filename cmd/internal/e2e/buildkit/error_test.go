@@ -106,7 +106,8 @@ func TestMissing(t *testing.T) {
 func TestCancel(t *testing.T) {
 	d := start(t)
 	d.load()
-	opt := opts(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo up; sleep 7312543\n"})
+	marker := d.seconds("73")
+	opt := opts(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo up; sleep " + marker + "\n"})
 	ctx, cancel := context.WithCancel(t.Context())
 	ch := make(chan *client.SolveStatus)
 	go func() {
@@ -122,7 +123,7 @@ func TestCancel(t *testing.T) {
 	if !errors.Is(err, context.Canceled) && grpcerrors.Code(err) != codes.Canceled {
 		t.Errorf("got %v", err)
 	}
-	if err := d.settled("sleep 7312543"); err != nil {
+	if err := d.settled("sleep " + marker); err != nil {
 		t.Error(err)
 	}
 }

@@ -237,13 +237,12 @@ func (d *daemon) must(opt client.SolveOpt) (*client.SolveResponse, *progress) {
 
 // settled waits until the daemon runs no build's process: none below it but its own.
 func (d *daemon) settled(marker string) error {
-	for range 2000 {
-		if !slices.ContainsFunc(commands(), func(c string) bool { return strings.Contains(c, marker) }) {
-			return nil
-		}
-		time.Sleep(5 * time.Millisecond)
+	if !comes(func() bool {
+		return !slices.ContainsFunc(commands(), func(c string) bool { return strings.Contains(c, marker) })
+	}) {
+		return fmt.Errorf("%q still runs", marker)
 	}
-	return fmt.Errorf("%q still runs", marker)
+	return nil
 }
 
 // commands are the command lines of all processes.

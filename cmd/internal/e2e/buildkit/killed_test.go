@@ -8,12 +8,10 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
@@ -64,9 +62,9 @@ func killed(t *testing.T, sig syscall.Signal) {
 		}
 	})
 	inRegistry := map[string]<-chan struct{}{"resolve": asked["slow"], "push": asked["pushed"]}
-	marker := "6" + strings.TrimPrefix(filepath.Base(filepath.Dir(d.root)), "bk")
+	marker := d.seconds("6")
 
-	// Others build meanwhile: one whose progress a loner watches, one that shares a step with a loner.
+	// Others build until the loners have gone: one whose progress a loner watches, one that shares a step with a loner.
 	var others sync.WaitGroup
 	other := func(ref, text string) {
 		others.Go(func() {
@@ -77,8 +75,9 @@ func killed(t *testing.T, sig syscall.Signal) {
 			}
 		})
 	}
-	other("watched", "FROM busybox\nRUN echo ready; sleep 5\n")
-	other("sharing", shared)
+	watched, sharing := "8"+marker, "9"+marker
+	other("watched", "FROM busybox\nRUN echo ready; sleep "+watched+"; true\n")
+	other("sharing", shared(marker))
 
 	var loners sync.WaitGroup
 	for phase := range phases {
@@ -128,6 +127,8 @@ func killed(t *testing.T, sig syscall.Signal) {
 		})
 	}
 	loners.Wait()
+	wake(t, watched)
+	wake(t, sharing)
 	others.Wait()
 	if err := d.settled("sleep " + marker); err != nil {
 		t.Error(err)
@@ -154,15 +155,18 @@ func ready(r io.Reader) bool {
 
 // why waits for the end of a build, and returns the error that the history has of it, and its code.
 func (d *daemon) why(ref string) (string, codes.Code) {
-	for range 4000 {
+	var last *controlapi.BuildHistoryRecord
+	if !comes(func() bool {
 		for _, rec := range d.histories(&controlapi.BuildHistoryRequest{Ref: ref}) {
 			if rec.GetCompletedAt() != nil {
-				return rec.GetError().GetMessage(), codes.Code(rec.GetError().GetCode())
+				last = rec
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
+		return last != nil
+	}) {
+		return fmt.Sprintf("the build %s does not end", ref), codes.OK
 	}
-	return fmt.Sprintf("the build %s does not end", ref), codes.OK
+	return last.GetError().GetMessage(), codes.Code(last.GetError().GetCode())
 }
 
 // drained takes what is told of a build, and forgets it.

@@ -150,7 +150,7 @@ var phases = map[string]func(context.Context, *loner) error{
 	},
 	"resolve": func(ctx context.Context, l *loner) error { return l.build(ctx, "FROM "+l.registry+"/slow:1\n", nil) },
 	"run":     func(ctx context.Context, l *loner) error { return l.build(ctx, l.run(""), nil) },
-	"shared":  func(ctx context.Context, l *loner) error { return l.build(ctx, shared, nil) },
+	"shared":  func(ctx context.Context, l *loner) error { return l.build(ctx, shared(l.marker), nil) },
 	"secret": func(ctx context.Context, l *loner) error {
 		agent, err := l.agent()
 		if err != nil {
@@ -229,8 +229,10 @@ var phases = map[string]func(context.Context, *loner) error{
 	},
 }
 
-// shared is a build that two clients ask for.
-const shared = "FROM busybox\nRUN echo ready; sleep 3; echo > /shared\n"
+// shared is a build that two clients ask for. Its step goes on when it is woken.
+func shared(marker string) string {
+	return "FROM busybox\nRUN echo ready; sleep 9" + marker + "; echo > /shared\n"
+}
 
 // agent serves SSH keys that nobody gets.
 func (l *loner) agent() (session.Attachable, error) {

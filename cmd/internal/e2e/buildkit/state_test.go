@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // observed starts a daemon that can be looked into.
@@ -147,13 +146,12 @@ func (s state) more(was state) []string {
 func (d *daemon) restful(was state) {
 	d.t.Helper()
 	var more []string
-	for range 2000 {
-		if more = d.state().more(was); len(more) == 0 {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
+	if !comes(func() bool {
+		more = d.state().more(was)
+		return len(more) == 0
+	}) {
+		d.t.Errorf("the daemon holds more than before:\n%s", strings.Join(more, "\n"))
 	}
-	d.t.Errorf("the daemon holds more than before:\n%s", strings.Join(more, "\n"))
 }
 
 // anonymous is how many MiB of memory of its own the daemon has: neither its program nor its databases, which are mapped.

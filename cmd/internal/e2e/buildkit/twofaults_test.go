@@ -64,23 +64,11 @@ func (d *daemon) own(t *testing.T) *client.Client {
 	return c
 }
 
-// until waits until something is so.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for range 4000 {
-		if ok() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Errorf("this does not come true: %s", what)
-}
-
-// sleeps is a build whose step sleeps and then writes, and the name by which its process is known.
+// sleeps is a build whose step sleeps and then writes.
 func (d *daemon) sleeps(t *testing.T, seconds string) client.SolveOpt {
 	t.Helper()
 	opt := opts(t, map[string]string{
-		"Dockerfile": "FROM busybox\nCOPY big /\nRUN sleep " + seconds + " && dd if=/dev/urandom of=/out bs=64k count=16\n",
+		"Dockerfile": "FROM busybox\nCOPY big /\nRUN sleep " + seconds + "; dd if=/dev/urandom of=/out bs=64k count=16\n",
 		"big":        string(noise(6, 4<<20)),
 	})
 	return opt
@@ -156,30 +144,33 @@ func TestTwoFaults(t *testing.T) {
 			}), ref)
 		}, true},
 		"a step runs while everything is pruned, and the one who prunes goes": {
-			func(t *testing.T) client.SolveOpt { return d.sleeps(t, "0.801") },
+			func(t *testing.T) client.SolveOpt { return d.sleeps(t, "0.1") },
 			func(t *testing.T, c *client.Client, ref string) error {
+				step := d.seconds("1")
 				go func() {
-					until(t, "the step runs", func() bool { return running("0.801") })
+					until(t, "the step runs", func() bool { return running(step) })
 					for range 20 {
 						ctx, cancel := context.WithTimeout(t.Context(), 3*time.Millisecond)
 						_ = d.c.Prune(ctx, nil, client.PruneAll) // it is cancelled in the middle
 						cancel()
 					}
+					wake(t, step)
 				}()
-				return solveAs(t, c, d.sleeps(t, "0.801"), ref)
+				return solveAs(t, c, d.sleeps(t, step), ref)
 			}, true,
 		},
 		"what runs the steps is killed while the client goes": {
-			func(t *testing.T) client.SolveOpt { return d.sleeps(t, "0.802") },
+			func(t *testing.T) client.SolveOpt { return d.sleeps(t, "0.2") },
 			func(t *testing.T, c *client.Client, ref string) error {
+				step := d.seconds("2")
 				go func() {
-					until(t, "the step runs", func() bool { return running("802.7") })
+					until(t, "the step runs", func() bool { return running(step) })
 					_ = c.Close()
 					if pid := d.shim(); pid > 0 {
 						_ = syscall.Kill(pid, syscall.SIGKILL)
 					}
 				}()
-				return solveAs(t, c, d.sleeps(t, "802.7"), ref)
+				return solveAs(t, c, d.sleeps(t, step), ref)
 			}, false,
 		},
 	} {

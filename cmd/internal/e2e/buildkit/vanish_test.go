@@ -3,9 +3,7 @@ package buildkit
 import (
 	"context"
 	"io"
-	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +18,7 @@ import (
 func TestVanish(t *testing.T) {
 	d := start(t)
 	d.load()
-	marker := "7" + strings.TrimPrefix(filepath.Base(filepath.Dir(d.root)), "bk")
+	marker := d.seconds("7")
 	busybox := func(ctx context.Context, c gateway.Client) gateway.Reference {
 		ref, err := solved(ctx, c, llb.Image("busybox"), false)
 		if err != nil {
@@ -98,24 +96,22 @@ func TestVanish(t *testing.T) {
 	}
 	// Builds end a little after their clients.
 	var left []string
-	for range 2000 {
+	if !comes(func() bool {
 		var err error
 		if left, err = filepath.Glob(filepath.Join(d.root, "snapshots", "new-*")); err != nil {
 			t.Fatal(err)
 		}
-		if len(left) == 0 {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
+		return len(left) == 0
+	}) {
+		t.Errorf("drafts are left: %q", left)
 	}
-	t.Errorf("drafts are left: %q", left)
 }
 
 // TestStuck checks that a client which does not read what a process writes cannot keep its build from being cancelled.
 func TestStuck(t *testing.T) {
 	d := start(t)
 	d.load()
-	marker := "8" + strings.TrimPrefix(filepath.Base(filepath.Dir(d.root)), "bk")
+	marker := d.seconds("8")
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	defer r.Close() // lets the client's own goroutines end
@@ -143,15 +139,4 @@ func TestStuck(t *testing.T) {
 	if err := d.settled(marker); err != nil {
 		t.Error(err)
 	}
-}
-
-// running says whether a process has marker in its command line.
-func running(marker string) bool {
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, f := range files {
-		if text, err := os.ReadFile(f); err == nil && strings.Contains(strings.ReplaceAll(string(text), "\x00", " "), "sleep "+marker) {
-			return true
-		}
-	}
-	return false
 }

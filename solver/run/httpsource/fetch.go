@@ -106,13 +106,16 @@ func (f *fetch) attempt(ctx context.Context) error {
 		return because(ctx, err)
 	}
 	defer resp.Body.Close()
-	if f.resume != "" && f.n > 0 && resp.StatusCode == http.StatusPartialContent {
-		if !goesOnAt(resp.Header, f.n) {
-			f.resume = "" // from the beginning, the next time
-			return &transient{errors.New("the server sent another part than was asked for")}
+	resumes := f.resume != "" && f.n > 0
+	switch {
+	case resumes && resp.StatusCode == http.StatusPartialContent && goesOnAt(resp.Header, f.n):
+	case resumes && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable):
+		f.resume = "" // from the beginning, the next time
+		return &transient{errors.New("the server did not send the part that was asked for")}
+	default:
+		if done, err := f.begin(resp); done || err != nil {
+			return err
 		}
-	} else if done, err := f.begin(resp); done || err != nil {
-		return err
 	}
 	body := &watched{r: resp.Body, watch: watch, stall: f.c.opt.Stall}
 	if err := f.copy(body); err != nil {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 )
@@ -211,6 +212,29 @@ func TestStall(t *testing.T) {
 		})})
 		if _, _, err := get(t, dead, &Request{URL: "http://host/"}); !errors.Is(err, errStalled) {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A body that breaks off when all of it has come, which only its end would have told, begins anew: there is no rest to ask for.
+func TestBrokenEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		cl := New(Options{Attempts: 3, Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			n++
+			switch {
+			case n == 1:
+				resp := answer(200, "", "ETag", `"a"`)
+				resp.ContentLength = -1
+				resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("half"), iotest.ErrReader(io.ErrUnexpectedEOF)))
+				return resp, nil
+			case r.Header.Get("Range") == "bytes=4-":
+				return answer(416, "", "Content-Range", "bytes */4"), nil
+			}
+			return answer(200, "half", "ETag", `"a"`), nil
+		})})
+		if _, sink, err := get(t, cl, &Request{URL: "http://host/"}); err != nil || sink.String() != "half" || n != 3 {
+			t.Errorf("got %q after %d, %v", sink, n, err)
 		}
 	})
 }

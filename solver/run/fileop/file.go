@@ -367,19 +367,19 @@ func (w *copier) inKernel(ctx context.Context, out, in int) (bool, error) {
 	if w.noRange.Load() {
 		return false, nil
 	}
-	for first := true; ; first = false {
+	for begun := false; ; {
 		n, err := unix.CopyFileRange(in, nil, out, nil, 64<<20, 0)
 		switch {
 		case err == unix.EINTR:
-		case err != nil && first:
+		case err != nil && !begun:
 			w.noRange.Store(true)
 			return false, nil
 		case err != nil:
 			return false, err
-		case n == 0 && first:
-			return false, nil // files of some virtual file systems claim to be empty
 		case n == 0:
-			return true, nil
+			return begun, nil // files of some virtual file systems claim to be empty
+		default:
+			begun = true
 		}
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)

@@ -3,7 +3,8 @@
 //
 // Rules see a source as LLB has it, an identifier and attributes. Of the rules that match, the last one that allows or
 // denies counts; one that converts is applied at once, and all rules are looked at again. Lists of rules that are added for
-// one call (Merge) allow and deny for themselves. After them the client's service decides, if the request names one.
+// one call (Merge) allow and deny for themselves. Other than BuildKit's, rules that deny or convert match a source however its
+// identifier is spelled: see spellings. After them the client's service decides, if the request names one.
 package policy
 
 import (
@@ -192,13 +193,14 @@ func (p *Policy) pass(src *pb.SourceOp) (bool, error) {
 // pass applies one list of rules.
 func pass(rules []rule, src *pb.SourceOp) (bool, error) {
 	denied := false
+	names := append([]string{src.GetIdentifier()}, spellings(src.GetIdentifier())...)
 	for i := range rules {
 		r := &rules[i]
-		hit, err := r.matches(src)
+		name, err := r.find(src, names)
 		if err != nil {
 			return false, fmt.Errorf("error matching source policy: %w", err)
 		}
-		if !hit {
+		if name == "" {
 			continue
 		}
 		switch r.action {
@@ -207,7 +209,7 @@ func pass(rules []rule, src *pb.SourceOp) (bool, error) {
 		case spb.PolicyAction_DENY:
 			denied = true
 		case spb.PolicyAction_CONVERT:
-			if changed, err := r.convert(src); err != nil || changed {
+			if changed, err := r.convert(src, name); err != nil || changed {
 				return changed, err
 			}
 		}
@@ -268,25 +270,34 @@ func wildcard(s string) (*regexp.Regexp, error) {
 	return regexp.Compile("^" + strings.ReplaceAll(regexp.QuoteMeta(s), `\*`, "(.*)") + "$")
 }
 
-// matches says whether the rule is about src.
-func (r *rule) matches(src *pb.SourceOp) (bool, error) {
+// find returns the first of names, src's identifier and its other spellings, that the rule is about; "" if there is none.
+// What is allowed is allowed as it is written.
+func (r *rule) find(src *pb.SourceOp, names []string) (string, error) {
 	for _, c := range r.constraints {
 		ok, err := holds(c, src.GetAttrs()[c.GetKey()])
 		if err != nil || !ok {
-			return false, err
+			return "", err
 		}
 	}
-	if r.identifier == src.GetIdentifier() {
-		return true, nil
+	if r.action == spb.PolicyAction_ALLOW {
+		names = names[:1]
 	}
-	if r.pattern == nil {
-		return false, nil
+	for _, name := range names {
+		if r.identifier == name {
+			return name, nil
+		}
+		if r.pattern == nil {
+			continue
+		}
+		re, err := r.pattern()
+		if err != nil {
+			return "", err
+		}
+		if re.MatchString(name) {
+			return name, nil
+		}
 	}
-	re, err := r.pattern()
-	if err != nil {
-		return false, err
-	}
-	return re.MatchString(src.GetIdentifier()), nil
+	return "", nil
 }
 
 func holds(c *spb.AttrConstraint, value string) (bool, error) {
@@ -305,8 +316,8 @@ func holds(c *spb.AttrConstraint, value string) (bool, error) {
 	return false, fmt.Errorf("unknown attr condition: %s", c.GetCondition())
 }
 
-// convert changes src as the rule says, and says whether that was a change.
-func (r *rule) convert(src *pb.SourceOp) (bool, error) {
+// convert changes src, which the rule matches as name, as the rule says, and says whether that was a change.
+func (r *rule) convert(src *pb.SourceOp, name string) (bool, error) {
 	if r.updates == nil {
 		return false, errors.New("error mutating source policy: missing destination for convert rule")
 	}
@@ -314,7 +325,7 @@ func (r *rule) convert(src *pb.SourceOp) (bool, error) {
 	if dest == "" {
 		dest = r.identifier
 	}
-	dest, err := r.format(src.GetIdentifier(), dest)
+	dest, err := r.format(name, dest)
 	if err != nil {
 		return false, fmt.Errorf("error formatting destination: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -58,6 +59,9 @@ type Ruler interface {
 type Resolver interface {
 	// ResolveImage looks an image up, as img.Resolve says.
 	ResolveImage(ctx context.Context, img op.Source) (*ImageMeta, error)
+	// Attestations returns what an image that ResolveImage has found is attested and signed with, and the content of what
+	// attests any of predicates. It is nil for what has no OCI index, or is in no registry.
+	Attestations(ctx context.Context, img *ImageMeta, predicates []string) (*AttestationChain, error)
 	// ResolveGit finds the commit of a repository, and with objects returns what Git has of it and of its tag.
 	ResolveGit(ctx context.Context, src *op.Git, objects bool) (*GitMeta, error)
 	// ResolveHTTP fetches a file. If sum is not nil, the sum of its content and the suffix is computed too.
@@ -71,6 +75,22 @@ type ImageMeta struct {
 	// Digest is what the reference names: that of the index, if it is one that is known.
 	Digest digest.Digest
 	Config []byte // as it is stored
+}
+
+// An AttestationChain leads from an index to what attests how its image for a platform was made, and to who has signed that.
+type AttestationChain struct {
+	Root          digest.Digest // of the index
+	ImageManifest digest.Digest // of the image in it; empty if it is not there
+	Attestation   digest.Digest // of the manifest of attestations; empty if there is none
+	Signatures    []digest.Digest
+	// Blobs are all of these but the image's manifest, with what the signatures consist of.
+	Blobs map[digest.Digest]AttestationBlob
+}
+
+// An AttestationBlob is content with the descriptor that led to it.
+type AttestationBlob struct {
+	Descriptor ocispec.Descriptor
+	Data       []byte
 }
 
 // GitMeta is what a reference to a repository turned out to be.

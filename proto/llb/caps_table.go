@@ -29,9 +29,8 @@ var lacking = map[string]string{
 
 // lackingGateway is lacking for the gateway protocol.
 var lackingGateway = map[string]string{
-	"importcaches":                           "cache records are not imported",
-	"reference.attestations":                 "images get no attestations",
-	"source.metaresolver.image.attestations": "attestations of images are not read",
+	"importcaches":           "cache records are not imported",
+	"reference.attestations": "images get no attestations",
 }
 
 // known are the capabilities of LLB, in the order of package pb. One is added here when it has been decided whether boxbuild

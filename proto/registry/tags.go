@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 )
 
 // maxTags bounds the tags of a repository that are taken, so that a registry which never ends its list is not followed.
@@ -81,18 +80,14 @@ func (c *Client) tagsAt(ctx context.Context, repo Repo, query url.Values) (tagPa
 	return page, nil
 }
 
-// nextPage reads `<url>; rel="next"` and returns the query of the URL: where the rest goes the client knows itself.
+// nextPage returns what a link to the next page says of it: where the rest goes the client knows itself.
 func nextPage(link string) url.Values {
-	target, params, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(link), "<"), ">")
-	if !ok || !strings.Contains(params, `rel="next"`) && !strings.Contains(params, "rel=next") {
+	query := nextQuery(link)
+	if query.Get("last") == "" {
 		return nil
 	}
-	u, err := url.Parse(target)
-	if err != nil || u.Query().Get("last") == "" {
-		return nil
-	}
-	next := url.Values{"last": {u.Query().Get("last")}}
-	if n := u.Query().Get("n"); n != "" {
+	next := url.Values{"last": {query.Get("last")}}
+	if n := query.Get("n"); n != "" {
 		next.Set("n", n)
 	}
 	return next

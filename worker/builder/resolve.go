@@ -38,6 +38,15 @@ func (e *env) ResolveImage(ctx context.Context, src op.Source) (*frontend.ImageM
 	return m, err
 }
 
+// Attestations implements frontend.Resolver.
+func (e *env) Attestations(ctx context.Context, img *frontend.ImageMeta, predicates []string) (*frontend.AttestationChain, error) {
+	chain, err := e.b.deps.Transfer.Attestations(ctx, img.Pinned, img.Digest, predicates)
+	if err != nil {
+		return nil, fmt.Errorf("looking for attestations of %s: %w", img.Pinned.Ref, err)
+	}
+	return chain, nil
+}
+
 // ResolveGit implements frontend.Resolver.
 func (e *env) ResolveGit(ctx context.Context, src *op.Git, objects bool) (*frontend.GitMeta, error) {
 	allowed, err := e.Allowed(ctx, src)

@@ -12,14 +12,15 @@ type Kind string
 
 // The kinds.
 const (
-	Ping     Kind = "ping"
-	Manifest Kind = "manifest"
-	Blob     Kind = "blob"
-	Mount    Kind = "mount"
-	Upload   Kind = "upload"
-	Token    Kind = "token"
-	Tags     Kind = "tags"
-	Other    Kind = "other"
+	Ping      Kind = "ping"
+	Manifest  Kind = "manifest"
+	Blob      Kind = "blob"
+	Mount     Kind = "mount"
+	Upload    Kind = "upload"
+	Token     Kind = "token"
+	Tags      Kind = "tags"
+	Referrers Kind = "referrers"
+	Other     Kind = "other"
 )
 
 // A Fault makes requests go wrong. The zero value of a condition matches everything; the zero value of an effect has

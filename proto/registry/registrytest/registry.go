@@ -21,6 +21,7 @@ type Behaviour struct {
 	NoRange    bool   // blobs always come whole
 	NoLength   bool   // blobs come in chunks of unknown sum
 	TagPage    int    // lists of tags come in pages of so many; 0 for whole
+	Referrers  bool   // what refers to a manifest is listed, two at a time
 	MaxRequest int64  // a longer PUT or PATCH answers 413; 0 for no limit
 	RedirectTo string // GET of a blob redirects there, the path appended: "https://storage.example"
 	UploadTo   string // locations of uploads are on this host: "https://upload.example"; empty for relative ones
@@ -150,6 +151,7 @@ func (r *Registry) Uploads() int {
 var (
 	manifestPath = regexp.MustCompile(`^/v2/(.+)/manifests/([^/]+)$`)
 	blobPath     = regexp.MustCompile(`^/v2/(.+)/blobs/([^/]+)$`)
+	refersPath   = regexp.MustCompile(`^/v2/(.+)/referrers/([^/]+)$`)
 	tagsPath     = regexp.MustCompile(`^/v2/(.+)/tags/list$`)
 	uploadPath   = regexp.MustCompile(`^/v2/(.+)/blobs/uploads/([^/]*)$`)
 )
@@ -175,6 +177,8 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.serveUpload(w, req, name, rest)
 	case Tags:
 		r.serveTags(w, req, name)
+	case Referrers:
+		r.serveReferrers(w, req, name, rest)
 	default:
 		fail(w, http.StatusNotFound, "UNSUPPORTED", "no such route")
 	}
@@ -193,6 +197,9 @@ func classify(req *http.Request) (kind Kind, name, rest string) {
 	}
 	if m := tagsPath.FindStringSubmatch(p); m != nil {
 		return Tags, m[1], ""
+	}
+	if m := refersPath.FindStringSubmatch(p); m != nil {
+		return Referrers, m[1], m[2]
 	}
 	if m := manifestPath.FindStringSubmatch(p); m != nil {
 		return Manifest, m[1], m[2]
@@ -233,6 +240,39 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, name stri
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(map[string]any{"name": name, "tags": tags}) //nolint:errcheck // the client has left
+}
+
+// serveReferrers answers with the manifests of a repository that have one as their subject, in order, two at a time.
+func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, name, digest string) {
+	if !r.Referrers {
+		fail(w, http.StatusNotFound, "UNSUPPORTED", "no such route")
+		return
+	}
+	list := []map[string]any{}
+	r.mu.Lock()
+	manifests := r.repoLocked(name).manifests
+	for _, d := range slices.Sorted(maps.Keys(manifests)) {
+		m := manifests[d]
+		var doc struct {
+			Subject      struct{ Digest string }
+			ArtifactType string
+			Annotations  map[string]string
+		}
+		if json.Unmarshal(m.bytes, &doc) == nil && doc.Subject.Digest == digest {
+			list = append(list, map[string]any{
+				"mediaType": m.mediaType, "digest": d, "size": len(m.bytes), "artifactType": doc.ArtifactType, "annotations": doc.Annotations,
+			})
+		}
+	}
+	r.mu.Unlock()
+	list = slices.DeleteFunc(list, func(d map[string]any) bool { return fmt.Sprint(d["digest"]) <= req.URL.Query().Get("after") })
+	if len(list) > 2 {
+		list = list[:2]
+		w.Header().Set("Link", fmt.Sprintf(`</v2/%s/referrers/%s?after=%s>; rel="next"`, name, digest, list[1]["digest"]))
+	}
+	const index = "application/vnd.oci.image.index.v1+json"
+	w.Header().Set("Content-Type", index)
+	json.NewEncoder(w).Encode(map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": list}) //nolint:errcheck // the client has left
 }
 
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, name, ref string) {

@@ -21,6 +21,8 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
 
 // resolved asks what a source is.
@@ -62,6 +64,66 @@ func TestResolveImage(t *testing.T) {
 	}
 	if p.has("looking for busybox") == nil {
 		t.Errorf("the steps are %q", p.order)
+	}
+}
+
+// TestResolveAttestations checks that a client is told what attests an image and who has signed that.
+func TestResolveAttestations(t *testing.T) {
+	d := start(t)
+	reg := registrytest.New(registrytest.Behaviour{Referrers: true})
+	host := registrytest.Start(t, reg)
+	put := func(m ocispec.Manifest) ocispec.Descriptor {
+		m.SchemaVersion, m.MediaType = 2, ocispec.MediaTypeImageManifest
+		m.Config = ocispec.DescriptorEmptyJSON
+		m.Config.Digest = digest.Digest(reg.PutBlob("app", m.Config.Data))
+		b, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.Digest(reg.PutManifest("app", "", m.MediaType, b)), Size: int64(len(b))}
+	}
+	blob := func(mediaType, text string) ocispec.Descriptor {
+		return ocispec.Descriptor{MediaType: mediaType, Digest: digest.Digest(reg.PutBlob("app", []byte(text))), Size: int64(len(text))}
+	}
+	p := ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	dgst, raw := reg.PutImage("app", "", []byte(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers"}}`))
+	img := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(dgst), Size: int64(len(raw)), Platform: &p}
+	const kind, bundle = "https://slsa.dev/provenance/v1", "application/vnd.dev.sigstore.bundle.v0.3+json"
+	statement := blob("application/vnd.in-toto+json", `{"predicateType":"`+kind+`"}`)
+	statement.Annotations = map[string]string{"in-toto.io/predicate-type": kind}
+	att := put(ocispec.Manifest{Layers: []ocispec.Descriptor{statement}})
+	att.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	att.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": dgst}
+	signed := blob(bundle, "{}")
+	signature := put(ocispec.Manifest{ArtifactType: bundle, Subject: &att, Layers: []ocispec.Descriptor{signed}})
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{img, att}}
+	index.SchemaVersion = 2
+	text, err := json.Marshal(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := digest.Digest(reg.PutManifest("app", "latest", index.MediaType, text))
+	_, _, err = d.direct(t.Context(), client.SolveOpt{}, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		m, err := resolved(ctx, c, "docker-image://"+host+"/app:latest", sourceresolver.Opt{ImageOpt: &sourceresolver.ResolveImageOpt{
+			NoConfig: true, ResolveAttestations: []string{kind}, Platform: &p, ResolveMode: pb.AttrImageResolveModeForcePull,
+		}})
+		if err != nil {
+			return nil, err
+		}
+		ac := m.Image.AttestationChain
+		if m.Image.Digest != root || ac == nil || ac.Root != root || ac.ImageManifest != img.Digest || ac.AttestationManifest != att.Digest ||
+			len(ac.SignatureManifests) != 1 || ac.SignatureManifests[0] != signature.Digest || len(ac.Blobs) != 5 {
+			t.Fatalf("got %+v", ac)
+		}
+		for _, d := range []digest.Digest{root, att.Digest, statement.Digest, signature.Digest, signed.Digest} {
+			if b := ac.Blobs[d]; digest.FromBytes(b.Data) != d || b.Descriptor.Digest != d || b.Descriptor.Size != int64(len(b.Data)) {
+				t.Errorf("%s: got %+v", d, b)
+			}
+		}
+		return gateway.NewResult(), nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/solver/op"
+	"github.com/boxbuild/boxbuild/worker/api/buildkit/policy"
 )
 
 // The schemes of images, and the attributes that say where one is looked up.
@@ -73,9 +74,6 @@ func (c *conversation) resolve(ctx context.Context, in *pb.ResolveSourceMetaRequ
 	if !ok {
 		return nil, lacks("resolve sources")
 	}
-	if img := in.GetImage(); img.GetAttestationChain() || len(img.GetResolveAttestations()) > 0 {
-		return nil, status.Error(codes.Unimplemented, "attestations of images are not read")
-	}
 	src, err := source(in)
 	if err != nil {
 		return nil, err
@@ -91,16 +89,9 @@ func (c *conversation) resolve(ctx context.Context, in *pb.ResolveSourceMetaRequ
 	}
 	switch s := src.(type) {
 	case *op.Image, *op.OCILayout:
-		err = frontend.AskStep(ctx, c.env, name, s, func(ctx context.Context) error {
-			m, err := r.ResolveImage(ctx, s)
-			if err != nil {
-				return err
-			}
-			out.Image = &pb.ResolveSourceImageResponse{Digest: m.Digest.String()}
-			if !in.GetImage().GetNoConfig() {
-				out.Image.Config = m.Config
-			}
-			return nil
+		err = frontend.AskStep(ctx, c.env, name, s, func(ctx context.Context) (err error) {
+			out.Image, err = policy.ResolveImage(ctx, r, s, in.GetImage())
+			return err
 		})
 	case *op.Git:
 		m, err := r.ResolveGit(ctx, s, in.GetGit().GetReturnObject())

@@ -13,9 +13,11 @@ import (
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/sourcepolicy/policysession"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -233,6 +235,50 @@ type resolver struct{ frontend.Resolver }
 
 func (resolver) ResolveImage(_ context.Context, src op.Source) (*frontend.ImageMeta, error) {
 	return &frontend.ImageMeta{Digest: "sha256:known", Config: []byte(src.String())}, nil
+}
+
+func (resolver) Attestations(_ context.Context, m *frontend.ImageMeta, predicates []string) (*frontend.AttestationChain, error) {
+	if strings.Contains(string(m.Config), "plain") {
+		return nil, nil
+	}
+	d := digest.FromString(strings.Join(predicates, " "))
+	return &frontend.AttestationChain{
+		Root: "sha256:root", ImageManifest: "sha256:image", Attestation: "sha256:attestation", Signatures: []digest.Digest{"sha256:signature"},
+		Blobs: map[digest.Digest]frontend.AttestationBlob{d: {
+			Descriptor: ocispec.Descriptor{MediaType: "a/b", Digest: d, Size: 5, Annotations: map[string]string{"k": "v"}}, Data: []byte("bytes"),
+		}},
+	}, nil
+}
+
+// TestResolveImage checks the answer to a question about an image, and that what was not asked for is not in it.
+func TestResolveImage(t *testing.T) {
+	d := string(digest.FromString("p q"))
+	whole := &gatewaypb.AttestationChain{
+		Root: "sha256:root", ImageManifest: "sha256:image", AttestationManifest: "sha256:attestation", SignatureManifests: []string{"sha256:signature"},
+		Blobs: map[string]*gatewaypb.Blob{d: {
+			Descriptor_: &gatewaypb.Descriptor{MediaType: "a/b", Digest: d, Size: 5, Annotations: map[string]string{"k": "v"}}, Data: []byte("bytes"),
+		}},
+	}
+	for _, tt := range []struct {
+		src  op.Source
+		q    *gatewaypb.ResolveSourceImageRequest
+		want *gatewaypb.AttestationChain
+	}{
+		{image("app:1"), nil, nil},
+		{image("app:1"), &gatewaypb.ResolveSourceImageRequest{NoConfig: true}, nil},
+		{image("app:1"), &gatewaypb.ResolveSourceImageRequest{ResolveAttestations: []string{"p", "q"}}, whole},
+		{image("app:1"), &gatewaypb.ResolveSourceImageRequest{NoConfig: true, AttestationChain: true, ResolveAttestations: []string{"p", "q"}}, whole},
+		{image("plain:1"), &gatewaypb.ResolveSourceImageRequest{AttestationChain: true}, nil},
+		{&op.OCILayout{Ref: "app:1"}, &gatewaypb.ResolveSourceImageRequest{AttestationChain: true}, nil},
+	} {
+		got, err := ResolveImage(t.Context(), resolver{}, tt.src, tt.q)
+		if err != nil || got.GetDigest() != "sha256:known" || (len(got.GetConfig()) == 0) != tt.q.GetNoConfig() {
+			t.Errorf("%v: got %v, %v", tt.q, got, err)
+		}
+		if c := got.GetAttestationChain(); !proto.Equal(c, tt.want) {
+			t.Errorf("%v: got the chain %v, want %v", tt.q, c, tt.want)
+		}
+	}
 }
 
 // TestVerifier checks the conversation with the client's service.

@@ -88,19 +88,11 @@ func resolve(ctx context.Context, q *gatewaypb.ResolveSourceMetaRequest, look fr
 	out := &gatewaypb.ResolveSourceMetaResponse{Source: q.GetSource()}
 	switch s := src.(type) {
 	case *op.Image, *op.OCILayout:
-		if q.GetImage().GetAttestationChain() || len(q.GetImage().GetResolveAttestations()) > 0 {
-			return nil, errors.New("attestations of images are not looked up by this daemon")
-		}
 		if img, ok := s.(*op.Image); ok && q.GetResolveMode() == pb.AttrImageResolveModeForcePull {
 			img.Resolve = op.ResolveForcePull
 		}
-		m, err := look.ResolveImage(ctx, src)
-		if err != nil {
+		if out.Image, err = ResolveImage(ctx, look, src, q.GetImage()); err != nil {
 			return nil, err
-		}
-		out.Image = &gatewaypb.ResolveSourceImageResponse{Digest: m.Digest.String()}
-		if !q.GetImage().GetNoConfig() {
-			out.Image.Config = m.Config
 		}
 	case *op.Git:
 		m, err := look.ResolveGit(ctx, s, q.GetGit().GetReturnObject())

@@ -178,7 +178,7 @@ func TestHookTimeout(t *testing.T) { both(t, testHookTimeout) }
 func testHookTimeout(t *testing.T, e executor.Executor) {
 	for _, stage := range executor.HookStages()[:5] {
 		root, _ := newRoot(t)
-		marker := fmt.Sprintf("77777.%d", number.Add(1))
+		marker := marker()
 		spec := sh(root, "sleep 100")
 		h := scripted(stage, "sleep "+marker+"; true")
 		h.Timeout = 50 * time.Millisecond
@@ -299,7 +299,7 @@ func TestHookGivenUp(t *testing.T) { both(t, testHookGivenUp) }
 func testHookGivenUp(t *testing.T, e executor.Executor) {
 	for _, stage := range executor.HookStages()[:3] {
 		root, _ := newRoot(t)
-		marker := fmt.Sprintf("77778.%d", number.Add(1))
+		marker := marker()
 		spec := sh(root, "true")
 		spec.Hooks = []executor.Hook{scripted(stage, "exec sleep "+marker)}
 		ctx, cancel := context.WithCancel(context.Background())

@@ -154,7 +154,7 @@ func TestHookStays(t *testing.T) { both(t, testHookStays) }
 
 func testHookStays(t *testing.T, e executor.Executor) {
 	root, _ := newRoot(t)
-	marker := fmt.Sprintf("77779.%d", number.Add(1))
+	marker := marker()
 	spec := sh(root, "ls -d /proc/[0-9]*/root/usr/bin/busybox 2>/dev/null; cat /ready")
 	spec.CapAdd = []string{"SYS_PTRACE"}
 	spec.Hooks = []executor.Hook{

@@ -316,12 +316,18 @@ func TestHostLeaks(t *testing.T) {
 	}
 }
 
-// inventory counts what this process and the cgroup hold.
+// inventory counts what the test and the cgroup hold. Others mount what is theirs on the same machine.
 func inventory(t *testing.T, parent string) string {
 	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
+	}
+	mounts := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, filepath.Dir(t.TempDir())) {
+			mounts++
+		}
 	}
 	groups := 0
 	for _, d := range cgroupsOf(t, parent+"/*") {
@@ -329,6 +335,6 @@ func inventory(t *testing.T, parent string) string {
 			groups++
 		}
 	}
-	return fmt.Sprintf("%d mounts, %d cgroups, %d processes", strings.Count(string(mounts), "\n"), groups,
+	return fmt.Sprintf("%d mounts, %d cgroups, %d processes", mounts, groups,
 		len(cgroup.At(cgroup.Root).Processes(parent)))
 }

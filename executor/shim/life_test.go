@@ -23,19 +23,20 @@ import (
 	"github.com/boxbuild/boxbuild/executor/shim"
 )
 
+// patience is how long is waited for what must happen. Only a hang is ever waited for so long.
+const patience = time.Minute
+
 // marker returns an argument of sleep that no other process on the machine has.
 func marker() string { return fmt.Sprintf("%d.%d", 100000+os.Getpid(), 1000+number.Add(1)) }
 
 // awaitGone waits until no process has marker in its command line.
 func awaitGone(t *testing.T, marker string) {
 	t.Helper()
-	for range 5000 {
-		if !running(t, marker) {
-			return
+	for begin := time.Now(); running(t, marker); time.Sleep(time.Millisecond) {
+		if time.Since(begin) > patience {
+			t.Fatalf("a process with %s is still there", marker)
 		}
-		time.Sleep(time.Millisecond)
 	}
-	t.Fatalf("a process with %s is still there", marker)
 }
 
 // Close ends the whole process tree: children in sessions of their own, and processes of Exec.

@@ -42,6 +42,10 @@ func (e *PlatformError) Error() string {
 		return fmt.Sprintf("programs for %s run on a machine with Windows only, and this one has Linux: build there, or make the "+
 			"files in a stage `FROM --platform=$BUILDPLATFORM` and COPY --from it", e.Platform)
 	}
-	return fmt.Sprintf("this machine has no emulator for %s; get one with `apt-get install qemu-user-static`, "+
-		"or with `docker run --privileged --rm tonistiigi/binfmt --install %s`, and build again", e.Platform, e.Arch)
+	return fmt.Sprintf("this machine has no emulator for %s; get one with %s, and build again", e.Platform, GetEmulator(e.Arch))
+}
+
+// GetEmulator says which commands register an emulator for an architecture, which the kernel then holds open.
+func GetEmulator(arch string) string {
+	return fmt.Sprintf("`apt-get install qemu-user-static`, or with `docker run --privileged --rm tonistiigi/binfmt --install %s`", arch)
 }

@@ -24,7 +24,7 @@ import (
 )
 
 // runtime opens the containers with all that they stand on, and finds those that run on from before.
-func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
+func (w *wiring) runtime(ctx context.Context, svc *images.Service, emulators executor.Emulators) (err error) {
 	w.counters = telemetry.NewEngine()
 	w.events = w.counters.Events(new(eventlog.Log))
 	if w.volumes, err = volume.Open(w.meta, w.path("volumes"), w.events); err != nil {
@@ -59,7 +59,7 @@ func (w *wiring) runtime(ctx context.Context, svc *images.Service) (err error) {
 	w.containers, err = container.New(container.Deps{
 		Dir: w.path("containers"), DB: w.meta, Host: host, Snapshots: w.snapshots, Driver: w.snapshotter, Images: w.images,
 		Leases: w.leases, Maker: eventlog.Maker(svc, svc, w.events), Volumes: w.volumes, Network: w.networks, Events: w.events, Meter: w.counters,
-		Devices:  devices,
+		Devices: devices, Emulators: emulators,
 		Platform: platforms.Normalize(platforms.DefaultSpec()), Log: w.log,
 	})
 	if err != nil {

@@ -436,7 +436,7 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		Sources: sourceCaches(w.git, w.received),
 		Reserve: images.NewReserve(w.path("reserve")), Describe: builder.Describe(w.cache),
 	})
-	if err := w.runtime(ctx, svc); err != nil {
+	if err := w.runtime(ctx, svc, foreign); err != nil {
 		return nil, err
 	}
 	told, tel, err := w.operate(ctx, w.history.Wrap(b), svc)

@@ -61,7 +61,8 @@ type Deps struct {
 	Maker     Maker
 	Volumes   Volumes
 	Network   Network
-	Devices   executor.Devices // those that containers can ask for; nil for none
+	Devices   executor.Devices   // those that containers can ask for; nil for none
+	Emulators executor.Emulators // how foreign programs come to run, for who is told that they do not; nil if nobody knows
 	Events    worker.Events
 	Platform  ocispec.Platform // the daemon's own
 	Log       *slog.Logger     // nil means slog.Default()

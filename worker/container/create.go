@@ -82,6 +82,10 @@ func (cr *creation) make(ctx context.Context, req *worker.ContainerCreate) (*ctr
 	if err := cr.mounts(ctx); err != nil {
 		return nil, err
 	}
+	// No error: the root of a foreign image may hold programs for this machine.
+	if why := cr.m.foreign(ctx, cr.rec); why != "" {
+		cr.warnings = append(cr.warnings, why)
+	}
 	// All that it stands on is there; from here on the record keeps it.
 	cr.undo = append(cr.undo, func() { cr.m.records.forget(c.id) })
 	if err := c.save(func(rec *record) { *rec = *cr.rec }); err != nil {

@@ -81,6 +81,9 @@ func (c *ctr) settle(r *run, exit executor.Exit, err error) {
 	told := r.oom.Load()
 	exit.OOMKilled = exit.OOMKilled || told
 	next := Ended(now, Ending{Exit: exit, Policy: rec.policy(), Stopped: rec.Stopped || rec.Want == WantStop || rec.Want == WantRemove})
+	if exit.Code == execFailed {
+		next.Error = c.m.foreign(ctx, rec)
+	}
 	c.mu.Lock()
 	c.box = nil
 	c.mu.Unlock()

@@ -89,3 +89,59 @@ func TestObjects(t *testing.T) {
 		}
 	}
 }
+
+// TestHostileRefs checks that nothing that a definition says of a repository becomes an option of the git program or runs
+// anything, whichever of the three results it asks for, a bundle among them (CVE-2026-15793, CVE-2019-13139).
+func TestHostileRefs(t *testing.T) {
+	outside, intact := canary(t)
+	r, _, second := sample(t)
+	url := gittest.Serve(t, gittest.Smart).Publish(r, "r.git")
+	c := newClient(t)
+	log := filepath.Join(t.TempDir(), "arguments")
+	c.wrap = append([]string{"/bin/sh", "-c", `printf '%s\n' "$@" >> ` + log + `; exec "$@"`, "sh"}, c.wrap...)
+	run := "touch " + outside + "/ran"
+	ctx := context.Background()
+	for _, evil := range []string{
+		"--upload-pack=" + run, "--upload-pack=" + strings.ReplaceAll(run, " ", "${IFS}"), "-u" + outside, "--exec=x", "--output=" + outside + "/ran",
+		"-", "--", "ext::sh -c " + run, "+refs/*:refs/*", "*", "a:refs/heads/b", "refs/heads/main:../../x", "^main", "main..", "../../" + outside, "a\x00b", "$(" + run + ")",
+		"@{-1}", "`" + run + "`", "refs/tags/--all", "refs/heads/../../../config",
+	} {
+		for _, q := range []*Query{{Ref: evil}, {Checksum: evil}, {Ref: evil, Checksum: second, ByCommit: true}, {Checksum: evil, ByCommit: true}, {Ref: "main", Checksum: evil}} {
+			q.Remote = Remote{URL: url}
+			got, err := c.Resolve(ctx, q)
+			if err == nil && (got.Commit != second || q.Checksum != second) {
+				t.Errorf("%q is %+v", evil, got)
+			}
+		}
+		for _, src := range []Source{{Commit: evil}, {Commit: second, Ref: evil}, {Commit: evil, Ref: evil}} {
+			for _, keep := range []bool{false, true} {
+				src.Remote, src.KeepDir = Remote{URL: url}, keep
+				_ = c.Checkout(ctx, &src, t.TempDir()) // it may not matter: all that is needed is the commit
+				_ = c.CheckoutBundle(ctx, &src, t.TempDir())
+			}
+		}
+		for _, remote := range []string{evil, "https://" + evil, "ssh://host/" + evil, "ssh://" + evil + "/x", "git@" + evil + ":x", "git@host:" + evil} {
+			if strings.Contains(evil, "::") || strings.HasPrefix(evil, "-") {
+				if _, err := c.Resolve(ctx, &Query{Remote: Remote{URL: remote}, Ref: second, Checksum: second}); err != nil {
+					continue
+				}
+				if err := c.CheckoutBundle(ctx, &Source{Remote: Remote{URL: remote}, Commit: strings.Repeat("1", 40)}, t.TempDir()); err == nil {
+					t.Errorf("the repository %q is there", remote)
+				}
+			}
+		}
+		intact()
+	}
+	words, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"\n--upload-pack", "\n-u" + outside, "\n--exec", "\n--output", "\next::", "\n-\n", "\n--all"} {
+		if strings.Contains(string(words), bad) {
+			t.Errorf("git was given the argument %q", bad)
+		}
+	}
+	if !strings.Contains(string(words), "\nls-remote\n--\n") || !strings.Contains(string(words), "\nbundle\n") {
+		t.Error("the arguments are not those of git")
+	}
+}

@@ -248,23 +248,22 @@ func (s *Store) Forget(id digest.Digest, repo string, manifest digest.Digest) er
 // Delete removes an image and every name that points to it, and forgets the blobs of layers that no other image has.
 // It removes no snapshot and no blob: those go when nothing keeps them. ErrNotFound if there is no such image.
 func (s *Store) Delete(id digest.Digest) error {
-	var img *Image
-	err := s.db.Update(func(tx *bbolt.Tx) (err error) {
-		if img, err = getImage(tx, id); err != nil {
-			return err
+	err := s.change(func(tx *bbolt.Tx) (before, after []*Image, err error) {
+		img, err := getImage(tx, id)
+		if err != nil {
+			return nil, nil, err
 		}
 		if err := tx.Bucket(bucketImages).Delete([]byte(id)); err != nil {
-			return err
+			return nil, nil, err
 		}
 		if err := dropFromNames(tx, id); err != nil {
-			return err
+			return nil, nil, err
 		}
-		return dropDiffs(tx, img)
+		return []*Image{img}, []*Image{nil}, dropDiffs(tx, img)
 	})
 	if err != nil {
 		return fmt.Errorf("deleting image: %w", err)
 	}
-	s.unindex(img)
 	return nil
 }
 

@@ -67,12 +67,20 @@ func Open(db *bbolt.DB) (*Store, error) {
 	return s, nil
 }
 
-// index notes which snapshots hold the image's chains, instead of what the record old, which may be nil, said.
+// index notes which snapshots hold the chains of img instead of those of old, another record of the same image; either may
+// be nil. It is called in a transaction that may write, so that the index follows the records in their order. That what it
+// says is not written yet, or never will be, does no harm: see Snapshot.
 func (s *Store) index(old, img *Image) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old != nil {
-		s.unindexLocked(old)
+		for n, chain := range chainIDs(old) {
+			remove(s.chains, chain, old.ID)
+			remove(s.layers, old.Layers[n].Snapshot, old.ID)
+		}
+	}
+	if img == nil {
+		return
 	}
 	for n, chain := range chainIDs(img) {
 		l := img.Layers[n]
@@ -81,17 +89,26 @@ func (s *Store) index(old, img *Image) {
 	}
 }
 
-func (s *Store) unindex(img *Image) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.unindexLocked(img)
-}
-
-func (s *Store) unindexLocked(img *Image) {
-	for n, chain := range chainIDs(img) {
-		remove(s.chains, chain, img.ID)
-		remove(s.layers, img.Layers[n].Snapshot, img.ID)
+// change is an Update of the database that ends with the records after in place of before, which fn returns.
+func (s *Store) change(fn func(tx *bbolt.Tx) (before, after []*Image, err error)) error {
+	var before, after []*Image
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		b, a, err := fn(tx)
+		if err != nil {
+			return err
+		}
+		before, after = b, a
+		for i := range after {
+			s.index(before[i], after[i])
+		}
+		return nil
+	})
+	if err != nil {
+		for i := range slices.Backward(after) { // it could not be written
+			s.index(after[i], before[i])
+		}
 	}
+	return err
 }
 
 // chainIDs returns the chain ID up to each layer.
@@ -175,26 +192,24 @@ func (s *Store) Update(u Update) error {
 			return fmt.Errorf("storing name %.300q: it is not a canonical reference", n)
 		}
 	}
-	var put, before []*Image
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		put, before = nil, nil
+	err := s.change(func(tx *bbolt.Tx) (before, put []*Image, err error) {
 		now := s.now()
 		ids := make([]digest.Digest, 0, len(u.Images))
 		for _, img := range u.Images {
 			rec, old, err := merge(tx, img)
 			if err != nil {
-				return err
+				return nil, nil, err
 			}
 			rec.Stored = now
 			if len(u.Names) > 0 {
 				rec.Tagged = now
 			}
 			if err := putJSON(tx.Bucket(bucketImages), string(rec.ID), rec); err != nil {
-				return err
+				return nil, nil, err
 			}
 			for _, l := range img.Layers {
 				if err := addDiff(tx, l.DiffID, l.Blobs, l.Origins); err != nil {
-					return err
+					return nil, nil, err
 				}
 			}
 			put, before = append(put, rec), append(before, old)
@@ -203,16 +218,13 @@ func (s *Store) Update(u Update) error {
 		for _, n := range u.Names {
 			rec := Name{Ref: n, Images: ids, Index: u.Index, Documents: u.Documents, Served: u.Served, Tagged: now}
 			if err := putJSON(tx.Bucket(bucketNames), n, rec); err != nil {
-				return err
+				return nil, nil, err
 			}
 		}
-		return nil
+		return before, put, nil
 	})
 	if err != nil {
 		return fmt.Errorf("storing images: %w", err)
-	}
-	for i, img := range put {
-		s.index(before[i], img)
 	}
 	return nil
 }

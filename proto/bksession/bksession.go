@@ -29,8 +29,8 @@ import (
 )
 
 // DefaultWait is how long Get waits for a session: a client opens it at the same time as it asks for the build, over a
-// network that may be slow. BuildKit's daemon gives it as long.
-const DefaultWait = 10 * time.Second
+// network that may be slow. BuildKit's daemon gives it as long, each time that it needs something of it.
+const DefaultWait = 5 * time.Second
 
 // Options are those of a Manager.
 type Options struct {

@@ -14,10 +14,16 @@ type asker struct {
 	session *session
 	repo    Repo // whose credential it is
 	print   fingerprint
+	// unasked says that the keychain has not come yet, and nobody has asked for credentials: it is not waited for. Then
+	// print is like that of nobody else.
+	unasked bool
 }
 
 func (c *Client) asker(ctx context.Context, ep *endpoint, path string) *asker {
 	s, repo := c.session(ctx), ep.resource(path)
+	if late, ok := s.keychain.(LateKeychain); ok && c.challenge(ep).scheme == "" && !late.Come(ctx) {
+		return &asker{session: s, repo: repo, print: c.fingerprint(ep.name, &credential{authority: s.nonce}), unasked: true}
+	}
 	a := &asker{credential: c.credential(ctx, s, repo), session: s, repo: repo}
 	a.print = c.fingerprint(ep.name, &a.credential)
 	return a
@@ -28,6 +34,9 @@ func (c *Client) asker(ctx context.Context, ep *endpoint, path string) *asker {
 func (c *Client) once(ctx context.Context, ep *endpoint, rq *request) (*http.Response, error) {
 	who := c.asker(ctx, ep, rq.repo)
 	ch := c.challenge(ep)
+	if who.unasked {
+		ch = challenge{} // what another call has learnt meanwhile this one is told again
+	}
 	authz, err := c.authorize(ctx, ep, who, authNeed{ch, rq.scopes})
 	if err != nil {
 		return nil, err
@@ -67,6 +76,9 @@ func (c *Client) answerChallenge(ctx context.Context, ep *endpoint, rq *request,
 	c.learn(ep, ch)
 	who := no.who
 	need := authNeed{ch, rq.scopes}
+	if who.unasked {
+		who = c.asker(ctx, ep, rq.repo)
+	}
 	if no.old != "" { // the token may have been revoked, the password changed
 		c.forgetTokens(ep, who.print)
 		who.session.forget(who.repo)

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"strings"
@@ -47,6 +48,7 @@ func (c *Client) fingerprint(host string, cr *credential) fingerprint {
 // A session is a keychain and what it answered lately.
 type session struct {
 	keychain authn.Keychain // may be nil
+	nonce    string         // stands for it while it has not come: see LateKeychain
 	mu       sync.Mutex     // guards known
 	known    map[question]knownCredential
 }
@@ -63,7 +65,7 @@ type knownCredential struct {
 }
 
 func newSession(k authn.Keychain) *session {
-	return &session{keychain: k, known: map[question]knownCredential{}}
+	return &session{keychain: k, nonce: rand.Text(), known: map[question]knownCredential{}}
 }
 
 // A lookupKey names one question to one keychain.

@@ -21,6 +21,14 @@ type TokenKeychain interface {
 	Token(ctx context.Context, req TokenRequest) (Token, error)
 }
 
+// A LateKeychain is a keychain that cannot be asked yet: what it is asked waits until it can, or fails. It is found by
+// assertion, and not waited for before a registry wants credentials.
+type LateKeychain interface {
+	authn.Keychain
+	// Come says whether it answers, or fails, at once. It may wait a moment to be able to say that it does.
+	Come(ctx context.Context) bool
+}
+
 // A TokenRequest is what is asked of a TokenKeychain. The token server is one that may have the credentials for Resource.
 type TokenRequest struct {
 	Resource authn.Resource

@@ -120,3 +120,103 @@ func TestTokenKeychainFails(t *testing.T) {
 		}
 	})
 }
+
+// A latecomer is a keychain that comes when it is closed, with the credentials of Ann's or an error.
+type latecomer struct {
+	come chan struct{}
+	err  error
+	nothing
+
+	mu    sync.Mutex // guards asked
+	asked int
+}
+
+// nothing implements the old half of a keychain.
+type nothing struct{}
+
+func (nothing) Resolve(authn.Resource) (authn.Authenticator, error) { return authn.Anonymous, nil }
+
+func (k *latecomer) Come(context.Context) bool {
+	select {
+	case <-k.come:
+		return true
+	default:
+		return false
+	}
+}
+
+func (k *latecomer) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
+	k.mu.Lock()
+	k.asked++
+	k.mu.Unlock()
+	select {
+	case <-k.come:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if k.err != nil {
+		return nil, k.err
+	}
+	return authn.FromConfig(authn.AuthConfig{Username: "ann", Password: "secret"}), nil
+}
+
+// A registry that asks nobody for credentials is not kept waiting by a keychain that has not come. One that does has
+// the keychain waited for, and then gets what it has, or is asked without.
+func TestLateKeychain(t *testing.T) {
+	const wait = 5 * time.Second
+	for _, tt := range []struct {
+		name   string
+		asks   bool
+		err    error
+		want   string // of the error
+		waited time.Duration
+	}{
+		{"nobody is asked", false, errors.New("it never came"), "", 0},
+		{"asked, and comes", true, nil, "", wait},
+		{"asked, and never comes", true, errors.New("it never came"), "it never came", wait},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			setUp := func(w *world) {
+				if tt.asks {
+					withTokens(w, &registrytest.TokenServer{Users: map[string]string{"ann": "secret"}})
+				}
+			}
+			inWorld(t, setUp, func(ctx context.Context, w *world) {
+				w.reg.PutImage("team/app", "1", []byte("{}"))
+				k := &latecomer{come: make(chan struct{}), err: tt.err}
+				var came sync.WaitGroup
+				came.Go(func() {
+					time.Sleep(wait)
+					close(k.come)
+				})
+				defer came.Wait()
+				begin, own := time.Now(), WithKeychain(ctx, k)
+				_, err := w.c.Resolve(own, repoAt(testHost).Tag("1"))
+				if (err == nil) != (tt.want == "") || err != nil && (!strings.Contains(err.Error(), tt.want) || !errors.Is(err, ErrUnauthorized)) {
+					t.Errorf("error %v, want %q", err, tt.want)
+				}
+				if got := time.Since(begin); got != tt.waited {
+					t.Errorf("it took %s, want %s", got, tt.waited)
+				}
+				if (k.asked == 0) == tt.asks {
+					t.Errorf("the keychain was asked %d times", k.asked)
+				}
+			})
+		})
+	}
+}
+
+// Two users whose keychains have not come are told apart, from each other and from nobody.
+func TestLateIdentity(t *testing.T) {
+	inWorld(t, nil, func(ctx context.Context, w *world) {
+		seen := map[Identity]bool{w.c.Identity(ctx, repoAt(testHost)): true}
+		for range 2 {
+			own := WithKeychain(ctx, &latecomer{come: make(chan struct{})})
+			id := w.c.Identity(own, repoAt(testHost))
+			if seen[id] || id != w.c.Identity(own, repoAt(testHost)) {
+				t.Errorf("the identity %v is not one user's own", id)
+			}
+			seen[id] = true
+		}
+	})
+}

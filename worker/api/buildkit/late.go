@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
@@ -17,6 +18,7 @@ import (
 type lateSession struct {
 	id      string
 	manager *bksession.Manager
+	begun   time.Time
 
 	ready chan struct{} // closed when what follows is known
 	sess  *bksession.Session
@@ -27,10 +29,11 @@ var (
 	_ session.Session        = (*lateSession)(nil)
 	_ authn.ContextKeychain  = (*lateKeychain)(nil)
 	_ registry.TokenKeychain = (*lateKeychain)(nil)
+	_ registry.LateKeychain  = (*lateKeychain)(nil)
 )
 
 func late(id string, manager *bksession.Manager) *lateSession {
-	return &lateSession{id: id, manager: manager, ready: make(chan struct{})}
+	return &lateSession{id: id, manager: manager, begun: time.Now(), ready: make(chan struct{})}
 }
 
 // bind begins to wait for the session, and returns ctx, which the end of the session ends too, with the *LostError as its
@@ -105,6 +108,29 @@ func (k *lateKeychain) get(ctx context.Context) (registry.TokenKeychain, error) 
 		return nil, err
 	}
 	return s.Keychain(), nil
+}
+
+// grace is how long after its request a session is waited for where nothing is needed of it yet. One that is opened at all is
+// there by then, and has what the registry client remembers for its user.
+const grace = time.Second
+
+// Come implements registry.LateKeychain.
+func (k *lateKeychain) Come(ctx context.Context) bool {
+	timer := time.NewTimer(time.Until(k.l.begun.Add(grace)))
+	defer timer.Stop()
+	select {
+	case <-k.l.ready:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	}
+	select {
+	case <-k.l.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 // Resolve implements authn.Keychain.

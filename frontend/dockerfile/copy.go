@@ -159,9 +159,9 @@ func (st *state) copying(c command, ic instructions.Command, text string, cp *co
 		s.copies = append(s.copies, copySource{inline: file, action: a})
 	}
 	record += " " + cp.params.DestPath
-	s.name = st.number(c, st.shown(st.t.doc.lex, text, st.vars))
+	s.name = st.number(c, masked(st.shown(st.t.doc.lex, text, st.vars)))
 	s.nameRemotes()
-	if err := st.record(record+" # buildkit", true); err != nil {
+	if err := st.record(masked(record)+" # buildkit", true); err != nil {
 		return err
 	}
 	return st.addStep(s, 500)

@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -55,6 +56,13 @@ func (st *state) shown(lex *shell.Lex, text string, scope *vars) string {
 	}
 	return strings.ToUpper(word) + " " + rest
 }
+
+// authority is the beginning of a URL up to the end of user and password.
+var authority = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s"',]*@`)
+
+// masked returns what a source that is copied is called without the credentials in URLs, which BuildKit shows: names and
+// histories go further than a Dockerfile, and with arguments replaced they have what is not even in that.
+func masked(text string) string { return authority.ReplaceAllStringFunc(text, op.RedactGit) }
 
 // crossTarget returns "->arm64" if the stage says by its TARGET arguments that it compiles for another platform.
 func crossTarget(base op.Platform, scope *vars) string {

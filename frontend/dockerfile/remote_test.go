@@ -68,3 +68,22 @@ func TestClassify(t *testing.T) {
 		}
 	}
 }
+
+// TestMasked checks that neither a name nor the history of an image has what is before the host in a URL, in any form of ADD,
+// and that all else is as it was written (CVE-2023-26054).
+func TestMasked(t *testing.T) {
+	for text, want := range map[string]string{
+		"ADD https://user:pass@h/f /":                          "ADD https://xxxxx:xxxxx@h/f /",
+		"ADD https://token@h/f /":                              "ADD https://xxxxx@h/f /",
+		"ADD http://u:p@ss@h/f http://:pass@i:80/g?x=y@z /":    "ADD http://xxxxx:xxxxx@h/f http://:xxxxx@i:80/g?x=y@z /",
+		`ADD ["https://u:p@h/f","https://v:q@i/g", "/"]`:       `ADD ["https://xxxxx:xxxxx@h/f","https://xxxxx:xxxxx@i/g", "/"]`,
+		"ADD 'https://u:p@h' \"https://token@i\" /":            "ADD 'https://xxxxx:xxxxx@h' \"https://xxxxx@i\" /",
+		"ADD --checksum=x ssh://git:pass@h/r.git#main:sub /":   "ADD --checksum=x ssh://git:xxxxx@h/r.git#main:sub /",
+		"ADD HTTPS://u:p@h/r.git /":                            "ADD https://xxxxx:xxxxx@h/r.git /",
+		"ADD git@github.com:a/b.git https://h/a@b c://d e@f /": "ADD git@github.com:a/b.git https://h/a@b c://d e@f /",
+	} {
+		if got := masked(text); got != want {
+			t.Errorf("%s: got %s, want %s", text, got, want)
+		}
+	}
+}

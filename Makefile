@@ -13,6 +13,9 @@ TESTPKGS   := docker-registry skopeo umoci attr jq procps openssh-client dropbea
 # (Dropbear's programs come without a service, which a test must not leave on anybody's machine.)
 SHIMFLAGS  := -tags 'seccomp netgo osusergo' -trimpath
 GOTOOL     := go run
+GOFUMPT    := mvdan.cc/gofumpt@v0.12.0
+GOLANGCI   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
+AGAIN      := ./cmd/internal/bases/again.sh
 
 # The linter remembers findings by the content of a package and with the paths of the checkout that it saw first: shared
 # between checkouts, it reports files that are gone and cannot read their nolint comments. So each checkout has its own.
@@ -21,7 +24,7 @@ LINTCACHE  := $(CURDIR)/$(BIN)/lint-cache
 export BOXBUILD_BASES := $(BASES)
 export BOXBUILD_CLIENTS := $(CLIENTS)
 
-.PHONY: all setup setup-test bases clients build demo test check bench proto fmt clean
+.PHONY: all setup setup-test modules tools bases clients build demo test check bench proto fmt clean
 
 all: build
 
@@ -37,10 +40,19 @@ bases: setup
 	@./cmd/internal/bases/bases.sh $(BASES)
 
 # clients builds buildctl and buildx, which take a minute or two the first time; they are kept outside the tree, too.
-clients: setup
+clients: setup modules
 	@./cmd/internal/bases/clients.sh $(CLIENTS)
 
-build: setup
+# modules downloads the modules that packages or their tests import, and nothing when all are there.
+modules:
+	@$(AGAIN) go list -deps -test ./... >/dev/null
+
+# tools does the same for the tools of check.
+tools:
+	@$(AGAIN) $(GOTOOL) $(GOFUMPT) -version >/dev/null
+	@$(AGAIN) $(GOTOOL) $(GOLANGCI) version >/dev/null
+
+build: setup modules
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS) -X main.revision=$(COMMIT)' -o $(BIN)/ ./cmd/boxbuild ./cmd/boxbuildd
 	CGO_ENABLED=1 go build $(SHIMFLAGS) -ldflags '-s -w -linkmode external -extldflags "-static"' -o $(BIN)/ ./cmd/boxshim
 
@@ -54,11 +66,11 @@ test: setup-test build bases clients
 		BOXBUILD_BIN=$(CURDIR)/$(BIN) go test -p 2 ./...
 
 # check is what a change must pass before anything else; no root needed.
-check: setup
-	@out=$$($(GOTOOL) mvdan.cc/gofumpt@v0.12.0 -l cmd solver frontend snapshot exporter executor proto worker); \
+check: setup modules tools
+	@out=$$($(GOTOOL) $(GOFUMPT) -l cmd solver frontend snapshot exporter executor proto worker) || exit 1; \
 		if [ -n "$$out" ]; then echo "not formatted with gofumpt:"; echo "$$out"; exit 1; fi
 	go vet ./...
-	GOLANGCI_LINT_CACHE=$(LINTCACHE) $(GOTOOL) github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2 run --allow-parallel-runners ./...
+	GOLANGCI_LINT_CACHE=$(LINTCACHE) $(GOTOOL) $(GOLANGCI) run --allow-parallel-runners ./...
 	go test ./cmd/internal/lint
 	go test -race -tags invariants $$(go list ./solver/... ./frontend/... ./proto/... ./exporter/... | grep -v /run)
 
@@ -73,7 +85,7 @@ proto:
 		proto/boxbuild/v1/*.proto
 
 fmt:
-	$(GOTOOL) mvdan.cc/gofumpt@v0.12.0 -w cmd solver frontend snapshot exporter executor proto worker
+	$(GOTOOL) $(GOFUMPT) -w cmd solver frontend snapshot exporter executor proto worker
 
 clean:
 	rm -rf $(BIN)

@@ -14,6 +14,7 @@ dir=${1:?usage: clients.sh DIRECTORY}
 mkdir -p "$dir"
 exec 9>"$dir/.lock"
 flock 9
+again=$(cd "$(dirname "$0")" && pwd)/again.sh
 
 # build MODULE VERSION NAME: their modules exclude versions of others, with which `go install` refuses to work; so each is
 # built where its source lies, with its own requirements.
@@ -22,13 +23,13 @@ build() {
 	if [ ! -x "$out/$3" ]; then
 		echo "building $3 $2, once"
 		tmp=$(mktemp -d "$dir/.tmp.XXXXXX")
-		if (cd "$tmp" && go mod download -json "$1@$2") >"$tmp/log" 2>&1 &&
+		if (cd "$tmp" && "$again" go mod download -json "$1@$2") >"$tmp/log" 2>"$tmp/errors" &&
 			src=$(sed -n 's/.*"Dir": "\(.*\)",*/\1/p' "$tmp/log") &&
-			GOFLAGS='' CGO_ENABLED=0 go build -C "$src" -mod=readonly -trimpath -ldflags='-s -w' -o "$tmp/$3" "./cmd/$3" >"$tmp/log" 2>&1; then
+			GOFLAGS='' CGO_ENABLED=0 "$again" go build -C "$src" -mod=readonly -trimpath -ldflags='-s -w' -o "$tmp/$3" "./cmd/$3" >"$tmp/log" 2>"$tmp/errors"; then
 			mkdir -p "$out"
 			mv "$tmp/$3" "$out/$3"
 		else
-			tail -n 5 "$tmp/log" 2>/dev/null || true
+			tail -n 5 "$tmp/log" "$tmp/errors" 2>/dev/null || true
 			echo "$3 $2 was not built: the tests that need it are skipped"
 		fi
 		rm -rf "$tmp"

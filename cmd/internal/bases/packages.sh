@@ -14,6 +14,9 @@ echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# shellcheck disable=SC2086 # the list is split on purpose
-{ $sudo apt-get update -q && $sudo apt-get install -y -q --no-install-recommends $missing; } >"$log" 2>&1 ||
+again=$(dirname "$0")/again.sh
+# A machine that has just come up may be updating itself: its locks are waited for.
+apt="$sudo apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3"
+# shellcheck disable=SC2086 # the lists are split on purpose
+{ "$again" $apt update && "$again" $apt install -y --no-install-recommends $missing; } >"$log" 2>&1 ||
 	{ tail -n 30 "$log" >&2; exit 1; }

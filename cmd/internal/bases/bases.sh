@@ -7,6 +7,7 @@
 # They are made once and kept in the directory given, outside the source tree. Each appears under its final name only
 # when it is whole.
 set -eu
+umask 022 # what users in the images can read does not depend on who makes them
 
 dir=${1:?usage: bases.sh DIRECTORY}
 mkdir -p "$dir"
@@ -33,7 +34,10 @@ fi
 
 if [ ! -f "$dir/debian-bookworm.tar" ]; then
 	root=$tmp/debian
-	debootstrap --variant=minbase --include=ca-certificates bookworm "$root" >"$tmp/log" 2>&1 ||
+	mkdir "$tmp/debs" # what has been downloaded is there when it is tried again
+	# shellcheck disable=SC2016 # it is the inner shell that expands
+	"$(dirname "$0")/again.sh" sh -c 'rm -rf --one-file-system "$1" &&
+		debootstrap --variant=minbase --include=ca-certificates --cache-dir="$2" bookworm "$1"' sh "$root" "$tmp/debs" >"$tmp/log" 2>&1 ||
 		{ tail -n 20 "$tmp/log" >&2; exit 1; }
 	# As Debian's own images do: no package files kept, no services started.
 	printf 'Binary::apt::APT::Keep-Downloaded-Packages "false";\nAPT::Install-Recommends "false";\n' >"$root/etc/apt/apt.conf.d/docker-clean"

@@ -418,7 +418,7 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		CacheDir:  w.path("cachemounts"), RecentDir: w.path("copies"), FetchDir: w.path("fetched"), SocketDir: w.path("sockets"),
 		Git:        w.git,
 		ResolvConf: w.network.ResolvConf, HostResolvConf: hostResolvConf,
-		Hashes: treehash.NewCache(hashEntries, nil), Parallelism: parallelism,
+		Hashes: treehash.NewCache(hashEntries), Parallelism: parallelism,
 		Devices: devices,
 	})
 	fronts, err := w.frontends(host)

@@ -51,11 +51,11 @@ func snapshot(t *testing.T, dir string) treehash.Tree {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s, err := treehash.NewCache(0, nil).Snapshot("s", f)
+	s, err := treehash.NewCache(0).Snapshot("s", f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	t.Cleanup(s.Close)
 	return s
 }
 

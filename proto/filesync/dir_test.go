@@ -134,7 +134,7 @@ func TestDigestEqualsSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	snap, err := treehash.NewCache(0, nil).Snapshot("s", root)
+	snap, err := treehash.NewCache(0).Snapshot("s", root)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,7 @@ func New(deps Deps) *Runner {
 		deps.Parallelism = 16
 	}
 	if deps.Hashes == nil {
-		deps.Hashes = treehash.NewCache(0, nil)
+		deps.Hashes = treehash.NewCache(0)
 	}
 	r := &Runner{deps: deps, slots: semaphore.NewWeighted(int64(deps.Parallelism)), recent: recent{deps.RecentDir}}
 	if r.http = deps.HTTP; r.http == nil {

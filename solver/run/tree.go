@@ -108,7 +108,7 @@ func (r *Runner) Open(ctx context.Context, res solver.Result) (tree treehash.Tre
 		return nil, nil, err
 	}
 	return t, func() {
-		_ = t.Close() // what it could not save is computed again
+		t.Close()
 		done()
 	}, nil
 }

@@ -23,7 +23,7 @@ func BenchmarkSnapshotCold(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		digest(b, cached(b, NewCache(0, nil), dir), nil)
+		digest(b, cached(b, NewCache(0), dir), nil)
 	}
 }
 

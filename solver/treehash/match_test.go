@@ -41,7 +41,7 @@ func write(t testing.TB, dir string, lines ...string) {
 // snapshot is the tree of a directory, in a cache of its own.
 func snapshot(t testing.TB, dir string) *Snapshot {
 	t.Helper()
-	return cached(t, NewCache(0, nil), dir)
+	return cached(t, NewCache(0), dir)
 }
 
 func cached(t testing.TB, c *Cache, dir string) *Snapshot {
@@ -55,7 +55,7 @@ func cached(t testing.TB, c *Cache, dir string) *Snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	t.Cleanup(s.Close)
 	return s
 }
 

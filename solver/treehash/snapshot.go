@@ -38,26 +38,10 @@ func newSnapshot(c *Cache, rec *record, root *os.File) (*Snapshot, error) {
 	return &Snapshot{cache: c, rec: rec, root: fd}, nil
 }
 
-// Close gives the descriptor back, and hands what has been computed to the cache's store. The tree must not be used
-// any more.
-func (s *Snapshot) Close() error {
+// Close gives the descriptor back. The tree must not be used any more.
+func (s *Snapshot) Close() {
 	dirfd.Close(s.root)
 	s.root = -1
-	if s.cache.store == nil {
-		return nil
-	}
-	s.rec.mu.Lock()
-	if !s.rec.dirty {
-		s.rec.mu.Unlock()
-		return nil
-	}
-	data := s.rec.encodeLocked()
-	s.rec.dirty = false
-	s.rec.mu.Unlock()
-	if err := s.cache.store.Save(s.rec.id, data); err != nil {
-		return fmt.Errorf("saving digests of snapshot %s: %w", s.rec.id, err)
-	}
-	return nil
 }
 
 // Lookup implements Tree.
@@ -199,15 +183,9 @@ func (s *Snapshot) load(dir string) (*dirNode, error) {
 		return old, nil
 	}
 	for i := range n.entries {
-		p := n.entries[i].Path
-		if d, ok := s.rec.sums[p]; ok {
-			n.content[i], n.known[i] = d, true
-		} else if d, ok := s.rec.saved[p]; ok && n.entries[i].IsRegular() {
+		if d, ok := s.rec.sums[n.entries[i].Path]; ok {
 			n.content[i], n.known[i] = d, true
 		}
-	}
-	if d, ok := s.rec.saved[dir+"/"]; ok {
-		n.sum, n.summed = d, true
 	}
 	s.rec.dirs[dir] = n
 	s.rec.mu.Unlock()
@@ -255,15 +233,16 @@ func (s *Snapshot) Content(ctx context.Context, p string) (solver.Digest, error)
 		return d, err
 	}
 	s.rec.mu.Lock()
-	s.rec.dirty = true
-	if n := s.rec.dirs[path.Dir(p)]; n != nil {
-		if i, ok := n.find(path.Base(p)); ok {
-			n.content[i], n.known[i] = d, true
-		}
-	} else {
+	n := s.rec.dirs[path.Dir(p)]
+	if n == nil {
 		s.rec.sums[p] = d
+	} else if i, ok := n.find(path.Base(p)); ok {
+		n.content[i], n.known[i] = d, true
 	}
 	s.rec.mu.Unlock()
+	if n == nil {
+		s.cache.grew(s.rec, 1)
+	}
 	return d, nil
 }
 
@@ -274,10 +253,7 @@ func (r *record) knownLocked(p string) (solver.Digest, bool) {
 		}
 		return solver.Digest{}, false
 	}
-	if d, ok := r.sums[p]; ok {
-		return d, true
-	}
-	d, ok := r.saved[p]
+	d, ok := r.sums[p]
 	return d, ok
 }
 

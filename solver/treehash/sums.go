@@ -90,7 +90,6 @@ func (s *Snapshot) DirDigest(ctx context.Context, dir string) (solver.Digest, er
 	}
 	s.rec.mu.Lock()
 	defer s.rec.mu.Unlock()
-	s.rec.dirty = true
 	var scratch []byte
 	for _, d := range slices.Backward(dirs) { // children before parents
 		n := d.node
@@ -116,8 +115,7 @@ func (s *Snapshot) summed(dir string) (solver.Digest, bool) {
 	if n := s.rec.dirs[dir]; n != nil {
 		return n.sum, n.summed
 	}
-	d, ok := s.rec.saved[dir+"/"]
-	return d, ok
+	return solver.Digest{}, false
 }
 
 type loadedDir struct {

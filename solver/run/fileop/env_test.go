@@ -47,7 +47,7 @@ type testEnv struct {
 
 func newEnv(t testing.TB, w way) *testEnv {
 	return &testEnv{
-		t: t, way: w, dir: t.TempDir(), layers: map[solver.Result][]string{}, cache: treehash.NewCache(0, nil),
+		t: t, way: w, dir: t.TempDir(), layers: map[solver.Result][]string{}, cache: treehash.NewCache(0),
 		previous: map[solver.Result][]byte{},
 	}
 }
@@ -126,7 +126,7 @@ func (e *testEnv) Tree(_ context.Context, r solver.Result) (treehash.Tree, func(
 	if err != nil {
 		return nil, nil, err
 	}
-	return t, func() { _ = t.Close() }, nil
+	return t, t.Close, nil
 }
 
 func (e *testEnv) Begin(ctx context.Context, base solver.Result, wantDirect bool) (*Draft, error) {

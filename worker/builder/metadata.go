@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -27,8 +28,9 @@ const metadataFile = "/.fsutil-metadata"
 // A metadataTree shows what there is in a directory without most of it: the file metadataFile, and what the exceptions of
 // op.Local select. It never changes.
 type metadataTree struct {
-	treehash.Tree // of the directory
-	entries       map[string]*treehash.Entry
+	treehash.Tree                              // of the directory
+	entries       map[string]*treehash.Entry   // by path
+	lists         map[string][]*treehash.Entry // by directory, sorted
 	data          []byte
 	root          solver.Digest
 }
@@ -53,6 +55,12 @@ func onlyMetadata(ctx context.Context, whole treehash.Tree, exceptions []string)
 		}
 	}
 	t.entries[metadataFile] = &treehash.Entry{Path: metadataFile, Mode: unix.S_IFREG | 0o644, Size: int64(len(t.data)), MTime: time.Unix(0, 0)}
+	t.lists = make(map[string][]*treehash.Entry)
+	for _, p := range slices.Sorted(maps.Keys(t.entries)) {
+		if p != "/" {
+			t.lists[path.Dir(p)] = append(t.lists[path.Dir(p)], t.entries[p])
+		}
+	}
 	t.root, err = treehash.Digest(ctx, t, &solver.Selector{})
 	return t, err
 }
@@ -130,14 +138,7 @@ func (t *metadataTree) List(ctx context.Context, dir string) ([]*treehash.Entry,
 	if _, err := t.Lookup(ctx, dir); err != nil {
 		return nil, err
 	}
-	var out []*treehash.Entry
-	for p, e := range t.entries {
-		if p != "/" && path.Dir(p) == dir {
-			out = append(out, e)
-		}
-	}
-	slices.SortFunc(out, func(a, b *treehash.Entry) int { return strings.Compare(a.Path, b.Path) })
-	return out, nil
+	return t.lists[dir], nil
 }
 
 // Open implements treehash.Tree.

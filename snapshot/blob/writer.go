@@ -137,7 +137,7 @@ func (w *Writer) Reset() error {
 // Commit makes what was written a blob and describes it. It checks it against want first: an empty digest there (and,
 // for a writer from Resume, always) stands for the one the writer has, and a size of 0 with an empty digest, or
 // UnknownSize, for any. On ErrDigest and ErrSize the bytes are thrown away: no more of them would make them right, except
-// that a partial file which is merely too short stays. An existing blob is left alone, and is no error.
+// that a partial file which is merely too short stays. A blob that exists is replaced, by the same bytes.
 func (w *Writer) Commit(want Descriptor) (Descriptor, error) {
 	if w.release != nil {
 		want = w.desc
@@ -203,7 +203,7 @@ func (w *Writer) Close() error {
 
 // Ingest stores all of r as a blob and describes it. Of want an empty digest means that it is computed (SHA-256) and
 // any size will do; otherwise digest and size are checked (UnknownSize: only the digest), and no more than the size is
-// read. A blob that exists is not written again, but r is still read and checked.
+// read. A blob that exists is written again, which mends it if a power cut has damaged it.
 func (s *Store) Ingest(ctx context.Context, r io.Reader, want Descriptor) (Descriptor, error) {
 	alg := digest.SHA256
 	if want.Digest != "" {

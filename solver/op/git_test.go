@@ -128,3 +128,22 @@ func TestRedactGit(t *testing.T) {
 		}
 	}
 }
+
+// TestRedactURL checks that a URL of a file is shown without password, and without a user who is a token (CVE-2023-26054).
+func TestRedactURL(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://user:pass@host/f?x=y": "https://user:xxxxx@host/f?x=y",
+		"https://token@host/f":         "https://xxxxx@host/f",
+		"http://:pass@host/f":          "http://:xxxxx@host/f",
+		"HTTP://token@host/f":          "http://xxxxx@host/f",
+		"ssh://git@host/f":             "ssh://git@host/f",
+		"https://u:p@ho st/%zz":        "https://xxxxx:xxxxx@ho st/%zz",
+		"https://host/a@b":             "https://host/a@b",
+		"busybox@sha256:x":             "busybox@sha256:x",
+		"":                             "",
+	} {
+		if got := RedactURL(in); got != want {
+			t.Errorf("RedactURL(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

@@ -99,11 +99,18 @@ func (s *HTTP) String() string {
 	return RedactURL(s.URL)
 }
 
-// RedactURL returns a URL with the password in it, if there is one, masked. What is no URL stays as it is.
+// RedactURL returns a URL with the password in it, if there is one, masked, and with http and https a user without one, who
+// is a token then. What is no URL but looks like one is masked as a repository is.
 func RedactURL(raw string) string {
 	u, err := url.Parse(raw)
-	if err != nil || u.User == nil {
+	if err != nil {
+		return RedactGit(raw)
+	}
+	if u.User == nil {
 		return raw
+	}
+	if _, has := u.User.Password(); !has && (u.Scheme == "http" || u.Scheme == "https") {
+		u.User = url.User("xxxxx")
 	}
 	return u.Redacted()
 }

@@ -48,15 +48,25 @@ func (c *Client) Fetch(ctx context.Context, req *Request, open func(*Answer) (Si
 	case err != nil:
 		return nil, fmt.Errorf("parsing the URL: %w", errors.Unwrap(err)) // without the URL, which may hold a password
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, fmt.Errorf("fetching %s: the URL is neither http nor https", u.Redacted())
+		return nil, fmt.Errorf("fetching %s: the URL is neither http nor https", redacted(u))
 	case u.Host == "":
-		return nil, fmt.Errorf("fetching %s: the URL names no host", u.Redacted())
+		return nil, fmt.Errorf("fetching %s: the URL names no host", redacted(u))
 	}
 	f := &fetch{c: c, req: req, url: u, open: open}
 	if err := f.run(ctx); err != nil {
-		return nil, fmt.Errorf("fetching %s: %w", u.Redacted(), err)
+		return nil, fmt.Errorf("fetching %s: %w", redacted(u), err)
 	}
 	return f.answer, nil
+}
+
+// redacted is u as it may be shown: without a password, and without a user who has none, and is a token then.
+func redacted(u *url.URL) string {
+	if _, has := u.User.Password(); u.User != nil && !has {
+		shown := *u
+		shown.User = url.User("xxxxx")
+		return shown.String()
+	}
+	return u.Redacted()
 }
 
 // A fetch is one call of Fetch.

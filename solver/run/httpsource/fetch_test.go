@@ -422,7 +422,7 @@ func TestPasswordInURL(t *testing.T) {
 	}
 	status = 404
 	var errs []error
-	for _, raw := range []string{u, "http://user:hunter2@host:port/", "http://user:hunter2@[::1", "ftp://user:hunter2@host/", "http://user:hunter2@/x"} {
+	for _, raw := range []string{u, "http://user:hunter2@host:port/", "http://user:hunter2@[::1", "ftp://user:hunter2@host/", "http://user:hunter2@/x", "http://hunter2@127.0.0.1:1/", "ftp://hunter2@host/"} {
 		_, _, err := get(t, quick(Options{}), &Request{URL: raw})
 		errs = append(errs, err)
 	}

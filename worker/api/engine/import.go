@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -80,14 +81,14 @@ func fetch(ctx context.Context, src string) (io.ReadCloser, error) {
 	}
 	resp, err := fetchClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("getting %s: %w", u.Redacted(), err)
+		return nil, fmt.Errorf("getting %s: %w", op.RedactURL(u.String()), err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		_ = resp.Body.Close()
 		if resp.StatusCode == http.StatusNotFound {
-			return nil, worker.NotFoundf("getting %s: %s", u.Redacted(), resp.Status)
+			return nil, worker.NotFoundf("getting %s: %s", op.RedactURL(u.String()), resp.Status)
 		}
-		return nil, worker.Errorf(errdefs.ErrUnknown, "getting %s: %s", u.Redacted(), resp.Status)
+		return nil, worker.Errorf(errdefs.ErrUnknown, "getting %s: %s", op.RedactURL(u.String()), resp.Status)
 	}
 	return resp.Body, nil
 }

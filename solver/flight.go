@@ -260,7 +260,6 @@ func (fs *flights) forgetLocked(f *flight) {
 
 // land tells the members how the flight ended.
 func (f *flight) land(o outcome, release func()) {
-	f.holdLeft(o.err)
 	f.log.close()
 	if f.log.behind() {
 		// A client that reads slowly must not keep the slot.
@@ -273,6 +272,7 @@ func (f *flight) land(o outcome, release func()) {
 	f.release = release
 	members := slices.Clone(f.members)
 	f.fs.mu.Unlock()
+	holdLeft(o.err, members)
 	for i, m := range members {
 		if i == len(members)-1 {
 			m.deliver(o)

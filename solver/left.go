@@ -37,9 +37,9 @@ func (f *flight) anyKeepsLeft() bool {
 	return false
 }
 
-// holdLeft makes what a failed step has left the own of every member that wants it. Nobody is told of the failure before:
-// with the build that ran the step its lease ends.
-func (f *flight) holdLeft(err error) {
+// holdLeft makes what a step that failed with err has left the own of every member that wants it. None of them is told of the
+// failure before: with the build that ran the step its lease ends.
+func holdLeft(err error, members []*member) {
 	var left *LeftError
 	if !errors.As(err, &left) {
 		return
@@ -50,7 +50,7 @@ func (f *flight) holdLeft(err error) {
 			trees = append(trees, r)
 		}
 	}
-	for _, m := range f.current() {
+	for _, m := range members {
 		if m.value(leftKey{}) == true {
 			_ = m.hold(trees) // what is gone nonetheless is missed by who looks into it
 		}

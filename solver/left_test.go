@@ -19,6 +19,7 @@ type leaver struct {
 	mu     sync.Mutex
 	wanted []bool         // what KeepsLeft said, by run
 	held   map[string]int // by the name of the build
+	slow   time.Duration  // how long it takes to hold it
 }
 
 type nameKey struct{}
@@ -43,6 +44,7 @@ func (l *leaver) Hold(ctx context.Context, r solver.Result) error {
 	if r != "left" {
 		return l.World.Hold(ctx, r)
 	}
+	time.Sleep(l.slow)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.held[ctx.Value(nameKey{}).(string)]++
@@ -94,4 +96,27 @@ func TestLeft(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A build that comes while others hold what a step has left, before they are told, holds it as well, or has the step run again.
+func TestLeftLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &leaver{World: &solvertest.World{}, held: map[string]int{}, slow: time.Second}
+		s := solver.New(l, &solvertest.Cache{}, solver.Options{})
+		g := solvertest.MustParse("a = const 3\nb = add 1 a")
+		var wg sync.WaitGroup
+		for _, name := range []string{"A", "B"} {
+			wg.Go(func() {
+				_, _, err := solve(solver.KeepLeft(context.WithValue(t.Context(), nameKey{}, name)), s, g.Inputs("b"))
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				var left *solver.LeftError
+				if !errors.As(err, &left) || l.held[name] != 1 {
+					t.Errorf("%s got %v, held by %v", name, err, l.held)
+				}
+			})
+			time.Sleep(1500 * time.Millisecond) // it has run, and is being held
+		}
+		wg.Wait()
+	})
 }

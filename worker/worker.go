@@ -43,7 +43,8 @@ var ErrDraining = errors.New("the daemon is going down")
 type Builder interface {
 	// Build performs one build and reports its events to events, which is called from one goroutine at a time and must
 	// not block for long. Cancelling ctx cancels the build; Build returns once everything that only it needed has
-	// ended. An error of the user's text is a *frontend.SourceError or a *solver.VertexError.
+	// ended. An error of the user's text is a *frontend.SourceError or a *solver.VertexError. With an error there may be a
+	// result all the same: what had been exported, and no more of it than Exports and Documents.
 	Build(ctx context.Context, req *BuildRequest, events func(solver.Event)) (*BuildResult, error)
 }
 

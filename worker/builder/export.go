@@ -48,7 +48,7 @@ func (b *Builder) export(ctx context.Context, r *result, plans []plan) (*worker.
 	r.note(r.images)
 	for i := range plans {
 		if err := b.exportOne(ctx, *r, &plans[i]); err != nil {
-			return nil, err
+			return &worker.BuildResult{Exports: r.out.Exports, Documents: r.out.Documents}, err
 		}
 		if plans[i].Type != worker.OutputNone {
 			r.place++
@@ -242,6 +242,9 @@ func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update,
 		},
 	})
 	if err != nil {
+		if ctx.Err() == nil {
+			b.keepUnpushed(ctx, r, out, p)
+		}
 		return err
 	}
 	if (r.multi || p.documented()) && p.store {
@@ -258,6 +261,14 @@ func (b *Builder) push(ctx context.Context, r *result, p *plan, u *image.Update,
 		}
 	}
 	return b.keep(ctx, r, desc, made.Documents)
+}
+
+// keepUnpushed has the record of the build show what was to be pushed, as BuildKit's does, which pushes what it has exported
+// before. What compressing is left for that the next push finds done. That it cannot be is not what the user is to hear of.
+func (b *Builder) keepUnpushed(ctx context.Context, r *result, out *exporter.Image, p *plan) {
+	if docs, err := b.deps.Transfer.Documents(ctx, out, p.form); err == nil {
+		_ = b.keep(ctx, r, docs.Top, docs.Contents.Documents)
+	}
 }
 
 // named notes under which names the images are known.

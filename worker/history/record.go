@@ -58,7 +58,7 @@ type Steps struct {
 	Warnings  int
 }
 
-// A Result is what a build made.
+// A Result is what a build made. One that has failed may have Exports and Documents, of what it had exported.
 type Result struct {
 	Images   []Image           `json:",omitempty"`
 	Metadata map[string]string `json:",omitempty"` // as worker.BuildResult has it

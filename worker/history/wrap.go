@@ -131,9 +131,9 @@ func (s *Store) finish(e *entry, r *recorder, res *worker.BuildResult, err error
 		case err == nil:
 			rec.Status, rec.Result = Completed, result(res)
 		case errors.Is(err, context.Canceled):
-			rec.Status, rec.Error = Canceled, s.remember(err)
+			rec.Status, rec.Error, rec.Result = Canceled, s.remember(err), exported(res)
 		default:
-			rec.Status, rec.Error = Failed, s.remember(err)
+			rec.Status, rec.Error, rec.Result = Failed, s.remember(err), exported(res)
 		}
 		return rec
 	}
@@ -162,6 +162,14 @@ func (s *Store) finish(e *entry, r *recorder, res *worker.BuildResult, err error
 		}
 	}
 	s.expire()
+}
+
+// exported returns what is recorded of a build that has failed: nil if nothing had been exported.
+func exported(res *worker.BuildResult) *Result {
+	if res == nil || len(res.Exports) == 0 {
+		return nil
+	}
+	return &Result{Exports: res.Exports, Documents: res.Documents}
 }
 
 // result returns what is recorded of res.

@@ -152,7 +152,7 @@ func wireBuild(rec *history.Record) *boxbuildv1.BuildRecord {
 	if rec.Error != nil {
 		out.Error = wireError(rec.Error)
 	}
-	if rec.Result != nil {
+	if rec.Result != nil && rec.Error == nil {
 		out.Result = pastResult(rec.Result)
 	}
 	return out

@@ -74,6 +74,46 @@ func TestHistoryResults(t *testing.T) {
 	}
 }
 
+// TestHistoryUnpushed checks that the record of a build whose push fails has what its outputs had made till then, the one that
+// was to be pushed too, and that of one which has made nothing has no results.
+func TestHistoryUnpushed(t *testing.T) {
+	d := start(t)
+	closed := registrytest.Start(t, registrytest.New(registrytest.Behaviour{Auth: &registrytest.Auth{Basic: map[string]string{"ann": "secret"}}}))
+	opt := opts(t, small)
+	opt.Ref = "unpushed"
+	var oci, late sink
+	opt.Exports = []client.ExportEntry{
+		oci.to(client.ExporterOCI, map[string]string{"annotation.a": "b"}),
+		{Type: client.ExporterImage, Attrs: map[string]string{"name": closed + "/app:1", "push": "true", "compression": "zstd", "force-compression": "true"}},
+		late.to(client.ExporterTar, nil),
+	}
+	if _, _, err := d.solve(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Fatalf("the build ends with %v", err)
+	}
+	unmade := opts(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY nothing /\n"})
+	unmade.Ref = "unmade"
+	unmade.Exports = opt.Exports
+	if _, _, err := d.solve(t.Context(), unmade); err == nil {
+		t.Fatal("a build that cannot be made succeeds")
+	}
+	if err := d.c.Prune(t.Context(), nil, client.PruneAll); err != nil {
+		t.Fatal(err)
+	}
+	res := d.result("unpushed")
+	if got := slices.Sorted(maps.Keys(res.GetResults())); !slices.Equal(got, []int64{0, 1}) {
+		t.Fatalf("there are results of the outputs %v", got)
+	}
+	for _, desc := range res.GetResults() {
+		d.manifest(desc)
+	}
+	if res.GetResults()[0].GetDigest() == res.GetResults()[1].GetDigest() {
+		t.Error("both outputs have one manifest")
+	}
+	if res := d.result("unmade"); res != nil {
+		t.Errorf("what was never made is %v", res)
+	}
+}
+
 // result returns what the record of a build says that was made.
 func (d *daemon) result(ref string) *controlapi.BuildResultInfo {
 	d.t.Helper()

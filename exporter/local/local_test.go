@@ -17,6 +17,9 @@ import (
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { unix.Umask(0o022) }
+
 // image is a tree with a bit of everything.
 func image(t *testing.T) treehash.Tree {
 	t.Helper()

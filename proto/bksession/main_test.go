@@ -5,9 +5,13 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
+
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
 
 // TestMain gives BuildKit's auth provider a directory of its own for its seeds, and checks that every goroutine of this
 // package has ended with the tests.

@@ -10,11 +10,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/boxbuild/boxbuild/proto/git/gittest"
 )
+
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
 
 func newClient(t testing.TB) *Client {
 	t.Helper()

@@ -12,11 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/boxbuild/boxbuild/executor"
 )
+
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
 
 // start opens a log in a new directory, whose clock stands still.
 func start(t testing.TB, opts executor.Log) (*Writer, string) {

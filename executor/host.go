@@ -83,6 +83,12 @@ type OOMWatcher interface {
 	WatchOOM(told func()) (stop func(), err error)
 }
 
+// A Lister is a Container that knows which processes it has, also those of a caller that is gone.
+type Lister interface {
+	// List returns the IDs of the processes that have not ended, in no order.
+	List(ctx context.Context) ([]string, error)
+}
+
 // A Limiter is a Host that knows which limits containers can have here.
 type Limiter interface {
 	// Limitable says what the kernel and the cgroups of containers can limit. A limit that is not among it is an error of Create

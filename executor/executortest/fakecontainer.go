@@ -81,6 +81,20 @@ func (c *fakeContainer) Pids(context.Context) ([]int, error) {
 	return out, nil
 }
 
+// List implements executor.Lister.
+func (c *fakeContainer) List(context.Context) ([]string, error) {
+	if err := c.b.goneError(); err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, s := range c.b.k.List() {
+		if !s.Ended {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids, nil
+}
+
 func (c *fakeContainer) needRunning() error {
 	if err := c.b.goneError(); err != nil {
 		return err

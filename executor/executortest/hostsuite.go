@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -393,6 +394,12 @@ func testHostOpen(t *testing.T, s *hostSuite) {
 	}
 	b := attach(t, other, "cat")
 	run(t, other, "cat")
+	if l, ok := other.(executor.Lister); ok {
+		ids, err := l.List(t.Context())
+		if slices.Sort(ids); err != nil || !slices.Equal(ids, []string{"", "cat"}) {
+			t.Errorf("processes are %q, %v", ids, err)
+		}
+	}
 	closeWrite(t, b)
 	waitFor(t, other, "cat")
 	if err := other.Signal(t.Context(), "", syscall.SIGTERM); err != nil {

@@ -174,6 +174,20 @@ func (c *hosted) Pid(id string) int {
 	return 0
 }
 
+// List implements executor.Lister.
+func (c *hosted) List(ctx context.Context) ([]string, error) {
+	a, files, err := c.conn.call(ctx, &wire.Call{Op: wire.List}, nil)
+	if err != nil {
+		return nil, err
+	}
+	wire.CloseAll(files)
+	ids := make([]string, len(a.Procs))
+	for i, p := range a.Procs {
+		ids[i] = p.ID
+	}
+	return ids, nil
+}
+
 // Pids implements executor.Container.
 func (c *hosted) Pids(ctx context.Context) ([]int, error) {
 	if err := ctx.Err(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +28,9 @@ const (
 	healthKept          = 5    // results
 	healthOutput        = 4096 // bytes of each
 )
+
+// probePrefix begins the IDs of checks among the processes of a container.
+const probePrefix = "health-"
 
 // A prober checks the health of a container while it runs. It owns a goroutine until stop.
 type prober struct {
@@ -77,6 +81,25 @@ func (c *ctr) resumeHealth() {
 	c.mu.Unlock()
 	if r != nil && !on {
 		c.startHealth(r)
+	}
+}
+
+// endProbes kills the check that was running when the daemon was killed: nobody waits for it any more, and one that hangs
+// would stay for good. The turn is held.
+func (c *ctr) endProbes(ctx context.Context, box executor.Container) {
+	lister, ok := box.(executor.Lister)
+	if !ok || healthArgs(c.get().Config) == nil {
+		return
+	}
+	ids, err := lister.List(ctx)
+	c.m.warn("looking for health checks that are left", err)
+	for _, id := range ids {
+		if !strings.HasPrefix(id, probePrefix) {
+			continue
+		}
+		if err := box.Signal(ctx, id, syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			c.m.warn("ending a health check that is left", err)
+		}
 	}
 }
 
@@ -166,7 +189,8 @@ func (p *prober) probe(ctx context.Context) *container.HealthcheckResult {
 // exec runs the command in the container, and kills it when ctx is done. It sets begun to when the command runs.
 func (p *prober) exec(ctx context.Context, out io.Writer, begun *time.Time) (executor.Exit, error) {
 	rec := p.c.get()
-	id := newID()
+	execID := newID()
+	id := probePrefix + execID
 	proc := execProcess(rec, &container.ExecCreateRequest{Cmd: p.args})
 	if err := p.box.Add(ctx, id, proc, false); err != nil {
 		return executor.Exit{}, err
@@ -179,12 +203,12 @@ func (p *prober) exec(ctx context.Context, out io.Writer, begun *time.Time) (exe
 	reading.Go(func() { _ = demultiplex(conn, out) })
 	defer reading.Wait()
 	defer conn.Close()
-	p.c.publish(execAction(events.ActionExecCreate, p.args), map[string]string{"execID": id})
+	p.c.publish(execAction(events.ActionExecCreate, p.args), map[string]string{"execID": execID})
 	if err := p.box.Run(ctx, id); err != nil {
 		return executor.Exit{}, err
 	}
 	*begun = p.c.m.now()
-	p.c.publish(execAction(events.ActionExecStart, p.args), map[string]string{"execID": id})
+	p.c.publish(execAction(events.ActionExecStart, p.args), map[string]string{"execID": execID})
 	exit, err := p.box.Wait(ctx, id)
 	if err != nil {
 		late := context.WithoutCancel(ctx)
@@ -194,7 +218,7 @@ func (p *prober) exec(ctx context.Context, out io.Writer, begun *time.Time) (exe
 		return exit, err
 	}
 	reading.Wait() // all that it has said
-	p.c.publish(events.ActionExecDie, map[string]string{"execID": id, "exitCode": itoa(exit.Code)})
+	p.c.publish(events.ActionExecDie, map[string]string{"execID": execID, "exitCode": itoa(exit.Code)})
 	return exit, nil
 }
 

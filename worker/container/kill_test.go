@@ -6,9 +6,11 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -267,4 +269,32 @@ func TestKilledVolumes(t *testing.T) {
 			t.Errorf("after the removal: %v, want it there: %v", err, want)
 		}
 	}
+}
+
+// A check that was running when the daemon was killed is ended by the next one, whose own checks go on; what a user has
+// executed stays.
+func TestKilledCheck(t *testing.T) {
+	f := newFixture(t)
+	req := request("sleep")
+	req.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "have", "/ready"}, Interval: time.Hour}
+	id := f.run(req)
+	ctx := t.Context()
+	// As a daemon does, which has ended before it could kill it.
+	for _, name := range []string{probePrefix + "left", "other"} {
+		box := f.byID[id].box
+		f.must(box.Add(ctx, name, &executor.Process{Args: []string{"stubborn"}}, false))
+		f.must(box.Run(ctx, name))
+	}
+	f.kill()
+	box := f.byID[id].box
+	if _, err := box.Wait(ctx, probePrefix+"left"); err != nil {
+		t.Error(err)
+	}
+	if err := box.Signal(ctx, "other", 0); err != nil {
+		t.Errorf("what a user has executed: %v", err)
+	}
+	if in, err := f.Inspect(ctx, id, false); err != nil || in.State.Health == nil || in.State.Health.Status != "starting" {
+		t.Errorf("its health is %+v, %v", in.State.Health, err)
+	}
+	f.must(f.Remove(ctx, id, worker.RemoveContainerOptions{Force: true}))
 }

@@ -171,6 +171,7 @@ func (c *ctr) adopt(ctx context.Context, box executor.Container) {
 	if err != nil {
 		c.m.log.Error("taking over the network of a container", "container", c.id, "error", err)
 	}
+	c.endProbes(ctx, box)
 	health := c.startHealth(r)
 	c.change(func(rec *record) { rec.Status.Health = health })
 	// One that is to be paused is made so again: whether it is cannot be seen.

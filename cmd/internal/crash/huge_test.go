@@ -24,9 +24,11 @@ func TestHugeFiles(t *testing.T) {
 		"Dockerfile.dockerignore": {"Dockerfile": dockerfile},
 	} {
 		for kind, put := range map[string]func(path string) error{
-			"sparse": func(path string) error { return errors.Join(os.WriteFile(path, []byte("x"), 0o644), os.Truncate(path, int64(many(200, 2048))<<20)) },
-			"fifo":   func(path string) error { return unix.Mkfifo(path, 0o644) },
-			"zeros":  func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o644, int(unix.Mkdev(1, 5))) },
+			"sparse": func(path string) error {
+				return errors.Join(os.WriteFile(path, []byte("x"), 0o644), os.Truncate(path, int64(many(200, 2048))<<20))
+			},
+			"fifo":  func(path string) error { return unix.Mkfifo(path, 0o644) },
+			"zeros": func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o644, int(unix.Mkdev(1, 5))) },
 		} {
 			dir := h.context(files)
 			if err := put(filepath.Join(dir, name)); err != nil {

@@ -300,6 +300,50 @@ func testStubsBehindLinks(t *testing.T, e executor.Executor) {
 	c.check(t)
 }
 
+// While another sandbox exchanges a directory of a shared mount for a link to the process file system's own, no mount is made
+// there, and what the runtime writes to /proc goes to the files that it means (CVE-2025-52881): a process that runs has the
+// setting and its masks, and nothing is mounted below /proc but what belongs there.
+func TestRacesInProc(t *testing.T) { both(t, testRacesInProc) }
+
+func testRacesInProc(t *testing.T, e executor.Executor) {
+	shared := t.TempDir()
+	for _, d := range []string{"d/attr", "d/sys/kernel", "d/kernel"} {
+		if err := os.MkdirAll(filepath.Join(shared, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"p": "/proc/self", "q": "/proc", "r": "/proc/sys"} {
+		if err := os.Symlink(to, filepath.Join(shared, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src := open(t, shared)
+	attackerRoot, _ := newRoot(t)
+	attacker := sh(attackerRoot, "cd /v; while :; do for l in p q r; do mv d x; mv $l d; mv d $l; mv x d; done; done")
+	attacker.Mounts = []executor.Mount{{Target: "/v", Source: src}}
+	start(t, e, attacker)
+	root, _ := newRoot(t)
+	plain := run(t, e, sh(root, "grep -o ' /proc[^ ]* ' /proc/self/mountinfo | sort"))
+	started := 0
+	for i := range 40 {
+		spec := sh(root, "grep -o ' /proc[^ ]* ' /proc/self/mountinfo | sort; echo $(cat /proc/sys/kernel/domainname) $(stat -c %t:%T /proc/keys) $(stat -f -c %t /proc/self/attr)")
+		below := []string{"attr", "sys/kernel", "kernel"}[i%3]
+		spec.Mounts = []executor.Mount{{Target: "/v", Source: src}, {Target: "/v/d/" + below, Type: executor.Tmpfs}}
+		spec.Sysctls = map[string]string{"kernel.domainname": "set.test"}
+		r, err := tryRun(e, spec)
+		if err != nil {
+			continue
+		}
+		started++
+		if r.out != plain.out+"set.test 1:3 9fa0\n" {
+			t.Errorf("%s: output %q, %q, want %q first", below, r.out, r.err, plain.out)
+		}
+	}
+	if started == 0 {
+		t.Error("no sandbox has started: nothing was tried")
+	}
+}
+
 // What does not fit into a message to the process that sets up the namespaces is an error, and never a process without
 // them (CVE-2021-43784); large values that need no such message arrive.
 func TestLarge(t *testing.T) { both(t, testLarge) }

@@ -30,22 +30,40 @@ func (c *Client) Blob(ctx context.Context, repo Repo, desc Descriptor) (io.ReadC
 	return b, nil
 }
 
-// ReadBlob returns a small blob, such as a config. One over limit bytes is ErrTooLarge.
+// ReadBlob returns a small blob, such as a config. One over limit bytes is ErrTooLarge. It is read once more, from somebody
+// else, if a mirror had something else under its digest.
 func (c *Client) ReadBlob(ctx context.Context, repo Repo, desc Descriptor, limit int64) ([]byte, error) {
 	if desc.Size > limit {
 		return nil, fmt.Errorf("pulling %s: a blob of %d bytes: %w of %d", repo.At(desc.Digest), desc.Size, ErrTooLarge, limit)
 	}
-	r, err := c.Blob(ctx, repo, desc)
+	var buf bytes.Buffer
+	err := withoutLiars(func(skip map[string]bool) error {
+		b, err := c.openBlob(ctx, repo, desc, blobStart{skip: skip})
+		if err != nil {
+			return fmt.Errorf("pulling %s: %w", repo.At(desc.Digest), err)
+		}
+		defer b.Close()
+		buf.Reset()
+		buf.Grow(int(desc.Size) + bytes.MinRead)
+		_, err = buf.ReadFrom(b)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	var buf bytes.Buffer
-	buf.Grow(int(desc.Size) + bytes.MinRead)
-	if _, err := buf.ReadFrom(r); err != nil {
-		return nil, err
-	}
 	return buf.Bytes(), nil
+}
+
+// withoutLiars calls read again for as long as it comes upon mirrors whose content is wrong. read gets the mirrors that are
+// not to be asked, and adds those that it finds out.
+func withoutLiars(read func(skip map[string]bool) error) error {
+	skip := map[string]bool{}
+	for {
+		known := len(skip)
+		if err := read(skip); !errors.Is(err, ErrDigest) || len(skip) == known { // it was the registry itself
+			return err
+		}
+	}
 }
 
 // A blobStart is where a transfer begins.
@@ -71,6 +89,7 @@ type blobReader struct {
 	release  func()
 	body     io.ReadCloser // nil after it broke
 	from     *endpoint     // that body comes from
+	mirrors  []*endpoint   // that it came from, piece by piece
 	failures int           // since failedAt moved on by progressToForget
 	failedAt int64
 	err      error // sticky; io.EOF once all is verified
@@ -137,6 +156,9 @@ func (c *Client) blobAt(ctx context.Context, ep *endpoint, b *blobReader) error 
 		return err
 	}
 	b.body, b.from = resp.Body, ep
+	if ep.mirror() {
+		b.mirrors = append(b.mirrors, ep)
+	}
 	if b.hash == nil && b.off == 0 && ep.mirror() {
 		b.hash = hasher(b.desc.Digest)
 	}
@@ -234,10 +256,7 @@ func (b *blobReader) reconnect(err error) {
 // finish verifies what was read and gives the slot back.
 func (b *blobReader) finish() {
 	if err := b.verify(); err != nil {
-		if b.from.mirror() {
-			b.skip[b.from.base()] = true
-			b.distrust(b.from)
-		}
+		b.blame()
 		b.fail(err)
 		return
 	}
@@ -247,6 +266,18 @@ func (b *blobReader) finish() {
 	}
 	b.err = io.EOF
 	b.release()
+}
+
+// blame leaves alone the mirrors that wrong content may have come from. The last of several gets a chance to give all of it.
+func (b *blobReader) blame() {
+	liars := b.mirrors
+	if b.from.mirror() && len(liars) > 1 {
+		liars = liars[:len(liars)-1]
+	}
+	for _, ep := range liars {
+		b.skip[ep.base()] = true
+		b.distrust(ep)
+	}
 }
 
 func (b *blobReader) verify() error {

@@ -35,20 +35,13 @@ func (c *Client) FetchBlob(ctx context.Context, repo Repo, desc Descriptor, dst 
 			return err
 		}
 	}
-	skip := map[string]bool{}
-	for {
-		useless := len(skip)
+	return withoutLiars(func(skip map[string]bool) error {
 		err := c.fetchRest(ctx, repo, desc, fetchTo{skip, dst})
-		if !errors.Is(err, ErrDigest) {
-			return err
+		if errors.Is(err, ErrDigest) {
+			err = errors.Join(err, dst.Reset())
 		}
-		if rerr := dst.Reset(); rerr != nil {
-			return errors.Join(err, rerr)
-		}
-		if len(skip) == useless { // it was the registry itself
-			return err
-		}
-	}
+		return err
+	})
 }
 
 // A fetchTo is one attempt of FetchBlob: which mirrors are not to be asked, and where to.

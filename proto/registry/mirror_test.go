@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
 	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
 )
 
@@ -106,34 +108,58 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
-// A mirror that lies is found out: manifests come from the next one at once; a blob that is fetched begins again
-// elsewhere; one that is streamed is an error, and the mirror is not asked again for a while.
+// A mirror that lies is found out, and what is read as a whole comes from the next one at once: manifests, small blobs, and
+// blobs that are fetched. One that is streamed is an error, and the mirror is not asked again for a while.
 func TestMirrorLies(t *testing.T) {
 	content := pattern(50_000)
-	setUp := func(w *world) {
-		one, _ := withMirrors(w)
-		one.PutBlob("team/app", content)
-		one.Fail(registrytest.Fault{Kind: registrytest.Blob, Corrupt: true})
-		one.PutImage("team/app", "1", []byte("{}"))
-		one.Fail(registrytest.Fault{Kind: registrytest.Manifest, Corrupt: true})
+	for _, fault := range []registrytest.Fault{{Corrupt: true}, {Corrupt: true, CutAfter: 1000}} {
+		var one, two *registrytest.Registry
+		setUp := func(w *world) {
+			one, two = withMirrors(w)
+			one.PutBlob("team/app", content)
+			two.PutBlob("proxy/team/app", content)
+			one.Fail(fault)
+			one.PutImage("team/app", "1", []byte("{}"))
+			two.PutImage("proxy/team/app", "1", []byte("{}"))
+		}
+		inWorld(t, setUp, func(ctx context.Context, w *world) {
+			d := describeBytes(content) // which the registry itself does not have
+			repo := repoAt(testHost)
+			if _, err := w.readBlob(ctx, d); !errors.Is(err, ErrDigest) {
+				t.Fatalf("streamed: %v", err)
+			}
+			if got, err := w.readBlob(ctx, d); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("streamed again: %v", err)
+			}
+			time.Sleep(2 * mirrorRest)
+			if got, err := w.c.ReadBlob(ctx, repo, d, d.Size); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("as a whole: %d bytes, %v", len(got), err)
+			}
+			time.Sleep(2 * mirrorRest)
+			var dst memSink
+			if err := w.c.FetchBlob(ctx, repo, d, &dst); err != nil || !bytes.Equal(dst.Bytes(), content) {
+				t.Errorf("fetched: %d bytes, %v", dst.Len(), err)
+			}
+			time.Sleep(2 * mirrorRest)
+			digest, _ := w.reg.PutImage("other", "1", []byte("{}"))
+			if desc, _, err := w.c.Get(ctx, repo.At(withDigest(t, digest).Digest)); err != nil || desc.Digest.String() != digest {
+				t.Errorf("a manifest: %+v, %v", desc, err)
+			}
+		})
 	}
-	inWorld(t, setUp, func(ctx context.Context, w *world) {
-		d := w.putBlob(content)
-		if _, err := w.readBlob(ctx, d); !errors.Is(err, ErrDigest) {
-			t.Fatalf("streamed: %v", err)
-		}
-		if got, err := w.readBlob(ctx, d); err != nil || !bytes.Equal(got, content) {
-			t.Errorf("streamed again: %v", err)
-		}
-		time.Sleep(2 * mirrorRest)
-		var dst memSink
-		if err := w.c.FetchBlob(ctx, repoAt(testHost), d, &dst); err != nil || !bytes.Equal(dst.Bytes(), content) {
-			t.Errorf("fetched: %d bytes, %v", dst.Len(), err)
-		}
-		time.Sleep(2 * mirrorRest)
-		digest, _ := w.reg.PutImage("team/app", "1", []byte("{}"))
-		if desc, _, err := w.c.Get(ctx, repoAt(testHost).At(withDigest(t, digest).Digest)); err != nil || desc.Digest.String() != digest {
-			t.Errorf("a manifest: %+v, %v", desc, err)
+}
+
+// What a mirror says about a manifest's type counts as little as its content.
+func TestMirrorLiesAboutType(t *testing.T) {
+	var one *registrytest.Registry
+	inWorld(t, func(w *world) { one, _ = withMirrors(w) }, func(ctx context.Context, w *world) {
+		m := []byte(`{"schemaVersion":2,"config":{"digest":"` + SumDigest(nil).String() + `","size":0},"layers":[]}`)
+		desc := describeBytes(m)
+		desc.MediaType = types.OCIManifestSchema1
+		one.PutManifest("team/app", "1", string(types.DockerManifestSchema2), m)
+		w.reg.PutManifest("team/app", "1", string(desc.MediaType), m)
+		if got, err := w.c.Manifest(ctx, repoAt(testHost), desc); err != nil || !bytes.Equal(got, m) {
+			t.Errorf("got %q, %v", got, err)
 		}
 	})
 }

@@ -72,7 +72,11 @@ func (c *Client) referrersAt(ctx context.Context, repo Repo, digest v1.Hash, que
 
 // taggedReferrers reads the index that stands for a list.
 func (c *Client) taggedReferrers(ctx context.Context, repo Repo, digest v1.Hash) ([]Descriptor, error) {
-	_, b, err := c.Get(ctx, repo.Tag(digest.Algorithm+"-"+digest.Hex))
+	var b []byte
+	err := c.retry(ctx, func() (err error) {
+		_, b, err = c.getAt(ctx, c.origin(repo.Host), repo.Tag(digest.Algorithm+"-"+digest.Hex))
+		return err
+	})
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}

@@ -95,3 +95,22 @@ func TestReferrersRefused(t *testing.T) {
 		})
 	}
 }
+
+// A mirror is not asked what refers to a manifest, whatever the registry answers: it may have an old list.
+func TestReferrersWithoutMirror(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		var one *registrytest.Registry
+		setUp := func(w *world) {
+			one, _ = withMirrors(w)
+			w.reg.Referrers, one.Referrers = known, known
+		}
+		inWorld(t, setUp, func(ctx context.Context, w *world) {
+			h := SumDigest(nil)
+			tag := h.Algorithm + "-" + h.Hex
+			one.PutManifest("team/app", tag, string(types.OCIImageIndex), []byte(`{"schemaVersion":2,"manifests":[]}`))
+			if _, err := w.c.Referrers(ctx, repoAt(testHost), h); err != nil || one.Count("", "") > 0 {
+				t.Errorf("%v; the mirror was asked for %+v", err, one.Requests())
+			}
+		})
+	}
+}

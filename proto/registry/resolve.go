@@ -94,14 +94,21 @@ func describe(resp *http.Response, ref Ref) (Descriptor, bool) {
 
 // Get returns what a reference names now and its bytes, in one request. Errors are those of Resolve and Decode.
 func (c *Client) Get(ctx context.Context, ref Ref) (Descriptor, []byte, error) {
+	return c.get(ctx, ref, func(Descriptor) error { return nil })
+}
+
+// get is Get for a document that check has to like, too: what it refuses may be right elsewhere.
+func (c *Client) get(ctx context.Context, ref Ref, check func(Descriptor) error) (Descriptor, []byte, error) {
 	if err := ref.check(); err != nil {
 		return Descriptor{}, nil, err
 	}
 	var desc Descriptor
 	var b []byte
 	err := c.pull(ctx, ref.Host, nil, func(ep *endpoint) (err error) {
-		desc, b, err = c.getAt(ctx, ep, ref)
-		return err
+		if desc, b, err = c.getAt(ctx, ep, ref); err != nil {
+			return err
+		}
+		return check(desc)
 	})
 	if err != nil {
 		return Descriptor{}, nil, fmt.Errorf("pulling the manifest of %s: %w", ref, err)
@@ -111,19 +118,16 @@ func (c *Client) Get(ctx context.Context, ref Ref) (Descriptor, []byte, error) {
 
 // Manifest returns the bytes of a manifest or index that a descriptor names. Errors are those of Get.
 func (c *Client) Manifest(ctx context.Context, repo Repo, desc Descriptor) ([]byte, error) {
-	got, b, err := c.Get(ctx, repo.At(desc.Digest))
-	if err != nil {
-		return nil, err
-	}
-	if desc.Size > 0 && got.Size != desc.Size {
-		return nil, fmt.Errorf("pulling the manifest of %s: %w: it has %d bytes, its descriptor says %d", repo.At(desc.Digest),
-			ErrDigest, got.Size, desc.Size)
-	}
-	if want := baseType(string(desc.MediaType)); want != "" && want != got.MediaType {
-		return nil, fmt.Errorf("pulling the manifest of %s: %w: it is %s, its descriptor says %s", repo.At(desc.Digest),
-			ErrManifest, got.MediaType, want)
-	}
-	return b, nil
+	_, b, err := c.get(ctx, repo.At(desc.Digest), func(got Descriptor) error {
+		if desc.Size > 0 && got.Size != desc.Size {
+			return fmt.Errorf("%w: it has %d bytes, its descriptor says %d", ErrDigest, got.Size, desc.Size)
+		}
+		if want := baseType(string(desc.MediaType)); want != "" && want != got.MediaType {
+			return fmt.Errorf("%w: it is %s, its descriptor says %s", ErrManifest, got.MediaType, want)
+		}
+		return nil
+	})
+	return b, err
 }
 
 // getAt fetches a document, verifies it, and decodes it, so that one that is refused is refused before anything is made

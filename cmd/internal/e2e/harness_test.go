@@ -21,6 +21,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
+
 // needs skips the test where the programs cannot run, and returns their directory and that of the base images.
 func needs(t *testing.T) (bin, bases string) {
 	t.Helper()

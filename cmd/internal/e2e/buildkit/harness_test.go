@@ -21,6 +21,9 @@ import (
 	"github.com/tonistiigi/fsutil"
 )
 
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
+
 // A daemon is a boxbuildd of one test.
 type daemon struct {
 	t      *testing.T

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/executor/cgroup"
+	"github.com/boxbuild/boxbuild/executor/pidfd"
 	"github.com/boxbuild/boxbuild/executor/shim/wire"
 )
 
@@ -44,7 +47,7 @@ type Host struct {
 	idle    *keeperProc            // ready for the next container
 	making  chan struct{}          // closed when the one that is being started is idle; nil if there is none
 	filters map[string]*filterCode // by filterKey
-	watched map[*os.File]bool      // pidfds of keepers, to be closed by Close
+	watched map[*pidfd.Watch]bool  // on keepers, to be closed by Close
 }
 
 var _ executor.Host = (*Host)(nil)
@@ -76,7 +79,7 @@ func NewHost(ctx context.Context, opts Options) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{
-		opts: opts, binary: binary, cgroups: cgroups, memory: cgroup.NewOOM(cgroups), filters: make(map[string]*filterCode), watched: make(map[*os.File]bool),
+		opts: opts, binary: binary, cgroups: cgroups, memory: cgroup.NewOOM(cgroups), filters: make(map[string]*filterCode), watched: make(map[*pidfd.Watch]bool),
 		network: executor.NetworkPath,
 	}
 	h.later = time.AfterFunc(settle, h.stock)
@@ -133,14 +136,14 @@ func (h *Host) startKeeper(ownPID bool) (*keeperProc, error) {
 		return nil, err
 	}
 	defer child.Close()
-	pidfd := -1
+	fd := -1
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", h.binary.Fd()))
 	cmd.Args = []string{"boxshim", "container", h.opts.Dir}
 	cmd.Env = []string{} // not the daemon's, which may hold secrets
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{child}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS, PidFD: &pidfd,
+		Cloneflags: syscall.CLONE_NEWNS, PidFD: &fd,
 		Setsid: true, // it outlives the daemon, and so its terminal
 	}
 	if ownPID {
@@ -150,46 +153,31 @@ func (h *Host) startKeeper(ownPID bool) (*keeperProc, error) {
 		conn.Close()
 		return nil, fmt.Errorf("starting a keeper: %w", err)
 	}
-	return &keeperProc{conn: newKeeperConn(conn.Keeper()), done: h.reap(cmd, pidfd)}, nil
+	return &keeperProc{conn: newKeeperConn(conn.Keeper()), done: h.reap(cmd, fd)}, nil
 }
 
 // reap has the keeper's process waited for when it ends, and then closes the channel that it returns. Until Close that
 // takes a goroutine, but no thread.
-func (h *Host) reap(cmd *exec.Cmd, pidfd int) <-chan struct{} {
+func (h *Host) reap(cmd *exec.Cmd, fd int) <-chan struct{} {
 	done := make(chan struct{})
-	if pidfd < 0 || unix.SetNonblock(pidfd, true) != nil {
-		go func() {
-			_ = cmd.Wait()
-			close(done)
-		}() // before Linux 5.10
+	w := pidfd.Of(cmd, fd)
+	wait := func() {
+		defer close(done)
+		w.Wait()
+	}
+	if !w.CanClose() {
+		go wait()
 		return done
 	}
-	f := os.NewFile(uintptr(pidfd), "keeper")
 	h.mu.Lock()
-	h.watched[f] = true
+	h.watched[w] = true
 	h.mu.Unlock()
 	h.work.Go(func() {
-		defer close(done)
-		defer func() {
-			h.mu.Lock()
-			delete(h.watched, f)
-			h.mu.Unlock()
-			f.Close()
-		}()
-		rc, err := f.SyscallConn()
-		if err != nil {
-			return
-		}
-		ended := false
-		_ = rc.Read(func(fd uintptr) bool {
-			var info unix.Siginfo
-			err := unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
-			ended = err != nil || info.Signo != 0
-			return ended
-		})
-		if ended {
-			_ = cmd.Wait()
-		}
+		wait()
+		h.mu.Lock()
+		delete(h.watched, w)
+		h.mu.Unlock()
+		_ = w.Close()
 	})
 	return done
 }
@@ -335,16 +323,17 @@ func (h *Host) Close() error {
 		<-making
 		h.mu.Lock()
 	}
+	watched := slices.Collect(maps.Keys(h.watched))
 	var files []*os.File
-	for f := range h.watched {
-		files = append(files, f)
-	}
 	for _, f := range h.filters {
 		files = append(files, f.code)
 	}
 	h.filters = nil
 	h.mu.Unlock()
 	wire.CloseAll(files)
+	for _, w := range watched {
+		_ = w.Close()
+	}
 	h.work.Wait()
 	h.memory.Close()
 	h.cgroups.Sweep(h.opts.CgroupParent)

@@ -108,7 +108,7 @@ var lattice = []struct {
 	}},
 	{"worker/history", []string{"worker", "solver", "solver/op", "snapshot/lease", "frontend/report"}},
 	{"worker/container/...", []string{"worker", "executor", "snapshot/...", "frontend", "worker/container/..."}},
-	{"worker/network/...", []string{"worker", "executor", "executor/netns/...", "worker/network/..."}},
+	{"worker/network/...", []string{"worker", "executor", "executor/netns/...", "executor/pidfd", "worker/network/..."}},
 	{"worker/...", []string{
 		"worker", "solver", "solver/op", "executor", "snapshot/...", "exporter/...", "frontend", "proto/registry", "proto/filesync",
 	}},

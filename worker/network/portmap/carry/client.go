@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/executor/pidfd"
 )
 
 // ClientOptions are those of a Client.
@@ -41,9 +43,9 @@ type Client struct {
 	work sync.WaitGroup
 
 	mu     sync.Mutex
-	closed bool     // guarded by mu
-	conn   *link    // guarded by mu; nil if there is no process, as far as is known
-	child  *os.File // guarded by mu; the pidfd of the process, if this Client has started it
+	closed bool         // guarded by mu
+	conn   *link        // guarded by mu; nil if there is no process, as far as is known
+	child  *pidfd.Watch // guarded by mu; on the process, if this Client has started it
 }
 
 var _ Carrier = (*Client)(nil)
@@ -244,49 +246,36 @@ func (c *Client) start(name string) (*net.UnixConn, error) {
 		return nil, err
 	}
 	cmd := c.opts.Command()
-	pidfd := -1
+	fd := -1
 	cmd.ExtraFiles = []*os.File{f}
 	// It outlives the daemon, and so its terminal.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &fd}
 	cmd.Dir, cmd.Env = "/", append([]string{}, cmd.Env...)
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	c.reap(cmd, pidfd)
+	c.reap(cmd, fd)
 	return conn, nil
 }
 
 // reap waits for the end of the process, without a thread, until Close.
-func (c *Client) reap(cmd *exec.Cmd, pidfd int) {
-	if pidfd < 0 || unix.SetNonblock(pidfd, true) != nil {
-		go func() { _ = cmd.Wait() }() // before Linux 5.10
+func (c *Client) reap(cmd *exec.Cmd, fd int) {
+	w := pidfd.Of(cmd, fd)
+	if !w.CanClose() {
+		go w.Wait()
 		return
 	}
-	f := os.NewFile(uintptr(pidfd), "ports")
 	c.mu.Lock()
 	closed := c.closed
-	c.child = f
+	c.child = w
 	c.mu.Unlock()
 	if closed {
-		f.Close()
+		w.Close()
 		return
 	}
 	c.work.Go(func() {
-		defer f.Close()
-		rc, err := f.SyscallConn()
-		if err != nil {
-			return
-		}
-		ended := false
-		_ = rc.Read(func(fd uintptr) bool {
-			var info unix.Siginfo
-			err := unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
-			ended = err != nil || info.Signo != 0
-			return ended
-		})
-		if ended {
-			_ = cmd.Wait()
-		}
+		defer w.Close()
+		w.Wait()
 	})
 }
 

@@ -27,7 +27,7 @@ func (s *Server) distribution(ctx context.Context, c *call) error {
 	if s.opt.Registry == nil {
 		return missing("this daemon asks no registries")
 	}
-	if auth := authHeader(c); auth != nil {
+	if auth := authHeader(c, reference.Domain(named)); auth != nil {
 		ctx = registry.WithKeychain(ctx, registry.StaticKeychain(reference.Domain(named), *auth))
 	}
 	ref, err := registry.ParseRef(named.String())
@@ -91,7 +91,7 @@ func (s *Server) searchImages(ctx context.Context, c *call) error {
 	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
 		host, rest = "docker.io", term
 	}
-	if auth := authHeader(c); auth != nil {
+	if auth := authHeader(c, host); auth != nil {
 		ctx = registry.WithKeychain(ctx, registry.StaticKeychain(host, *auth))
 	}
 	found, err := s.opt.Search(ctx, host, rest, cmp.Or(int(limit), 25))

@@ -112,6 +112,45 @@ func TestPull(t *testing.T) {
 	w.want("POST /images/create", "fromImage=busybox&tag=1", 200, "Pulling from library/busybox", "Content-Type: application/x-www-form-urlencoded")
 }
 
+// Credentials that say which registry they are for go to no other, not even for an image whose name leads there
+// (CVE-2021-41092).
+func TestAuthOfOthers(t *testing.T) {
+	for _, c := range []struct {
+		server, image string
+		given         bool
+	}{
+		{"", "private.example/x", true},
+		{"private.example", "private.example/x", true},
+		{"https://Private.example/v1/", "private.example/x", true},
+		{"private.example:5000", "private.example/x", false},
+		{"other.example", "private.example/x", false},
+		{"https://index.docker.io/v1/", "private.example/x", false},
+		{"private.example.evil", "private.example/x", false},
+	} {
+		b, err := json.Marshal(apiregistry.AuthConfig{Username: "alice", Password: "secret", ServerAddress: c.server})
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := "X-Registry-Auth: " + base64.URLEncoding.EncodeToString(b)
+		w := serve(t)
+		w.image(c.image + ":1")
+		want := "push access denied"
+		if c.given {
+			want = "1: digest: sha256:"
+		}
+		if got := w.send("POST /images/"+c.image+"/push?tag=1", "", header); !strings.Contains(got.body, want) {
+			t.Errorf("%+v: pushing: %d %s", c, got.code, got.body)
+		}
+	}
+	for server, host := range map[string]string{
+		"https://index.docker.io/v1/": "docker.io", "INDEX.docker.io": "docker.io", "registry-1.docker.io": "docker.io", "": "docker.io", "http://r:5000/x": "r:5000",
+	} {
+		if got := registryHost(server); got != host {
+			t.Errorf("%q is of %s, want %s", server, got, host)
+		}
+	}
+}
+
 func TestPush(t *testing.T) {
 	w := serve(t)
 	w.image("private.example/x:1")

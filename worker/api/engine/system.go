@@ -176,7 +176,8 @@ func registryHost(address string) string {
 		address = rest
 	}
 	host, _, _ := strings.Cut(address, "/")
-	if host == "" || host == "index.docker.io" {
+	switch strings.ToLower(host) {
+	case "", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com":
 		return "docker.io"
 	}
 	return host

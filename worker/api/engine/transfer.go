@@ -144,7 +144,7 @@ func loginRefused(host string, err error) string {
 // transferOptions reads what pulls and pushes have in common.
 func transferOptions(c *call, named reference.Named) (worker.TransferOptions, error) {
 	var opt worker.TransferOptions
-	if auth := authHeader(c); auth != nil {
+	if auth := authHeader(c, reference.Domain(named)); auth != nil {
 		opt.Keychain = registry.StaticKeychain(reference.Domain(named), *auth)
 	}
 	var err error
@@ -152,11 +152,15 @@ func transferOptions(c *call, named reference.Named) (worker.TransferOptions, er
 	return opt, err
 }
 
-// authHeader reads the credentials of a request; nil if there are none. As with docker, what cannot be read is none.
-func authHeader(c *call) *authn.AuthConfig {
+// authHeader reads the credentials of a request for a registry; nil if there are none. As with docker, what cannot be read is
+// none; and, other than there, neither is what says that it is for another registry (CVE-2021-41092).
+func authHeader(c *call, host string) *authn.AuthConfig {
 	value := c.r.Header.Get(apiregistry.AuthHeader)
 	var conf apiregistry.AuthConfig
 	if value == "" || decodeHeader(value, &conf) != nil {
+		return nil
+	}
+	if conf.ServerAddress != "" && !strings.EqualFold(registryHost(conf.ServerAddress), host) {
 		return nil
 	}
 	auth := credentials(&conf)

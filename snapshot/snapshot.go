@@ -104,6 +104,14 @@ type Snapshotter interface {
 	All(ctx context.Context) iter.Seq2[Info, error]
 }
 
+// A Syncer is a Snapshotter whose Commit does not wait for the disk.
+type Syncer interface {
+	// Sync returns once everything that was committed before the call is on the disk, and survives a power cut. It is an error
+	// if that will never be so for one of ids, or for what it stands on or is a copy of: the disk has failed to take it, now
+	// or when it was written out before.
+	Sync(ctx context.Context, ids ...ID) error
+}
+
 // A DeltaCommitter is a Snapshotter that remembers of which difference a snapshot is another copy.
 type DeltaCommitter interface {
 	// CommitDelta is Commit of a draft into which delta was applied. Info.Delta of id is delta. What delta names exists,

@@ -73,8 +73,8 @@ func (m *Memory) restart(keep func(*memorySnap) bool) *Memory {
 	return n
 }
 
-// Sync makes all snapshots survive a PowerCut.
-func (m *Memory) Sync(context.Context) error {
+// Sync implements snapshot.Syncer. It makes all snapshots survive a PowerCut.
+func (m *Memory) Sync(context.Context, ...snapshot.ID) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.snaps {

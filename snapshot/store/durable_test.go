@@ -178,8 +178,17 @@ func TestSyncError(t *testing.T) {
 	f.commit("b", "")
 	f.must(f.Sync(t.Context()))
 	f.want("a", "b")
+	// Whoever is about to make something durable depend on it is told, however late.
+	f.commit("c", "a")
+	for id, lost := range map[snapshot.ID]bool{"a": true, "b": false, "c": true} {
+		if err := f.Sync(t.Context(), "b", id); (err != nil) != lost {
+			t.Errorf("syncing %s: %v", id, err)
+		}
+	}
 	f.powerCut("a")
 	f.want("b")
+	f.commit("a", "")
+	f.must(f.Sync(t.Context(), "a"))
 }
 
 // If the log cannot be written, that is tried again.

@@ -45,6 +45,7 @@ type flusher struct {
 	after  time.Duration
 	log    *slog.Logger
 	before func()            // called before each flush
+	lost   func([]record)    // told of those that the disk has failed to take
 	live   func(record) bool // whether a line of the log is still of use; nil unless the log is to be compacted
 	sync   func() error      // syncfs of the store's file system
 
@@ -62,7 +63,7 @@ type flusher struct {
 
 func newFlusher(dir string, opts Options) *flusher {
 	f := &flusher{
-		dir: dir, after: opts.FlushAfter, log: opts.Log, before: func() {},
+		dir: dir, after: opts.FlushAfter, log: opts.Log, before: func() {}, lost: func([]record) {},
 		turn: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		quit: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -169,7 +170,8 @@ func (f *flusher) flush(ctx context.Context) error {
 	}
 	if err := f.sync(); err != nil {
 		// The kernel reports an error of writing once only: when it is asked again it knows nothing of what was lost.
-		// So this batch is never logged. It stays usable, but not beyond a reboot.
+		// So this batch is never logged. It stays usable, but not beyond a reboot, and nothing durable may depend on it.
+		f.lost(batch)
 		return fmt.Errorf("syncing the file system: %w", err)
 	}
 	var lines []byte

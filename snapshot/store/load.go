@@ -30,7 +30,7 @@ func (s *Store) load(ctx context.Context, opts Options) error {
 	}
 	s.janitor = newJanitor(trash, opts.Log)
 	s.flusher = newFlusher(s.dir, opts)
-	s.flusher.before = s.writeUsed
+	s.flusher.before, s.flusher.lost = s.writeUsed, s.lose
 	s.janitor.do(s.janitor.sweep)
 
 	names, kept, err := s.sweepDrafts(opts)
@@ -236,6 +236,17 @@ func (s *Store) live(r record) bool {
 	defer s.mu.Unlock()
 	n := s.snaps[r.id]
 	return n != nil && n.created.UnixNano() == r.created
+}
+
+// lose notes that snapshots were not written to the disk.
+func (s *Store) lose(records []record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range records {
+		if n := s.snaps[r.id]; n != nil && n.created.UnixNano() == r.created {
+			n.lost = true
+		}
+	}
 }
 
 // recount finds out the usage of a snapshot that was committed without.

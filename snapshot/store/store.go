@@ -45,6 +45,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -120,6 +121,7 @@ type Store struct {
 var (
 	_ snapshot.Snapshotter = (*Store)(nil)
 	_ snapshot.Keeper      = (*Store)(nil)
+	_ snapshot.Syncer      = (*Store)(nil)
 )
 
 // A node is a snapshot in the index. Its fields are guarded by Store.mu, but for those that never change once the node
@@ -134,8 +136,9 @@ type node struct {
 	used     time.Time
 	size     int64 // -1 while it is being counted
 	inodes   int64
-	children int // snapshots, those that are being committed too
-	drafts   int // drafts and views
+	children int  // snapshots, those that are being committed too
+	drafts   int  // drafts and views
+	lost     bool // the disk has failed to take it
 	phase    phase
 	settled  chan struct{} // closed when the phase changes; nil in phase present
 }
@@ -220,10 +223,34 @@ func (s *Store) Crash() {
 // Dir returns the directory of the store.
 func (s *Store) Dir() string { return s.dir }
 
-// Sync returns once everything that was committed before the call is on the disk and survives a power cut.
-func (s *Store) Sync(ctx context.Context) error {
+// Sync implements snapshot.Syncer.
+func (s *Store) Sync(ctx context.Context, ids ...snapshot.ID) error {
 	if err := s.flusher.flush(ctx); err != nil {
 		return fmt.Errorf("syncing snapshots in %s: %w", s.dir, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.lostLocked(ids); n != nil {
+		return fmt.Errorf("syncing snapshots in %s: %s was not written to the disk, which failed; it has to be made again, without the cache", s.dir, n.id)
+	}
+	return nil
+}
+
+// lostLocked returns a snapshot that the disk has failed to take and that one of ids is, stands on or is a copy of; nil if there
+// is none.
+func (s *Store) lostLocked(ids []snapshot.ID) *node {
+	seen := make(map[*node]bool)
+	todo := slices.Clone(ids)
+	for len(todo) > 0 {
+		n := s.snaps[todo[len(todo)-1]]
+		todo = todo[:len(todo)-1]
+		for ; n != nil && !seen[n]; n = n.parent {
+			seen[n] = true
+			if n.lost {
+				return n
+			}
+			todo = append(todo, n.delta.Lower, n.delta.Upper)
+		}
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
+	"github.com/boxbuild/boxbuild/snapshot"
 	"github.com/boxbuild/boxbuild/snapshot/blob"
 	"github.com/boxbuild/boxbuild/snapshot/image"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
@@ -64,11 +65,11 @@ type syncer struct {
 	r *rig
 }
 
-func (s *syncer) Sync(ctx context.Context) error {
+func (s *syncer) Sync(ctx context.Context, ids ...snapshot.ID) error {
 	if s.r.synced != nil {
 		s.r.synced()
 	}
-	return s.Snapshotter.Sync(ctx)
+	return s.Snapshotter.Sync(ctx, ids...)
 }
 
 var amd64 = op.Platform{OS: "linux", Architecture: "amd64"}

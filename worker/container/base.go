@@ -85,13 +85,11 @@ func (m *Manager) syncBase(ctx context.Context, id snapshot.ID) error {
 	m.mu.Lock()
 	_, fresh := m.fresh[id]
 	m.mu.Unlock()
-	s, ok := m.deps.Snapshots.(interface {
-		Sync(ctx context.Context) error
-	})
+	s, ok := m.deps.Snapshots.(snapshot.Syncer)
 	if !fresh || !ok {
 		return nil
 	}
-	if err := s.Sync(ctx); err != nil {
+	if err := s.Sync(ctx, id); err != nil {
 		return err
 	}
 	m.mu.Lock()

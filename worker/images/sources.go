@@ -130,8 +130,10 @@ func (l *Layers) indexes() (map[digest.Digest][]lease.Item, error) {
 // image is put into the store after it.
 func (l *Layers) Sync(ctx context.Context, imgs ...*image.Image) error {
 	var blobs []digest.Digest
+	var snapshots []snapshot.ID
 	for _, img := range imgs {
 		for _, ly := range img.Layers {
+			snapshots = append(snapshots, ly.Snapshot)
 			for _, b := range ly.Blobs {
 				if l.Blobs.Has(b) {
 					blobs = append(blobs, b.Digest)
@@ -145,10 +147,8 @@ func (l *Layers) Sync(ctx context.Context, imgs ...*image.Image) error {
 	if err := l.Blobs.Sync(blobs...); err != nil {
 		return err
 	}
-	if s, ok := l.Snapshots.(interface {
-		Sync(ctx context.Context) error
-	}); ok {
-		return s.Sync(ctx)
+	if s, ok := l.Snapshots.(snapshot.Syncer); ok {
+		return s.Sync(ctx, snapshots...)
 	}
 	return nil
 }

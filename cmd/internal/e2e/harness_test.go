@@ -62,6 +62,13 @@ func TestScript(t *testing.T) {
 				_, ok, err := runs(arch)
 				return ok, err
 			}
+			if name, ok := strings.CutPrefix(cond, "dev:"); ok {
+				f, err := os.Open("/dev/" + name) // else the kernel has no such device
+				if err == nil {
+					err = f.Close()
+				}
+				return err == nil, nil
+			}
 			if name, ok := strings.CutPrefix(cond, "env:"); ok {
 				return os.Getenv(name) != "", nil
 			}

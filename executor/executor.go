@@ -86,8 +86,9 @@ type Spec struct {
 	Network Network
 	Limits  Limits
 	// CgroupPath is the parent of the sandbox's cgroup; empty for the executor's own. An Executor has, as BuildKit, a cgroup
-	// of its name below the parent, which is below the root of the hierarchies with or without a slash in front. With a Host it is docker's: an absolute one is below the root of the hierarchies, another
-	// below the cgroup of this process, and it is made if it is missing, and stays.
+	// of its name below the parent, which is below the root of the hierarchies with or without a slash in front. With a Host
+	// it is docker's: an absolute one is below the root of the hierarchies, another below the cgroup of this process, and it
+	// is made if it is missing, and stays.
 	CgroupPath string
 
 	// Privileged lifts every restriction: all capabilities, all devices, no seccomp, nothing masked.
@@ -174,6 +175,8 @@ type Mount struct {
 	NonRecursive, ReadOnlyTop bool
 	// Data are further options of a Tmpfs: nr_inodes=, nr_blocks=, size= in percent, mpol=, huge=.
 	Data []string
+	// Flags are further options of a Bind or a Tmpfs, in order: see IsMountFlag.
+	Flags []string
 	// Propagation is one of "", "private", "rprivate", "slave", "rslave", "shared", "rshared".
 	Propagation string
 }

@@ -13,8 +13,8 @@
 // A View is a draft that is never committed: a read-only mount of an ID, ended by Discard.
 //
 // An ID exists when its final name exists: Commit is a rename. Drafts do not survive a restart, unless they are a Keeper's;
-// what is left of them is swept when the snapshotter is opened. Snapshotters hold no mounts: they say how to mount, and package snapshot/mount
-// makes that a file descriptor which the kernel takes back when the process dies.
+// what is left of them is swept when the snapshotter is opened. Snapshotters hold no mounts: they say how to mount, and
+// package snapshot/mount makes that a file descriptor which the kernel takes back when the process dies.
 //
 // Commit does not wait for the disk. After a power cut a snapshotter keeps the IDs which it knows to have been written
 // out and drops the others, so an ID is there whole or not at all.

@@ -41,8 +41,8 @@ func allCapabilities(have uint64) []string {
 
 // capabilities returns the set that CapAdd and CapDrop make of the default one. As in Docker, ALL stands for
 // every capability, and what is named wins over ALL: adding ALL and dropping X leaves all but X, dropping ALL and
-// adding X leaves X. What is both added and dropped by its name is added. ALL is no more than what the runtime has itself, as have says; what is named and not
-// among that, it will fail to give.
+// adding X leaves X. What is both added and dropped by its name is added. ALL is no more than what the runtime has itself,
+// as have says; what is named and not among that, it will fail to give.
 func capabilities(spec *executor.Spec, have uint64) ([]string, error) {
 	if spec.Privileged {
 		return allCapabilities(have), nil

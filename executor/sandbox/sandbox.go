@@ -7,8 +7,8 @@
 // ReadUsers reads without trusting them.
 //
 // Defaults are those of Docker (moby's oci.DefaultSpec), tightened where an advisory taught so: the inheritable and
-// ambient capability sets are empty unless a process is to have them (CVE-2022-24769, CVE-2016-8867), and the masked paths are the union of all
-// that were found to leak (CVE-2017-16539, CVE-2018-10892, GHSA-7ww5-4wqc-m92c).
+// ambient capability sets are empty unless a process is to have them (CVE-2022-24769, CVE-2016-8867), and the masked paths
+// are the union of all that were found to leak (CVE-2017-16539, CVE-2018-10892, GHSA-7ww5-4wqc-m92c).
 package sandbox
 
 import (

@@ -16,8 +16,8 @@ import (
 )
 
 // Get finds an image by what a user writes: its ID, the digest of a name's index, a name (canonical or not), a name with
-// the digest of a manifest, or the unique beginning of an ID, tried in this order. Of a name for several platforms it returns the one for p; nil
-// takes the first. Errors wrap ErrNotFound or ErrAmbiguous.
+// the digest of a manifest, or the unique beginning of an ID, tried in this order. Of a name for several platforms it
+// returns the one for p; nil takes the first. Errors wrap ErrNotFound or ErrAmbiguous.
 //
 // A digest is found only under the repository that is known to have it: that some other one does says nothing.
 func (s *Store) Get(ref string, p *ocispec.Platform) (img *Image, err error) {

@@ -10,9 +10,9 @@ import (
 )
 
 // sameFile says whether name, which st describes in the directory fd, is the same in the directory base, where old
-// describes it: as a tar would have it, down to the content. A modification that keeps size and time is found too; a snapshotter that shares inodes
-// with the parent saves us the reading. shared says that both directories are views of one file system, whose numbers and
-// times of change tell files apart although the views have devices of their own.
+// describes it: as a tar would have it, down to the content. A modification that keeps size and time is found too; a
+// snapshotter that shares inodes with the parent saves us the reading. shared says that both directories are views of one
+// file system, whose numbers and times of change tell files apart although the views have devices of their own.
 func sameFile(fd, base int, name string, st, old *unix.Stat_t, shared bool) (bool, error) {
 	if old.Dev == st.Dev && old.Ino == st.Ino {
 		return true, nil

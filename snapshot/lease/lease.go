@@ -3,8 +3,9 @@
 // # Things
 //
 // An Item is anything that has a name and takes space or refers to what does: a snapshot, a blob, an image, a cache
-// record, a container. Sources say which items of a kind there are and what they refer to: a snapshot to its parent and to what it is a copy of, an
-// image to its snapshots and blobs, a record to its result. A source's Class says what keeps its items:
+// record, a container. Sources say which items of a kind there are and what they refer to: a snapshot to its parent and to
+// what it is a copy of, an image to its snapshots and blobs, a record to its result. A source's Class says what keeps its
+// items:
 //
 //	Pinned  always kept: what a user has named (images, containers). Removed by others only.
 //	Cached  kept until evicted to make room (cache records)

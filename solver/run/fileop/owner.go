@@ -23,9 +23,9 @@ import (
 // maxUserFile bounds how much of a tree's /etc/passwd or /etc/group is read, in bytes.
 const maxUserFile = 10 << 20
 
-// owner resolves an owner by the files of the target, or of the trees that the owner says. A user that they do not have is user 0, a group that they do not
-// have is the group that the user has without one, as in BuildKit; both are a warning. The files are read only if there
-// is a name.
+// owner resolves an owner by the files of the target, or of the trees that the owner says. A user that they do not have is
+// user 0, a group that they do not have is the group that the user has without one, as in BuildKit; both are a warning.
+// The files are read only if there is a name.
 func (t *target) owner(ctx context.Context, o *op.Owner) (*ids, error) {
 	if o == nil {
 		return nil, nil

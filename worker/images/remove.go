@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -20,7 +19,7 @@ import (
 // Remove implements worker.Images, with docker's rules:
 //
 //   - A name is untagged. If it was the image's last name in that repository its digests there go too, and with the last
-//     reference the image.
+//     reference the image. All this goes for each of its images, if it has them for several platforms.
 //   - By ID the image goes with all its names; if these are of several repositories, or several tags, only by force.
 //   - An image that a container uses stays; by force it loses its names.
 //   - An image that others were committed from stays while these are there, whatever is done; it can lose its names. With
@@ -57,9 +56,6 @@ func (s *Service) removeAll(ref string, opt worker.RemoveOptions) (out []worker.
 	}
 	for _, img := range wanted {
 		removed, err := s.removeOne(ref, img, opt)
-		if n := len(removed); err == nil && !opt.NoPrune && n > 0 && removed[n-1].Deleted == string(img.ID) {
-			removed, err = s.deleteParents(img, removed)
-		}
 		out = append(out, removed...)
 		var c *conflict
 		if errors.As(err, &c) {
@@ -84,7 +80,10 @@ func (s *Service) removeOne(ref string, img *image.Image, opt worker.RemoveOptio
 			return s.removeFrom(img, left, opt)
 		}
 	}
-	return s.removeName(img, named, opt)
+	if d, ok := named.(reference.Digested); ok {
+		return s.removeDigest(img, named.Name(), d.Digest(), opt)
+	}
+	return s.removeName(reference.TagNameOnly(named), opt)
 }
 
 // others returns what the name would be without img; nil if it has no other image.
@@ -134,7 +133,7 @@ func (s *Service) removeFrom(img *image.Image, left *image.Update, opt worker.Re
 			}
 		}
 	}
-	return s.deleteIfBare(img.ID, nil)
+	return s.deleteBare([]*image.Image{img}, nil, opt)
 }
 
 // isID says whether ref is img's ID or the beginning of it.
@@ -220,41 +219,103 @@ func (s *Service) deleteParents(img *image.Image, out []worker.Removed) ([]worke
 	return out, nil
 }
 
-// removeName removes one reference, and the image if that was the last.
-func (s *Service) removeName(img *image.Image, named reference.Named, opt worker.RemoveOptions) ([]worker.Removed, error) {
-	repo := named.Name()
-	if d, ok := named.(reference.Digested); ok {
-		if err := s.images.Forget(img.ID, repo, d.Digest()); err != nil {
-			return nil, err
-		}
-		out := []worker.Removed{{Untagged: image.Familiar(repo + "@" + string(d.Digest()))}}
-		return s.deleteIfBare(img.ID, out)
+// removeName removes a name, and those of its images that had no other reference.
+func (s *Service) removeName(named reference.Named, opt worker.RemoveOptions) ([]worker.Removed, error) {
+	name, repo := named.String(), named.Name()
+	imgs, err := s.imagesOf(name)
+	if err != nil {
+		return nil, err
 	}
-	name := reference.TagNameOnly(named).String()
-	if len(img.Names) == 1 && !opt.Force {
-		if err := s.lastName(img, reference.FamiliarString(named)); err != nil {
-			return nil, err
+	for _, img := range imgs {
+		if len(img.Names) == 1 && !opt.Force {
+			if err := s.lastName(img, reference.FamiliarString(named)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if _, err := s.images.Untag(name); err != nil {
 		return nil, err
 	}
 	out := []worker.Removed{{Untagged: image.Familiar(name)}}
-	if slices.ContainsFunc(img.Names, func(n string) bool { return n != name && repoOf(n) == repo }) {
-		return out, nil
-	}
-	for _, m := range img.Manifests {
-		if m.Repository != repo {
+	var gone []string // references by digest
+	for _, img := range imgs {
+		if slices.ContainsFunc(img.Names, func(n string) bool { return n != name && repoOf(n) == repo }) {
 			continue
 		}
-		if err := s.images.Forget(img.ID, repo, m.Descriptor.Digest); err != nil {
-			return out, err
-		}
-		if !m.Inner {
-			out = append(out, worker.Removed{Untagged: image.Familiar(repo + "@" + string(m.Descriptor.Digest))})
+		for _, m := range img.Manifests {
+			if m.Repository != repo {
+				continue
+			}
+			if err := s.images.Forget(img.ID, repo, m.Descriptor.Digest); err != nil {
+				return out, err
+			}
+			if ref := repo + "@" + string(m.Descriptor.Digest); !m.Inner && !slices.Contains(gone, ref) {
+				gone = append(gone, ref)
+			}
 		}
 	}
-	return s.deleteIfBare(img.ID, out)
+	for _, ref := range gone {
+		// An image of another name, or of none, can have the same index.
+		if _, err := s.images.Get(ref, nil); errors.Is(err, image.ErrNotFound) {
+			out = append(out, worker.Removed{Untagged: image.Familiar(ref)})
+		}
+	}
+	return s.deleteBare(imgs, out, opt)
+}
+
+// imagesOf returns all images of a name.
+func (s *Service) imagesOf(name string) ([]*image.Image, error) {
+	n, err := s.images.Name(name)
+	if err != nil {
+		return nil, err
+	}
+	imgs := make([]*image.Image, len(n.Images))
+	for i, id := range n.Images {
+		if imgs[i], err = s.images.Get(string(id), nil); err != nil {
+			return nil, err
+		}
+	}
+	return imgs, nil
+}
+
+// removeDigest removes a reference by digest: from img, and, unless platforms are asked for, from whatever else has it.
+func (s *Service) removeDigest(img *image.Image, repo string, d digest.Digest, opt worker.RemoveOptions) ([]worker.Removed, error) {
+	imgs := []*image.Image{img}
+	if len(opt.Platforms) == 0 {
+		all, err := s.images.List()
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range all {
+			if o.ID != img.ID && slices.ContainsFunc(o.Manifests, func(m image.Manifest) bool {
+				return m.Repository == repo && m.Descriptor.Digest == d
+			}) {
+				imgs = append(imgs, o)
+			}
+		}
+	}
+	for _, o := range imgs {
+		if err := s.images.Forget(o.ID, repo, d); err != nil {
+			return nil, err
+		}
+	}
+	return s.deleteBare(imgs, []worker.Removed{{Untagged: image.Familiar(repo + "@" + string(d))}}, opt)
+}
+
+// deleteBare deletes those of imgs that have no reference left, and what they were committed from.
+func (s *Service) deleteBare(imgs []*image.Image, out []worker.Removed, opt worker.RemoveOptions) (_ []worker.Removed, err error) {
+	for _, img := range imgs {
+		n := len(out)
+		if out, err = s.deleteIfBare(img.ID, out); err != nil {
+			return out, err
+		}
+		if len(out) > n && !opt.NoPrune {
+			if out, err = s.deleteParents(img, out); err != nil {
+				return out, err
+			}
+		}
+	}
+	return out, nil
 }
 
 // deleteIfBare deletes an image that has no reference left and that nothing uses.
@@ -284,7 +345,11 @@ func (s *Service) removeID(img *image.Image, opt worker.RemoveOptions) ([]worker
 	if err := s.images.Delete(img.ID); err != nil {
 		return nil, err
 	}
-	return append(out, worker.Removed{Deleted: string(img.ID)}), nil
+	out = append(out, worker.Removed{Deleted: string(img.ID)})
+	if opt.NoPrune {
+		return out, nil
+	}
+	return s.deleteParents(img, out)
 }
 
 func references(img *image.Image) []worker.Removed {
@@ -296,236 +361,4 @@ func references(img *image.Image) []worker.Removed {
 		out = append(out, worker.Removed{Untagged: image.Familiar(d)})
 	}
 	return out
-}
-
-// Prune implements worker.Images.
-func (s *Service) Prune(ctx context.Context, opt worker.PruneOptions) (*worker.PruneReport, error) {
-	rep := new(worker.PruneReport)
-	done, err := s.deps.Reserve.Use()
-	if err != nil {
-		return rep, err
-	}
-	defer done()
-	if opt.Images {
-		if err := s.pruneImages(opt, rep); err != nil {
-			return rep, fmt.Errorf("pruning images: %w", err)
-		}
-	}
-	before, err := s.records(ctx, &opt)
-	if err != nil {
-		return rep, err
-	}
-	var policy lease.Policy
-	if opt.Cache {
-		policy.Target = opt.KeepBytes
-		policy.Evict = func(u lease.Unit) bool {
-			if u.Item.Name == "" && !opt.All {
-				return false // a record of what an image keeps anyway: it frees nothing and makes builds faster
-			}
-			if u.Item.Name == "" && opt.Match != nil || !before.match(u.Item.Name) {
-				return false
-			}
-			return opt.KeepFor == 0 || time.Since(u.Used()) >= opt.KeepFor
-		}
-	}
-	got, err := s.deps.Leases.Collect(ctx, policy)
-	rep.Freed += got.Freed
-	if opt.Cache && err == nil {
-		err = s.pruneOthers(ctx, &pruning{opt, before, rep}, got.Left)
-	}
-	for _, r := range got.Removed {
-		if opt.Cache && r.Kind == lease.Snapshot && !worker.IsBase(r.Name) {
-			rep.Cache = append(rep.Cache, r.Name)
-		}
-	}
-	for _, id := range rep.Cache {
-		// What nothing referred to any more is gone as well, whatever was asked for.
-		if r, ok := before.byID[id]; ok && before.match(id) {
-			rep.Records = append(rep.Records, r)
-		}
-	}
-	return rep, err
-}
-
-// A listing is what the cache had before something was removed.
-type listing struct {
-	byID map[string]worker.UsageRecord // nil if nobody needs it
-	opt  *worker.PruneOptions
-}
-
-// records lists the cache if opt needs that.
-func (s *Service) records(ctx context.Context, opt *worker.PruneOptions) (*listing, error) {
-	l := &listing{opt: opt}
-	if opt.Match == nil && !opt.Records {
-		return l, nil
-	}
-	du, err := s.DiskUsage(ctx)
-	if err != nil {
-		return nil, err
-	}
-	l.byID = make(map[string]worker.UsageRecord, len(du.Records))
-	for _, r := range du.Records {
-		l.byID[r.ID] = r
-	}
-	return l, nil
-}
-
-// match says whether a record may be removed. Of what has come since the list was made nothing is known.
-func (l *listing) match(id string) bool {
-	if l.opt.Match == nil {
-		return true
-	}
-	r, ok := l.byID[id]
-	return ok && l.opt.Match(&r)
-}
-
-// A pruning is one call of Prune.
-type pruning struct {
-	worker.PruneOptions
-	before *listing
-	rep    *worker.PruneReport
-}
-
-// pruneOthers removes what is no record of the cache; left bytes of those are left.
-func (s *Service) pruneOthers(ctx context.Context, p *pruning, left int64) error {
-	err := s.prunePartials(p)
-	left, mountsErr := s.pruneMounts(ctx, p, left)
-	return errors.Join(err, mountsErr, s.pruneSources(ctx, p, left))
-}
-
-// pruneSources removes what sources keep. When it was used is not known, so that none of it is too old.
-func (s *Service) pruneSources(ctx context.Context, p *pruning, left int64) error {
-	if p.KeepFor > 0 {
-		return nil
-	}
-	for _, c := range s.deps.Sources {
-		if !p.before.match(c.Name) {
-			continue
-		}
-		freed, err := c.Prune(ctx, max(0, p.KeepBytes-left))
-		if err != nil {
-			return err
-		}
-		if freed > 0 {
-			p.rep.Freed += freed
-			p.rep.Cache = append(p.rep.Cache, c.Name)
-		}
-		size, err := c.Usage(ctx)
-		if err != nil {
-			return err
-		}
-		left += size
-	}
-	return nil
-}
-
-// prunePartials removes what downloads that broke off have left, and would go on from.
-func (s *Service) prunePartials(opt *pruning) error {
-	partial, err := s.deps.Layers.Blobs.Partials()
-	if err != nil {
-		return err
-	}
-	for _, p := range partial {
-		if !opt.before.match(p.Digest.Encoded()) {
-			continue
-		}
-		if opt.KeepFor > 0 && time.Since(p.Written) < opt.KeepFor || opt.KeepBytes > 0 {
-			continue
-		}
-		gone, err := s.deps.Layers.Blobs.DeletePartial(p.Digest)
-		if err != nil {
-			return fmt.Errorf("removing a partial download: %w", err)
-		}
-		if gone {
-			opt.rep.Freed += p.Size
-			opt.rep.Cache = append(opt.rep.Cache, p.Digest.Encoded())
-		}
-	}
-	return nil
-}
-
-// pruneMounts removes the directories of cache mounts, those first that have not changed for longest, until they and left
-// other bytes are as few as are to be kept. It returns how many are left.
-func (s *Service) pruneMounts(ctx context.Context, opt *pruning, left int64) (int64, error) {
-	if s.deps.Mounts == nil {
-		return left, nil
-	}
-	mounts, err := s.deps.Mounts.CacheMounts(ctx)
-	if err != nil {
-		return left, err
-	}
-	for _, m := range mounts {
-		left += m.Size
-	}
-	slices.SortFunc(mounts, func(a, b CacheMount) int { return a.Used.Compare(b.Used) })
-	for _, m := range mounts {
-		if !opt.before.match(m.Name) {
-			continue
-		}
-		if opt.KeepFor > 0 && time.Since(m.Used) < opt.KeepFor || opt.KeepBytes > 0 && left <= opt.KeepBytes {
-			continue
-		}
-		gone, err := s.deps.Mounts.RemoveCacheMount(ctx, m.Name)
-		if err != nil {
-			return left, err
-		}
-		if gone {
-			left -= m.Size
-			opt.rep.Freed += m.Size
-			opt.rep.Cache = append(opt.rep.Cache, m.Name)
-		}
-	}
-	return left, nil
-}
-
-func (s *Service) pruneImages(opt worker.PruneOptions, rep *worker.PruneReport) error {
-	all, err := s.images.List()
-	if err != nil {
-		return err
-	}
-	children := make(map[digest.Digest]int, len(all))
-	for _, img := range all {
-		children[img.Parent]++
-	}
-	gone := make(map[digest.Digest]bool)
-	for more := true; more; { // an image can go when those have gone that were committed from it
-		more = false
-		for _, img := range all {
-			if gone[img.ID] || children[img.ID] > 0 || s.spared(img, &opt) {
-				continue
-			}
-			if err := s.images.Delete(img.ID); errors.Is(err, image.ErrNotFound) {
-				continue // somebody else was faster
-			} else if err != nil {
-				return err
-			}
-			rep.Images = append(rep.Images, references(img)...)
-			rep.Images = append(rep.Images, worker.Removed{Deleted: string(img.ID)})
-			gone[img.ID], more = true, true
-			children[img.Parent]--
-		}
-	}
-	return nil
-}
-
-// spared says whether an image stays though others are pruned.
-func (s *Service) spared(img *image.Image, opt *worker.PruneOptions) bool {
-	return len(img.Names) > 0 && !opt.All || len(s.users(img.ID)) > 0 || !matchLabels(configOf(img).Config.Labels, opt.Labels) ||
-		opt.KeepFor > 0 && time.Since(img.Created) < opt.KeepFor
-}
-
-// matchLabels says whether labels meet every one of the filters "key", "key=value", "key!=value" and "key!".
-func matchLabels(labels map[string]string, filters []string) bool {
-	for _, f := range filters {
-		key, want, hasValue := strings.Cut(f, "=")
-		key, not := strings.CutSuffix(key, "!")
-		got, ok := labels[key]
-		if hasValue {
-			ok = ok && got == want
-		}
-		if ok == not {
-			return false
-		}
-	}
-	return true
 }

@@ -372,6 +372,84 @@ func TestRemovePlatform(t *testing.T) {
 	})
 }
 
+// Removing a name takes it from all its images, whatever their platforms, and those go that had nothing else. What the
+// registry called them goes with it, and is named once; another image's reference by the same digest is left alone.
+func TestRemoveAllPlatforms(t *testing.T) {
+	const m, n, repo = "docker.io/library/m:latest", "docker.io/library/n:latest", "docker.io/library/m"
+	index := image.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromString("index"), Size: 5}
+	idx := "m@" + string(index.Digest)
+	for _, tt := range []struct {
+		name      string
+		names     []string
+		remaining string // a tag that the amd64 image gets beside
+		pulled    bool
+		ref, want string
+	}{
+		{name: "built", names: []string{m}, ref: "m", want: "-m:latest xA xB"},
+		{name: "pulled", names: []string{m}, pulled: true, ref: "m", want: "-m:latest -" + idx + " xA xB"},
+		{name: "by digest", names: []string{m}, pulled: true, ref: idx, want: "-" + idx},
+		{name: "two names", names: []string{m, n}, pulled: true, ref: "m", want: "-m:latest -" + idx},
+		{name: "one has another tag", names: []string{m}, pulled: true, remaining: "m:2", ref: "m", want: "-m:latest xB"},
+		{name: "one has another name", names: []string{m}, pulled: true, remaining: "o:2", ref: "m", want: "-m:latest -" + idx + " xB"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newService(t, newLayers(t, t.TempDir(), "native"))
+			amd, arm := twoPlatforms(t, s, tt.names...)
+			if tt.pulled {
+				for _, img := range []*image.Image{amd, arm} {
+					img.Manifests = []image.Manifest{{Repository: repo, Descriptor: index}, {
+						Repository: repo, Descriptor: image.Descriptor{Digest: digest.FromString("of " + string(img.ID))}, Inner: true,
+					}}
+				}
+				if err := s.images.Update(image.Update{Images: []*image.Image{amd, arm}, Names: tt.names, Index: &index}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.remaining != "" {
+				if err := s.Tag(t.Context(), string(amd.ID), tt.remaining); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, err := s.Remove(t.Context(), tt.ref, worker.RemoveOptions{})
+			got := strings.NewReplacer("x"+string(amd.ID)[7:12], "xA", "x"+string(arm.ID)[7:12], "xB").Replace(effects(r))
+			if err != nil || got != tt.want {
+				t.Errorf("got %s, %v; want %s", got, err, tt.want)
+			}
+			left, err := s.images.List()
+			if want := 2 - strings.Count(tt.want, "xA") - strings.Count(tt.want, "xB"); err != nil || len(left) != want {
+				t.Errorf("%d images left, %v; want %d", len(left), err, want)
+			}
+			for _, img := range left {
+				if slices.Contains(img.RepoDigests(), "docker.io/library/"+idx) != (tt.remaining == "m:2") {
+					t.Errorf("%s has the digests %q", img.ID, img.RepoDigests())
+				}
+			}
+		})
+	}
+}
+
+// A container that uses one of a name's images keeps the name, unless that is forced.
+func TestRemoveUsedPlatform(t *testing.T) {
+	s := newService(t, newLayers(t, t.TempDir(), "native"))
+	_, arm := twoPlatforms(t, s, "docker.io/library/m:latest")
+	s.deps.Users = func(id digest.Digest) []worker.ImageUser {
+		if id == arm.ID {
+			return []worker.ImageUser{{Container: "box"}}
+		}
+		return nil
+	}
+	if _, err := s.Remove(t.Context(), "m", worker.RemoveOptions{}); !errors.Is(err, worker.ErrInUse) {
+		t.Errorf("got %v", err)
+	}
+	if l, err := s.images.List(); err != nil || len(l) != 2 || len(l[0].Names)+len(l[1].Names) != 2 {
+		t.Errorf("left are %+v, %v", l, err)
+	}
+	r, err := s.Remove(t.Context(), "m", worker.RemoveOptions{Force: true})
+	if got := effects(r); err != nil || !strings.HasPrefix(got, "-m:latest x") || strings.Contains(got, string(arm.ID)[7:12]) {
+		t.Errorf("by force: %s, %v", got, err)
+	}
+}
+
 // Saving a name saves all that it has, or the platforms that are asked for; loading chooses likewise.
 func TestSavePlatforms(t *testing.T) {
 	eachService(t, func(t *testing.T, s *Service) {

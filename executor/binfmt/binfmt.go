@@ -62,10 +62,12 @@ type Detector struct {
 
 // An answer is what is known of an architecture.
 type answer struct {
-	once     sync.Once
-	until    time.Time // guarded by Detector.mu
+	until time.Time     // guarded by Detector.mu
+	done  chan struct{} // closed when what follows is set
+
 	native   bool
 	emulator *executor.Emulator // nil with native false: there is none
+	givenUp  bool               // there is no answer, since the context of who asked has ended
 }
 
 var _ executor.Emulators = (*Detector)(nil)
@@ -126,27 +128,46 @@ func (d *Detector) variant(p ocispec.Platform) error {
 	return &executor.PlatformError{Platform: platforms.Format(p), Supported: supported}
 }
 
-// ask finds out about an architecture, unless that was done just now.
+// ask finds out about an architecture, unless that was done just now. What somebody has begun to find out who then gave up
+// is found out again. When ctx has ended the answer means nothing.
 func (d *Detector) ask(ctx context.Context, arch string) *answer {
-	d.mu.Lock()
-	a := d.seen[arch]
-	if a == nil || d.now().After(a.until) {
-		a = &answer{until: d.now().Add(maxAge)}
-		d.seen[arch] = a
-	}
-	d.mu.Unlock()
-	a.once.Do(func() {
-		d.detect(ctx, arch, a)
+	for {
 		d.mu.Lock()
-		defer d.mu.Unlock()
-		switch {
-		case ctx.Err() != nil: // that says nothing
-			delete(d.seen, arch)
-		case !a.native && a.emulator == nil:
-			a.until = d.now().Add(maxNoneAge)
+		a := d.seen[arch]
+		first := a == nil || d.now().After(a.until)
+		if first {
+			a = &answer{until: d.now().Add(maxAge), done: make(chan struct{})}
+			d.seen[arch] = a
 		}
-	})
-	return a
+		d.mu.Unlock()
+		if first {
+			d.find(ctx, arch, a)
+			return a
+		}
+		select {
+		case <-a.done:
+			if !a.givenUp {
+				return a
+			}
+		case <-ctx.Done():
+			return new(answer)
+		}
+	}
+}
+
+// find finds the answer a.
+func (d *Detector) find(ctx context.Context, arch string, a *answer) {
+	defer close(a.done)
+	d.detect(ctx, arch, a)
+	a.givenUp = ctx.Err() != nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case a.givenUp && d.seen[arch] == a:
+		delete(d.seen, arch)
+	case !a.native && a.emulator == nil:
+		a.until = d.now().Add(maxNoneAge)
+	}
 }
 
 func (d *Detector) detect(ctx context.Context, arch string, a *answer) {

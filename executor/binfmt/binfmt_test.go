@@ -226,3 +226,43 @@ func FuzzHandler(f *testing.F) {
 		}
 	})
 }
+
+// That somebody gives up who was the first to ask does not mean for others that there is no emulator.
+func TestAskGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		d := New(Options{
+			Host: ocispec.Platform{OS: "linux", Architecture: "amd64"}, CPUFlags: []string{}, Registry: t.TempDir(),
+			LookPath: func(string) (string, error) { return "", os.ErrNotExist },
+			Try: func(ctx context.Context, _ []byte) error {
+				tries++
+				select {
+				case <-time.After(time.Second):
+					return nil
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			},
+		})
+		arm := ocispec.Platform{OS: "linux", Architecture: "arm64"}
+		first, giveUp := context.WithCancel(t.Context())
+		var asking sync.WaitGroup
+		asking.Go(func() {
+			if _, err := d.Emulator(first, arm); !errors.Is(err, context.Canceled) {
+				t.Errorf("who gave up got %v", err)
+			}
+		})
+		synctest.Wait()
+		asking.Go(func() {
+			if em, err := d.Emulator(t.Context(), arm); em != nil || err != nil {
+				t.Errorf("who waited got %v, %v", em, err)
+			}
+		})
+		synctest.Wait()
+		giveUp()
+		asking.Wait()
+		if tries != 2 {
+			t.Errorf("it was tried %d times, want 2", tries)
+		}
+	})
+}

@@ -219,7 +219,8 @@ func TestMountOptions(t *testing.T) {
 			Mode: 0o750, UID: 3, GID: 4, Data: []string{"nr_inodes=7", "size=10%"},
 		}),
 		"ro, noexec, nosuid, nodev, rw, exec": memory(executor.Mount{NoSuid: true, NoDev: true}),
-		"strictatime, rprivate, ro":           memory(executor.Mount{ReadOnly: true}),
+		"strictatime, rprivate, ro":           memory(executor.Mount{ReadOnly: true, Flags: []string{"strictatime"}}),
+		"noatime, sync":                       memory(executor.Mount{Flags: []string{"noatime", "sync"}}),
 	} {
 		spec, err := mounted(t, dir, "{hostPath: tmpfs, containerPath: /tt, type: tmpfs, options: ["+options+"]}")
 		if err != nil || len(spec.Mounts) != 1 || !reflect.DeepEqual(spec.Mounts[0], want) {

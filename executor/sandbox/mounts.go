@@ -18,9 +18,6 @@ const defaultShmSize = 64 << 20
 // (CVE-2024-9407).
 var propagations = []string{"", "private", "rprivate", "slave", "rslave", "shared", "rshared"}
 
-// tmpfsData are the options of a tmpfs that have no field.
-var tmpfsData = []string{"size", "nr_inodes", "nr_blocks", "mpol", "huge"}
-
 func validateMount(m *executor.Mount) error {
 	clean := path.Clean(m.Target)
 	switch {
@@ -42,8 +39,13 @@ func validateMount(m *executor.Mount) error {
 		return fmt.Errorf("mount at %s: owner %d:%d out of range", m.Target, m.UID, m.GID)
 	}
 	for _, o := range m.Data {
-		if name, _, _ := strings.Cut(o, "="); !slices.Contains(tmpfsData, name) || strings.ContainsAny(o, ",\x00\n") {
-			return fmt.Errorf("mount at %s: option %q: want one of %q", m.Target, o, tmpfsData)
+		if !executor.IsTmpfsData(o) {
+			return fmt.Errorf("mount at %s: option %q: a tmpfs has none such", m.Target, o)
+		}
+	}
+	for _, o := range m.Flags {
+		if !executor.IsMountFlag(m.Type, o) {
+			return fmt.Errorf("mount at %s: option %q: no mount of its type has one such", m.Target, o)
 		}
 	}
 	// Nothing may hide the file systems that isolation is built on (CVE-2019-16884, CVE-2023-27561).
@@ -163,6 +165,7 @@ func userMount(m *executor.Mount, target, source string) specs.Mount {
 		flag(m.NoSuid, "nosuid")
 		flag(m.NoDev, "nodev")
 		flag(m.NoExec, "noexec")
+		opts = append(opts, m.Flags...)
 		mode := m.Mode
 		if mode == 0 {
 			mode = 0o1777
@@ -188,6 +191,7 @@ func userMount(m *executor.Mount, target, source string) specs.Mount {
 	flag(m.NoSuid, "nosuid")
 	flag(m.NoDev, "nodev")
 	flag(m.NoExec, "noexec")
+	opts = append(opts, m.Flags...)
 	flag(m.Propagation != "", m.Propagation)
 	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: opts}
 }

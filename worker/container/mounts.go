@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -165,38 +164,11 @@ func (m *Manager) viewOf(ctx context.Context, id snapshot.ID) (*os.File, error) 
 func tmpfs(em *executor.Mount, opts []string) error {
 	em.Type, em.NoExec, em.NoSuid, em.NoDev, em.Mode = executor.Tmpfs, true, true, true, 0o1777
 	for _, opt := range opts {
-		key, value, _ := strings.Cut(opt, "=")
 		var err error
-		switch key {
-		case "":
-		case "ro":
-			em.ReadOnly = true
-		case "rw", "sync", "async", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime":
-			em.ReadOnly = em.ReadOnly && key != "rw"
-		case "exec", "noexec":
-			em.NoExec = key == "noexec"
-		case "suid", "nosuid":
-			em.NoSuid = key == "nosuid"
-		case "dev", "nodev":
-			em.NoDev = key == "nodev"
-		case "size":
-			if strings.HasSuffix(value, "%") {
-				em.Data = append(em.Data, opt)
-				break
-			}
+		if value, ok := strings.CutPrefix(opt, "size="); ok && !strings.HasSuffix(value, "%") {
 			em.Size, err = units.RAMInBytes(value)
-		case "mode":
-			var mode uint64
-			mode, err = strconv.ParseUint(value, 8, 32)
-			em.Mode = uint32(mode)
-		case "uid":
-			em.UID, err = strconv.Atoi(value)
-		case "gid":
-			em.GID, err = strconv.Atoi(value)
-		case "nr_inodes", "nr_blocks", "mpol", "huge":
-			em.Data = append(em.Data, opt)
-		default:
-			err = errors.New("unknown option")
+		} else {
+			err = em.SetOption(opt)
 		}
 		if err != nil {
 			return worker.Invalidf("invalid tmpfs option [%q]", opt)

@@ -15,6 +15,10 @@ import (
 func TestLongArguments(t *testing.T) {
 	most := 32*os.Getpagesize() - 1
 	script := func(n int) string { return strings.Repeat(": a comment for nobody\n", n/23+1)[:n-1] + "\n" }
+	// A line of a Dockerfile has a limit, too.
+	long := func(n int) string {
+		return "\"" + strings.Repeat(strings.Repeat("x", 50_000)+"\\\n", n/50_000) + strings.Repeat("x", n%50_000) + "\""
+	}
 	for name, c := range map[string]struct {
 		text string
 		line int // of the error; 0 for none
@@ -23,6 +27,9 @@ func TestLongArguments(t *testing.T) {
 		"too long":    {"FROM busybox\nRUN make\nRUN <<E\n" + script(most+1) + "E\n", 3},
 		"shell's own": {"FROM busybox\nRUN cat <<E\n" + script(most) + "E\n", 2},
 		"file":        {"FROM busybox\nRUN <<E\n#!/bin/sh\n" + script(2*most) + "E\n", 0},
+		"words":       {"FROM busybox\nRUN [\"x\"," + strings.Repeat(long(most)+",\\\n", 14) + long(most) + "]\n", 0},
+		"a long word": {"FROM busybox\nRUN [\"x\",\"y\"," + long(most+1) + "]\n", 2},
+		"unused":      {"FROM busybox AS a\nRUN <<E\n" + script(2*most) + "E\nFROM busybox\nRUN true\n", 0},
 	} {
 		_, err := dockerfileCase(t, c.text).translate()
 		if c.line == 0 {

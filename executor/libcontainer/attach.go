@@ -30,8 +30,13 @@ type plan struct {
 	Net    bool    // the network namespace to join
 	Config bool    // the configuration, in place of the one that libcontainer sent
 	Stdio  [3]bool // the standard streams that are not /dev/null
-	// Spare says that the process is one: it reports spareReady, and waits for its plan proper.
-	Spare bool
+	// Places are where in Root the skeleton goes that the process has made; none if it is not wanted.
+	Root   string
+	Places []placement `json:",omitempty"`
+	// Spare says that the process is one: it makes the Skeleton, if there is one, reports spareStaged, or spareReady, and waits
+	// for its plan proper.
+	Spare    bool
+	Skeleton *skeleton `json:",omitempty"`
 }
 
 // descriptors is how many come with the plan.
@@ -45,8 +50,11 @@ func (p *plan) descriptors() int {
 	return n
 }
 
-// spareReady is the message of a process which waits for its plan.
-const spareReady = "ready"
+// The messages of a process which waits for its plan: without a skeleton, and with it.
+const (
+	spareReady  = "ready"
+	spareStaged = "staged"
+)
 
 // attachFD is where the socket with the attachments is in a new process: the first of libcontainer's ExtraFiles. It
 // counts as one that the sandbox's process inherits, so Attach leaves a close-on-exec file there.
@@ -137,11 +145,13 @@ func prepare() {
 
 func attach(sock int) error {
 	p, fds, err := receivePlan(sock)
+	sk := p.Skeleton
 	if err == nil && p.Spare {
+		state := p.getReady()
 		if err := awaitConfig(); err != nil {
 			return err
 		}
-		if _, err := unix.Write(sock, []byte(spareReady)); err != nil {
+		if _, err := unix.Write(sock, []byte(state)); err != nil {
 			return fmt.Errorf("reporting: %w", err)
 		}
 		p, fds, err = receivePlan(sock)
@@ -168,10 +178,27 @@ func attach(sock int) error {
 		}
 		unix.Close(fd)
 	}
-	if err := p.takeOver(next); err != nil || !p.Files {
+	if err := p.takeOver(next); err != nil {
 		return err
 	}
+	if len(p.Places) > 0 {
+		if err := sk.finish(p.Root, p.Places); err != nil {
+			return err
+		}
+	}
+	if !p.Files {
+		return nil
+	}
 	return keepFiles(!p.Config)
+}
+
+// getReady does what a spare can do before it knows what it will be.
+func (p *plan) getReady() (state string) {
+	warmUp()
+	if p.Skeleton == nil || p.Skeleton.make() != nil {
+		return spareReady // libcontainer will make it, or have an error that says more
+	}
+	return spareStaged
 }
 
 // takeOver makes a spare the process that the plan wants. next returns the plan's descriptors.

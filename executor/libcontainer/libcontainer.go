@@ -56,6 +56,9 @@ func NewRuntime() (*Runtime, error) {
 			return nil, fmt.Errorf("making %s: %w", d, err)
 		}
 	}
+	if err := makeSkeletonDirs(); err != nil {
+		return nil, err
+	}
 	// For the processes that libcontainer starts, which have one thing to do at a time.
 	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
 		return nil, err

@@ -128,7 +128,8 @@ func (r *Runtime) KeepSpare(id string, spec *specs.Spec) error {
 	if kind == "" {
 		return fmt.Errorf("spare sandbox %s: not of a kind that can be made ahead", id)
 	}
-	s, err := r.startSpare(id, kind, r.blank(config, id))
+	sk, _ := skeletonOf(config)
+	s, err := r.startSpare(id, kind, r.blank(config, id), sk)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,9 @@ type spare struct {
 	ran    chan struct{} // closed when box.Start has returned
 	runErr error         // what it returned; to be read after that
 	waits  bool          // ready has returned already
+	// skeleton is the key of the one that it has been told to make; staged says that it has.
+	skeleton string
+	staged   bool
 	// Of one for a container only: how it hands over a terminal, and whether it has a network namespace of its own.
 	console *console
 	net     bool
@@ -152,12 +155,13 @@ func (r *Runtime) keepSpare(shape string, config *configs.Config) {
 	r.spares.idle, r.spares.making = nil, true
 	r.spares.last++
 	id := "spare_" + strconv.FormatUint(r.spares.last, 10) // no sandbox has an underscore in its ID
+	sk, _ := skeletonOf(config)
 	config = r.blank(config, id)
 	go func() {
 		if old != nil {
 			old.discard()
 		}
-		s, err := r.startSpare(id, shape, config) // after an error, the next sandbox is started without, and reports it
+		s, err := r.startSpare(id, shape, config, sk) // after an error, the next sandbox is started without, and reports it
 		r.spares.mu.Lock()
 		r.spares.making = false
 		if err == nil {
@@ -204,15 +208,17 @@ func (r *Runtime) blank(config *configs.Config, id string) *configs.Config {
 }
 
 // startSpare starts one and returns without waiting for it.
-func (r *Runtime) startSpare(id, shape string, config *configs.Config) (*spare, error) {
-	s := &spare{id: id, shape: shape, config: config, ran: make(chan struct{}), net: network(config) == ownNetwork}
+func (r *Runtime) startSpare(id, shape string, config *configs.Config, sk *skeleton) (*spare, error) {
+	s := &spare{
+		id: id, shape: shape, config: config, skeleton: sk.key(), ran: make(chan struct{}), net: network(config) == ownNetwork,
+	}
 	var err error
 	if s.box, err = lc.Create(stateDir, id, config); err != nil {
 		return nil, fmt.Errorf("creating spare sandbox %s: %w", id, err)
 	}
 	parent, child, err := planSocket()
 	if err == nil {
-		err = send(parent, &plan{Spare: true}, nil)
+		err = send(parent, &plan{Spare: true, Skeleton: sk}, nil)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.box.Destroy())
@@ -248,7 +254,8 @@ func (s *spare) ready() error {
 	}
 	b := make([]byte, 4096)
 	n, err := s.sock.Read(b)
-	if err == nil && string(b[:n]) != spareReady {
+	s.staged = err == nil && string(b[:n]) == spareStaged
+	if err == nil && !s.staged && string(b[:n]) != spareReady {
 		err = errors.New(string(b[:n]))
 	}
 	if err != nil {
@@ -263,6 +270,10 @@ func (s *spare) become(config *configs.Config, o *Options, filter *os.File) (ter
 	group := s.config.Cgroups // which the cgroup manager has, too
 	group.Resources = config.Cgroups.Resources
 	config.Cgroups = group
+	places := s.useSkeleton(config, o.Root)
+	if places != nil && o.Trace != nil {
+		o.Trace("skeleton")
+	}
 	// lc.Create has seen the blank configuration only.
 	if err := validate.Validate(config); err != nil {
 		return nil, err
@@ -273,7 +284,10 @@ func (s *spare) become(config *configs.Config, o *Options, filter *os.File) (ter
 		return nil, err
 	}
 	defer body.Close()
-	p := &plan{Mounts: o.Attachments, Filter: filter != nil, Files: limitsFiles(config.Rlimits), Net: o.NetNS != nil, Config: true}
+	p := &plan{
+		Mounts: o.Attachments, Filter: filter != nil, Files: limitsFiles(config.Rlimits), Net: o.NetNS != nil, Config: true,
+		Root: config.Rootfs, Places: places,
+	}
 	rest := []*os.File{filter, o.NetNS, body}
 	for i, f := range o.Stdio {
 		p.Stdio[i] = f != nil

@@ -38,7 +38,9 @@ func main() {
 	// A third signal must end the program whatever it does, so there is room for all of them.
 	signals := make(chan os.Signal, patience)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	// These are taken and forgotten. If they were ignored instead, every program that the daemon starts would begin with them
+	// ignored: containers and steps too, whose shells could not even trap them.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(os.Args[1:], process{
 		env: config.OSEnv(), stdout: os.Stdout, stderr: os.Stderr, signals: signals, worker: newWorker,
 		abort: func() { os.Exit(1) },

@@ -184,7 +184,8 @@ func (s *Server) update(ctx context.Context, c *call) error {
 	return c.send(http.StatusOK, res)
 }
 
-// inspectContainer describes a container.
+// inspectContainer describes a container. What dockerd no longer says since 1.42 and 1.52 is said to every client: people
+// and their templates go on to ask for it, and a client that does not know a field passes over it.
 func (s *Server) inspectContainer(ctx context.Context, c *call) error {
 	cs, err := s.containers()
 	if err != nil {
@@ -197,16 +198,9 @@ func (s *Server) inspectContainer(ctx context.Context, c *call) error {
 	if c.before(48) {
 		info.ImageManifestDescriptor = nil
 	}
-	if !c.before(52) {
-		return c.send(http.StatusOK, info)
-	}
-	old := oldContainer{InspectResponse: info, HostConfig: info.HostConfig}
-	if info.HostConfig != nil && c.before(42) {
-		h := &oldHostConfig{HostConfig: info.HostConfig}
-		if !c.before(40) {
-			h.KernelMemoryTCP = new(int64)
-		}
-		old.HostConfig = h
+	old := oldContainer{InspectResponse: info}
+	if info.HostConfig != nil {
+		old.HostConfig = &oldHostConfig{HostConfig: info.HostConfig}
 	}
 	if n := info.NetworkSettings; n != nil {
 		old.NetworkSettings = oldNetworks(n)
@@ -220,19 +214,18 @@ func (s *Server) inspectContainer(ctx context.Context, c *call) error {
 	return c.send(http.StatusOK, old)
 }
 
-// oldContainer is a container before 1.52.
+// oldContainer is a container with all that one has ever had.
 type oldContainer struct {
 	*container.InspectResponse
-	HostConfig      any
+	HostConfig      *oldHostConfig
 	Config          *oldContainerConfig
 	NetworkSettings *oldNetworkSettings
 }
 
-// oldHostConfig has limits before 1.42 that there are not.
+// oldHostConfig has limits that there are no longer.
 type oldHostConfig struct {
 	*container.HostConfig
-	KernelMemory    int64
-	KernelMemoryTCP *int64 `json:",omitempty"`
+	KernelMemory, KernelMemoryTCP int64
 }
 
 type oldContainerConfig struct {

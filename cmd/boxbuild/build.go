@@ -44,6 +44,8 @@ type buildOptions struct {
 	limits        limitOptions
 	call          callOption
 	foreign       foreignOptions
+
+	fetched []byte // the Dockerfile, if file is a URL
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -115,9 +117,16 @@ func (a *app) build(ctx context.Context, opt *buildOptions) error {
 	if err := opt.checkDetach(); err != nil {
 		return err
 	}
-	plan, err := a.plan(opt)
-	if err != nil {
-		return err
+	err := a.fetchDockerfile(ctx, opt)
+	var plan *buildPlan
+	if err == nil {
+		plan, err = a.plan(opt)
+	}
+	if err == nil {
+		err = opt.checkFiles()
+	}
+	if err != nil { // such as a file that is not there
+		return usageError{message: err.Error()}
 	}
 	plan.request.Detach = opt.detach
 	if err := checkText(plan.request); err != nil {

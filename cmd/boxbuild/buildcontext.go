@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,12 +33,12 @@ func isRemote(ctx string) bool {
 	return remoteRegexp.MatchString(ctx)
 }
 
-// planRemote sets a context that the daemon fetches. The Dockerfile is in it, unless it is standard input or has an absolute
+// planRemote sets a context that the daemon fetches. The Dockerfile is in it, unless it is standard input or a URL, or has an absolute
 // path.
 func (a *app) planRemote(req *boxbuildv1.BuildRequest, opt *buildOptions) error {
 	front := req.Frontend
 	front.Context = &boxbuildv1.Frontend_ContextUrl{ContextUrl: opt.context}
-	if opt.file == "-" || filepath.IsAbs(opt.file) {
+	if opt.file == "-" || isHTTP(opt.file) || filepath.IsAbs(opt.file) {
 		return a.planDockerfile(req, opt)
 	}
 	front.Filename = opt.file
@@ -104,14 +105,17 @@ func (a *app) planStdin(plan *buildPlan, opt *buildOptions) error {
 	}
 	if isArchive(head) {
 		front.Context = &boxbuildv1.Frontend_ContextUpload{ContextUpload: contextUpload}
-		front.Filename = opt.file
 		plan.upload = in
+		if isHTTP(opt.file) {
+			return a.planDockerfile(plan.request, opt)
+		}
+		front.Filename = opt.file
 		return nil
 	}
 	if opt.file != "" {
 		return usagef("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
 	}
-	text, err := readDockerfile(in)
+	text, err := readDockerfile(in, fromStdin)
 	if err != nil {
 		return err
 	}
@@ -121,20 +125,46 @@ func (a *app) planStdin(plan *buildPlan, opt *buildOptions) error {
 
 // stdinDockerfile reads a Dockerfile from standard input.
 func (a *app) stdinDockerfile() ([]byte, error) {
-	text, err := readDockerfile(a.stdin)
+	text, err := readDockerfile(a.stdin, fromStdin)
 	if err == nil && isArchive(text) {
 		return nil, usagef("standard input is an archive, and not a Dockerfile")
 	}
 	return text, err
 }
 
-func readDockerfile(r io.Reader) ([]byte, error) {
+// isHTTP says whether a file is one that this program downloads.
+func isHTTP(file string) bool {
+	return strings.HasPrefix(file, "http://") || strings.HasPrefix(file, "https://")
+}
+
+// fetchDockerfile downloads a Dockerfile that is named by a URL. As with import, it is this program's place in the network
+// that counts.
+func (a *app) fetchDockerfile(ctx context.Context, opt *buildOptions) error {
+	if !isHTTP(opt.file) {
+		return nil
+	}
+	body, err := a.openSource(ctx, opt.file)
+	if err == nil {
+		defer body.Close()
+		opt.fetched, err = readDockerfile(body, "its URL")
+	}
+	if err != nil {
+		return fmt.Errorf("ERROR: failed to build: failed to read dockerfile: %w", err)
+	}
+	return nil
+}
+
+// fromStdin is how messages call standard input.
+const fromStdin = "standard input"
+
+// readDockerfile reads all of a Dockerfile, which is not too large; from says where it is from.
+func readDockerfile(r io.Reader, from string) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxDockerfile+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("reading the Dockerfile from standard input: %w", err)
+		return nil, fmt.Errorf("reading the Dockerfile from %s: %w", from, err)
 	case len(text) > maxDockerfile:
-		return nil, usagef("the Dockerfile from standard input is larger than %s", units.BytesSize(maxDockerfile))
+		return nil, usagef("the Dockerfile from %s is larger than %s", from, units.BytesSize(maxDockerfile))
 	}
 	return text, nil
 }

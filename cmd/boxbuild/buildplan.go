@@ -176,15 +176,18 @@ func (a *app) planContexts(plan *buildPlan, opt *buildOptions) error {
 func (a *app) planDockerfile(req *boxbuildv1.BuildRequest, opt *buildOptions) error {
 	front := req.Frontend
 	path := opt.file
-	switch path {
-	case "-":
+	switch {
+	case isHTTP(path):
+		front.Dockerfile = &boxbuildv1.Frontend_Text{Text: opt.fetched}
+		return nil
+	case path == "-":
 		text, err := a.stdinDockerfile()
 		if err != nil {
 			return err
 		}
 		front.Dockerfile = &boxbuildv1.Frontend_Text{Text: text}
 		return nil
-	case "":
+	case path == "":
 		path = filepath.Join(opt.context, "Dockerfile")
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			if lower := filepath.Join(opt.context, "dockerfile"); exists(lower) {
@@ -214,6 +217,9 @@ func exists(path string) bool {
 
 // directory describes a directory so that the daemon knows it again.
 func directory(name, path string) (*boxbuildv1.Directory, error) {
+	if path == "" { // it is not the working directory, but a variable that is not set
+		return nil, errors.New(`path "" not found`)
+	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err

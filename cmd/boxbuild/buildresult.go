@@ -9,10 +9,50 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
+
+// checkFiles says whether what a build is to write about its result can be written: to learn that afterwards is late.
+func (o *buildOptions) checkFiles() error {
+	for _, f := range []struct{ what, path string }{{"image ID", o.iidFile}, {"metadata", o.metadataFile}} {
+		if f.path == "" {
+			continue
+		}
+		if err := writable(f.path); err != nil {
+			return fmt.Errorf("ERROR: failed to build: cannot write the %s: %w", f.what, err)
+		}
+	}
+	return nil
+}
+
+// writable says whether a file can be written, by writeFile's ways.
+func writable(path string) error {
+	switch st, err := os.Stat(path); {
+	case err == nil && st.IsDir():
+		return &fs.PathError{Op: "open", Path: path, Err: unix.EISDIR}
+	case err == nil && !st.Mode().IsRegular():
+		return nil
+	}
+	dir := filepath.Dir(path)
+	st, err := os.Stat(dir)
+	var cause *fs.PathError
+	switch {
+	case errors.As(err, &cause):
+		return &fs.PathError{Op: "open", Path: path, Err: cause.Err}
+	case err == nil && !st.IsDir():
+		return &fs.PathError{Op: "open", Path: path, Err: unix.ENOTDIR}
+	case err == nil:
+		if err = unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+			err = &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+	return err
+}
 
 // removeStale removes a regular file that a build is to write.
 func removeStale(file string) error {

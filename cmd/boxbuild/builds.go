@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,6 +162,9 @@ func (a *app) listBuilds(ctx context.Context, opt *buildsListOptions) error {
 	return writeRows(a.stdout, format, rows)
 }
 
+// buildStatuses are what a build can be.
+var buildStatuses = []string{"running", "completed", "error", "canceled"}
+
 // buildFilter returns what says whether a build is to be listed: all filters have to match.
 func buildFilter(list []string) (func(*boxbuildv1.BuildRecord) bool, error) {
 	var all []func(*boxbuildv1.BuildRecord) bool
@@ -171,6 +176,9 @@ func buildFilter(list []string) (func(*boxbuildv1.BuildRecord) bool, error) {
 		var m func(*boxbuildv1.BuildRecord) bool
 		switch key {
 		case "status":
+			if !slices.Contains(buildStatuses, value) {
+				return nil, usagef("invalid filter 'status=%s': there are %s", value, strings.Join(buildStatuses, ", "))
+			}
 			m = func(b *boxbuildv1.BuildRecord) bool { return b.GetStatus() == value }
 		case "id":
 			m = func(b *boxbuildv1.BuildRecord) bool { return strings.HasPrefix(b.GetId(), value) }
@@ -251,12 +259,16 @@ func buildName(b *boxbuildv1.BuildRecord) string {
 	if dir := attrs["localdir:context"]; name == "" && dir != "" {
 		name = filepath.Base(dir)
 	}
-	if name == "" {
+	if name == "-" {
+		name = "stdin"
+	}
+	if name == "" && b.GetFrontend() != "dockerfile.v0" {
 		name = b.GetFrontend()
 	}
 	if f := attrs["filename"]; f != "" && (f != "Dockerfile" || name == "") {
 		name = filepath.Join(name, f)
 	}
+	name = cmp.Or(name, "Dockerfile")
 	if t := attrs["target"]; t != "" {
 		name += " (" + t + ")"
 	}

@@ -1,29 +1,27 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"text/template"
 	"time"
 
-	"github.com/docker/cli/templates"
 	"github.com/spf13/cobra"
 
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 )
 
 func (a *app) buildsInspectCommand() *cobra.Command {
-	var format string
+	var opt inspectOptions
 	cmd := &cobra.Command{
 		Use: "inspect [OPTIONS] BUILD [BUILD...]", Short: "Display detailed information on one or more builds",
 		Args: oneOrMore, DisableFlagsInUseLine: true,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.inspectBuilds(cmd.Context(), args, format) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.inspectEach(cmd.Context(), args, opt.format, a.inspectBuild)
+		},
 	}
-	cmd.Flags().StringVar(&format, "format", "", formatHelp)
+	opt.register(cmd)
 	return cmd
 }
 
@@ -83,51 +81,21 @@ type stepView struct {
 	Internal bool `json:",omitempty"`
 }
 
-// inspectBuilds prints what there is of refs, then says which are not there.
-func (a *app) inspectBuilds(ctx context.Context, refs []string, format string) error {
-	var tmpl *template.Template
-	if format != "" && format != "json" {
-		var err error
-		if tmpl, err = templates.Parse(format); err != nil {
-			return usagef("template parsing error: %v", err)
-		}
-	}
+func (a *app) inspectBuild(ctx context.Context, ref string) (*inspected, error) {
 	builds, err := a.builds(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found := []*buildView{}
-	var errs []error
-	for _, ref := range refs {
-		rec, err := builds.InspectBuild(ctx, &boxbuildv1.InspectBuildRequest{Build: ref})
-		if err == nil {
-			view := viewBuild(rec)
-			if view.Vertices, err = buildSteps(ctx, builds, rec.GetId()); err == nil {
-				found = append(found, view)
-			}
-		}
-		if err != nil {
-			errs = append(errs, err)
-		}
+	rec, err := builds.InspectBuild(ctx, &boxbuildv1.InspectBuildRequest{Build: ref})
+	if err != nil {
+		return nil, err
 	}
-	switch {
-	case tmpl != nil:
-		for _, b := range found {
-			var text bytes.Buffer
-			if err = tmpl.Execute(&text, b); err != nil {
-				return fmt.Errorf("template parsing error: %w", err)
-			}
-			fmt.Fprintln(a.stdout, text.String())
-		}
-	case format == "json":
-		err = json.NewEncoder(a.stdout).Encode(found)
-	default:
-		var text []byte
-		if text, err = json.MarshalIndent(found, "", "    "); err == nil {
-			_, err = fmt.Fprintf(a.stdout, "%s\n", text)
-		}
+	view := viewBuild(rec)
+	if view.Vertices, err = buildSteps(ctx, builds, rec.GetId()); err != nil {
+		return nil, err
 	}
-	return errors.Join(append([]error{err}, errs...)...)
+	raw, err := json.Marshal(view)
+	return &inspected{view, raw}, err
 }
 
 func viewBuild(b *boxbuildv1.BuildRecord) *buildView {

@@ -14,7 +14,7 @@ import (
 // Exit codes.
 const (
 	exitFailed = 1 // what was asked for failed
-	exitUsage  = 2 // the command line of build or builds makes no sense
+	exitUsage  = 2 // the command line of build makes no sense, or names what is not there
 )
 
 // A usageError is a command line that makes no sense.
@@ -29,15 +29,13 @@ func usagef(format string, args ...any) error {
 	return usageError{message: fmt.Sprintf(format, args...)}
 }
 
-// usageCode is the exit code of a command whose command line makes no sense: docker's, but for the commands of builds, whose
-// users tell by it a build that failed from one that was never begun.
+// usageCode is the exit code of a command whose command line makes no sense: docker's, but for build, whose users tell by it
+// what they have to write in another way from a build that failed.
 func usageCode(cmd *cobra.Command, flags bool) int {
-	for c := cmd; c != nil; c = c.Parent() {
-		if c.Name() == "build" || c.Name() == "builds" {
-			return exitUsage
-		}
-	}
-	if flags {
+	switch {
+	case cmd.Name() == "build":
+		return exitUsage
+	case flags:
 		return exitFlags
 	}
 	return exitFailed

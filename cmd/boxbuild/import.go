@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -113,7 +112,7 @@ func (a *app) openSource(ctx context.Context, source string) (io.ReadCloser, err
 	switch {
 	case source == "-":
 		return io.NopCloser(a.stdin), nil
-	case strings.HasPrefix(source, "http://"), strings.HasPrefix(source, "https://"):
+	case isHTTP(source):
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, source, nil)
 		if err != nil {
 			return nil, usageError{message: err.Error()}
@@ -124,7 +123,7 @@ func (a *app) openSource(ctx context.Context, source string) (io.ReadCloser, err
 		}
 		if resp.StatusCode != http.StatusOK {
 			_ = resp.Body.Close() // what it says does not matter
-			return nil, fmt.Errorf("downloading %s: %s", source, resp.Status)
+			return nil, fmt.Errorf("downloading %s: %s", req.URL.Redacted(), resp.Status)
 		}
 		return resp.Body, nil
 	}

@@ -142,7 +142,9 @@ func (o *inspected) execute(out io.Writer, tmpl *template.Template) error {
 	var b bytes.Buffer
 	if err := tmpl.Execute(&b, o.value); err != nil {
 		var raw any
-		if err := json.Unmarshal(o.raw, &raw); err != nil {
+		dec := json.NewDecoder(bytes.NewReader(o.raw))
+		dec.UseNumber() // a float would be printed with an exponent
+		if err := dec.Decode(&raw); err != nil {
 			return err
 		}
 		b.Reset()

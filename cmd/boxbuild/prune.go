@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/cli/opts"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -19,7 +20,7 @@ type pruneOptions struct {
 	request     *boxbuildv1.PruneRequest
 	all, force  bool
 	filters     []string
-	keepStorage string
+	keepStorage opts.MemBytes
 	what        string // for the question: "all dangling images"
 	whatAll     string
 	everything  bool // containers and networks too
@@ -55,7 +56,7 @@ func (a *app) pruneCommand(short string, images, cache bool) *cobra.Command {
 		f.BoolVar(&opt.volumes, "volumes", false, "Prune anonymous volumes")
 	}
 	if cache {
-		f.StringVar(&opt.keepStorage, "keep-storage", "", "Amount of disk space to keep for the build cache")
+		f.Var(&opt.keepStorage, "keep-storage", "Amount of disk space to keep for the build cache")
 	}
 	return cmd
 }
@@ -190,13 +191,7 @@ func (o *pruneOptions) parse() error {
 			return usagef("invalid filter %q", f)
 		}
 	}
-	if o.keepStorage != "" {
-		n, err := units.RAMInBytes(o.keepStorage)
-		if err != nil {
-			return usagef("invalid --keep-storage %q: %v", o.keepStorage, err)
-		}
-		o.request.KeepBytes = n
-	}
+	o.request.KeepBytes = o.keepStorage.Value()
 	return nil
 }
 

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -21,11 +23,12 @@ func (c clientOutput) receive(stdout io.Writer, r io.Reader) error {
 	return fmt.Errorf("this output takes no bytes")
 }
 
-// writeFile writes what r has to the file at path, which has its name only once it is complete.
+// writeFile writes what r has to the file at path, which has its name only once it is complete. Errors are of that name.
 func writeFile(path string, mode os.FileMode, r io.Reader) (err error) {
 	if st, statErr := os.Stat(path); statErr == nil && !st.Mode().IsRegular() {
 		return overwrite(path, r) // a device or a pipe, such as /dev/null
 	}
+	defer func() { err = named(err, path) }()
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -46,6 +49,19 @@ func writeFile(path string, mode os.FileMode, r io.Reader) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// named gives an error of the operating system's the name of the file that is meant.
+func named(err error, path string) error {
+	var file *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &link):
+		return &fs.PathError{Op: "write", Path: path, Err: link.Err}
+	case errors.As(err, &file):
+		return &fs.PathError{Op: file.Op, Path: path, Err: file.Err}
+	}
+	return err
 }
 
 func overwrite(path string, r io.Reader) error {

@@ -19,6 +19,9 @@ func origin(in *boxbuildv1.BuildRequest) worker.Origin {
 		}
 	}
 	set("context", f.GetContextUrl())
+	if f.GetContextUrl() == "" && f.GetContextDirectory() == "" {
+		set("context", "-") // standard input, as the user wrote it
+	}
 	for _, d := range in.GetDirectories() {
 		if d.GetName() == f.GetContextDirectory() || d.GetName() == f.GetDockerfileDirectory() {
 			set("localdir:"+d.GetName(), d.GetPath())

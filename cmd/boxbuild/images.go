@@ -80,7 +80,11 @@ func (a *app) listImages(ctx context.Context, opt *imagesOptions) error {
 	if err != nil {
 		return err
 	}
-	list, err := opt.choose(resp.GetImages())
+	own := resp.GetPlatform()
+	if opt.tree {
+		own = nil
+	}
+	list, err := opt.choose(resp.GetImages(), own)
 	if err != nil {
 		return err
 	}
@@ -151,18 +155,57 @@ func (o *imagesOptions) parseFilters() error {
 	return nil
 }
 
-// choose returns the images that the user wants to see, the newest first.
-func (o *imagesOptions) choose(all []*boxbuildv1.ImageSummary) ([]*boxbuildv1.ImageSummary, error) {
-	before, err := created(all, o.before)
+// standing leaves each name to one of its images, which stands for those for other platforms: that for own, the daemon's
+// platform, or the first. An image that has nothing but such names is not there any more.
+func standing(all []*boxbuildv1.ImageSummary, own *boxbuildv1.Platform) []*boxbuildv1.ImageSummary {
+	suits := func(img *boxbuildv1.ImageSummary) bool {
+		p := img.GetPlatform()
+		return p.GetOs() == own.GetOs() && p.GetArchitecture() == own.GetArchitecture()
+	}
+	owner := make(map[string]*boxbuildv1.ImageSummary) // by name
+	for _, img := range all {
+		for _, n := range img.GetNames() {
+			if o := owner[n]; o == nil || suits(img) && !suits(o) {
+				owner[n] = img
+			}
+		}
+	}
+	out := make([]*boxbuildv1.ImageSummary, 0, len(all))
+	for _, img := range all {
+		names := slices.DeleteFunc(slices.Clone(img.GetNames()), func(n string) bool { return owner[n] != img })
+		if len(names) > 0 || len(img.GetNames()) == 0 {
+			out = append(out, called(img, names, img.GetRepoDigests()))
+		}
+	}
+	return out
+}
+
+// called returns img with other names and digests.
+func called(img *boxbuildv1.ImageSummary, names, digests []string) *boxbuildv1.ImageSummary {
+	return &boxbuildv1.ImageSummary{
+		Id: img.GetId(), Names: names, RepoDigests: digests, Created: img.GetCreated(), Size: img.GetSize(), NameDigests: img.GetNameDigests(),
+		SharedSize: img.GetSharedSize(), ContentSize: img.GetContentSize(), Labels: img.GetLabels(), Platform: img.GetPlatform(),
+	}
+}
+
+// choose returns the images that the user wants to see, the newest first: one for each name, as standing says, unless own
+// is nil.
+func (o *imagesOptions) choose(all []*boxbuildv1.ImageSummary, own *boxbuildv1.Platform) ([]*boxbuildv1.ImageSummary, error) {
+	list := all
+	if own != nil {
+		list = standing(all, own)
+	}
+	known := slices.Concat(list, all) // a name is first of all the one that is shown; an ID may be of one that is not
+	before, err := created(known, o.before)
 	if err != nil {
 		return nil, err
 	}
-	since, err := created(all, o.since)
+	since, err := created(known, o.since)
 	if err != nil {
 		return nil, err
 	}
 	var out []*boxbuildv1.ImageSummary
-	for _, img := range all {
+	for _, img := range list {
 		dangling := len(img.GetNames())+len(img.GetRepoDigests()) == 0
 		at := img.GetCreated().AsTime()
 		switch {
@@ -208,10 +251,7 @@ func (o *imagesOptions) named(img *boxbuildv1.ImageSummary) *boxbuildv1.ImageSum
 	if names == nil && digests == nil {
 		return nil
 	}
-	return &boxbuildv1.ImageSummary{
-		Id: img.GetId(), Names: names, RepoDigests: digests, Created: img.GetCreated(), Size: img.GetSize(), NameDigests: img.GetNameDigests(),
-		SharedSize: img.GetSharedSize(), ContentSize: img.GetContentSize(), Labels: img.GetLabels(), Platform: img.GetPlatform(),
-	}
+	return called(img, names, digests)
 }
 
 // matchesReference says whether a pattern (path.Match syntax, with or without tag and domain) matches a name.

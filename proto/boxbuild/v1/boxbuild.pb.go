@@ -3901,6 +3901,7 @@ func (*ListRequest) Descriptor() ([]byte, []int) {
 type ListResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Images        []*ImageSummary        `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	Platform      *Platform              `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"` // the daemon's own: of a name for several, the image for it stands for all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3938,6 +3939,13 @@ func (*ListResponse) Descriptor() ([]byte, []int) {
 func (x *ListResponse) GetImages() []*ImageSummary {
 	if x != nil {
 		return x.Images
+	}
+	return nil
+}
+
+func (x *ListResponse) GetPlatform() *Platform {
+	if x != nil {
+		return x.Platform
 	}
 	return nil
 }
@@ -6958,9 +6966,10 @@ const file_boxbuild_v1_boxbuild_proto_rawDesc = "" +
 	"\x04done\x18\x04 \x01(\bH\x00R\x04done\x12*\n" +
 	"\x05error\x18\x05 \x01(\v2\x12.boxbuild.v1.ErrorH\x00R\x05errorB\a\n" +
 	"\x05chunk\"\r\n" +
-	"\vListRequest\"A\n" +
+	"\vListRequest\"t\n" +
 	"\fListResponse\x121\n" +
-	"\x06images\x18\x01 \x03(\v2\x19.boxbuild.v1.ImageSummaryR\x06images\"\xa1\x04\n" +
+	"\x06images\x18\x01 \x03(\v2\x19.boxbuild.v1.ImageSummaryR\x06images\x121\n" +
+	"\bplatform\x18\x02 \x01(\v2\x15.boxbuild.v1.PlatformR\bplatform\"\xa1\x04\n" +
 	"\fImageSummary\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\x12!\n" +
@@ -7388,95 +7397,96 @@ var file_boxbuild_v1_boxbuild_proto_depIdxs = []int32{
 	46,  // 59: boxbuild.v1.Answer.ssh:type_name -> boxbuild.v1.SSHAnswer
 	2,   // 60: boxbuild.v1.Chunk.error:type_name -> boxbuild.v1.Error
 	51,  // 61: boxbuild.v1.ListResponse.images:type_name -> boxbuild.v1.ImageSummary
-	99,  // 62: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
-	97,  // 63: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
-	15,  // 64: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
-	98,  // 65: boxbuild.v1.ImageSummary.name_digests:type_name -> boxbuild.v1.ImageSummary.NameDigestsEntry
-	15,  // 66: boxbuild.v1.InspectRequest.platform:type_name -> boxbuild.v1.Platform
-	51,  // 67: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
-	99,  // 68: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
-	15,  // 69: boxbuild.v1.HistoryRequest.platform:type_name -> boxbuild.v1.Platform
-	56,  // 70: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
-	99,  // 71: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
-	15,  // 72: boxbuild.v1.RemoveRequest.platforms:type_name -> boxbuild.v1.Platform
-	61,  // 73: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
-	15,  // 74: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
-	62,  // 75: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
-	44,  // 76: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
-	37,  // 77: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
-	39,  // 78: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
-	65,  // 79: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
-	62,  // 80: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
-	44,  // 81: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
-	37,  // 82: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
-	39,  // 83: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
-	68,  // 84: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
-	15,  // 85: boxbuild.v1.LoadOptions.platforms:type_name -> boxbuild.v1.Platform
-	69,  // 86: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
-	37,  // 87: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
-	72,  // 88: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
-	73,  // 89: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
-	15,  // 90: boxbuild.v1.SaveRequest.platforms:type_name -> boxbuild.v1.Platform
-	15,  // 91: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
-	75,  // 92: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
-	15,  // 93: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
-	99,  // 94: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
-	99,  // 95: boxbuild.v1.InfoResponse.time:type_name -> google.protobuf.Timestamp
-	84,  // 96: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
-	84,  // 97: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
-	85,  // 98: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
-	84,  // 99: boxbuild.v1.DiskUsageResponse.history:type_name -> boxbuild.v1.UsageClass
-	99,  // 100: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
-	99,  // 101: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
-	61,  // 102: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
-	47,  // 103: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
-	6,   // 104: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
-	48,  // 105: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
-	21,  // 106: boxbuild.v1.Builds.Watch:input_type -> boxbuild.v1.WatchRequest
-	22,  // 107: boxbuild.v1.Builds.ListBuilds:input_type -> boxbuild.v1.ListBuildsRequest
-	24,  // 108: boxbuild.v1.Builds.InspectBuild:input_type -> boxbuild.v1.InspectBuildRequest
-	27,  // 109: boxbuild.v1.Builds.UpdateBuild:input_type -> boxbuild.v1.UpdateBuildRequest
-	49,  // 110: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
-	52,  // 111: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
-	54,  // 112: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
-	57,  // 113: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
-	59,  // 114: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
-	63,  // 115: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
-	66,  // 116: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
-	70,  // 117: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
-	74,  // 118: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
-	76,  // 119: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
-	78,  // 120: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
-	80,  // 121: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
-	82,  // 122: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
-	86,  // 123: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
-	88,  // 124: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
-	16,  // 125: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
-	48,  // 126: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
-	16,  // 127: boxbuild.v1.Builds.Watch:output_type -> boxbuild.v1.BuildOutput
-	23,  // 128: boxbuild.v1.Builds.ListBuilds:output_type -> boxbuild.v1.ListBuildsResponse
-	25,  // 129: boxbuild.v1.Builds.InspectBuild:output_type -> boxbuild.v1.BuildRecord
-	28,  // 130: boxbuild.v1.Builds.UpdateBuild:output_type -> boxbuild.v1.UpdateBuildResponse
-	50,  // 131: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
-	53,  // 132: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
-	55,  // 133: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
-	58,  // 134: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
-	60,  // 135: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
-	64,  // 136: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
-	67,  // 137: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
-	71,  // 138: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
-	48,  // 139: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
-	77,  // 140: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
-	79,  // 141: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
-	81,  // 142: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
-	83,  // 143: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
-	87,  // 144: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
-	89,  // 145: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
-	125, // [125:146] is the sub-list for method output_type
-	104, // [104:125] is the sub-list for method input_type
-	104, // [104:104] is the sub-list for extension type_name
-	104, // [104:104] is the sub-list for extension extendee
-	0,   // [0:104] is the sub-list for field type_name
+	15,  // 62: boxbuild.v1.ListResponse.platform:type_name -> boxbuild.v1.Platform
+	99,  // 63: boxbuild.v1.ImageSummary.created:type_name -> google.protobuf.Timestamp
+	97,  // 64: boxbuild.v1.ImageSummary.labels:type_name -> boxbuild.v1.ImageSummary.LabelsEntry
+	15,  // 65: boxbuild.v1.ImageSummary.platform:type_name -> boxbuild.v1.Platform
+	98,  // 66: boxbuild.v1.ImageSummary.name_digests:type_name -> boxbuild.v1.ImageSummary.NameDigestsEntry
+	15,  // 67: boxbuild.v1.InspectRequest.platform:type_name -> boxbuild.v1.Platform
+	51,  // 68: boxbuild.v1.InspectResponse.summary:type_name -> boxbuild.v1.ImageSummary
+	99,  // 69: boxbuild.v1.InspectResponse.last_tagged:type_name -> google.protobuf.Timestamp
+	15,  // 70: boxbuild.v1.HistoryRequest.platform:type_name -> boxbuild.v1.Platform
+	56,  // 71: boxbuild.v1.HistoryResponse.entries:type_name -> boxbuild.v1.HistoryEntry
+	99,  // 72: boxbuild.v1.HistoryEntry.created:type_name -> google.protobuf.Timestamp
+	15,  // 73: boxbuild.v1.RemoveRequest.platforms:type_name -> boxbuild.v1.Platform
+	61,  // 74: boxbuild.v1.RemoveResponse.removed:type_name -> boxbuild.v1.Removed
+	15,  // 75: boxbuild.v1.Transfer.platform:type_name -> boxbuild.v1.Platform
+	62,  // 76: boxbuild.v1.PullInput.start:type_name -> boxbuild.v1.Transfer
+	44,  // 77: boxbuild.v1.PullInput.answer:type_name -> boxbuild.v1.Answer
+	37,  // 78: boxbuild.v1.PullOutput.status:type_name -> boxbuild.v1.Status
+	39,  // 79: boxbuild.v1.PullOutput.ask:type_name -> boxbuild.v1.Ask
+	65,  // 80: boxbuild.v1.PullOutput.result:type_name -> boxbuild.v1.Pulled
+	62,  // 81: boxbuild.v1.PushInput.start:type_name -> boxbuild.v1.Transfer
+	44,  // 82: boxbuild.v1.PushInput.answer:type_name -> boxbuild.v1.Answer
+	37,  // 83: boxbuild.v1.PushOutput.status:type_name -> boxbuild.v1.Status
+	39,  // 84: boxbuild.v1.PushOutput.ask:type_name -> boxbuild.v1.Ask
+	68,  // 85: boxbuild.v1.PushOutput.result:type_name -> boxbuild.v1.Pushed
+	15,  // 86: boxbuild.v1.LoadOptions.platforms:type_name -> boxbuild.v1.Platform
+	69,  // 87: boxbuild.v1.LoadInput.start:type_name -> boxbuild.v1.LoadOptions
+	37,  // 88: boxbuild.v1.LoadOutput.status:type_name -> boxbuild.v1.Status
+	72,  // 89: boxbuild.v1.LoadOutput.loaded:type_name -> boxbuild.v1.Loaded
+	73,  // 90: boxbuild.v1.Loaded.images:type_name -> boxbuild.v1.LoadedImage
+	15,  // 91: boxbuild.v1.SaveRequest.platforms:type_name -> boxbuild.v1.Platform
+	15,  // 92: boxbuild.v1.ImportOptions.platform:type_name -> boxbuild.v1.Platform
+	75,  // 93: boxbuild.v1.ImportInput.start:type_name -> boxbuild.v1.ImportOptions
+	15,  // 94: boxbuild.v1.InfoResponse.platforms:type_name -> boxbuild.v1.Platform
+	99,  // 95: boxbuild.v1.InfoResponse.started:type_name -> google.protobuf.Timestamp
+	99,  // 96: boxbuild.v1.InfoResponse.time:type_name -> google.protobuf.Timestamp
+	84,  // 97: boxbuild.v1.DiskUsageResponse.images:type_name -> boxbuild.v1.UsageClass
+	84,  // 98: boxbuild.v1.DiskUsageResponse.build_cache:type_name -> boxbuild.v1.UsageClass
+	85,  // 99: boxbuild.v1.DiskUsageResponse.records:type_name -> boxbuild.v1.UsageRecord
+	84,  // 100: boxbuild.v1.DiskUsageResponse.history:type_name -> boxbuild.v1.UsageClass
+	99,  // 101: boxbuild.v1.UsageRecord.created:type_name -> google.protobuf.Timestamp
+	99,  // 102: boxbuild.v1.UsageRecord.last_used:type_name -> google.protobuf.Timestamp
+	61,  // 103: boxbuild.v1.PruneResponse.images:type_name -> boxbuild.v1.Removed
+	47,  // 104: boxbuild.v1.LoginRequest.credentials:type_name -> boxbuild.v1.Credentials
+	6,   // 105: boxbuild.v1.Builds.Build:input_type -> boxbuild.v1.BuildInput
+	48,  // 106: boxbuild.v1.Builds.Channel:input_type -> boxbuild.v1.Chunk
+	21,  // 107: boxbuild.v1.Builds.Watch:input_type -> boxbuild.v1.WatchRequest
+	22,  // 108: boxbuild.v1.Builds.ListBuilds:input_type -> boxbuild.v1.ListBuildsRequest
+	24,  // 109: boxbuild.v1.Builds.InspectBuild:input_type -> boxbuild.v1.InspectBuildRequest
+	27,  // 110: boxbuild.v1.Builds.UpdateBuild:input_type -> boxbuild.v1.UpdateBuildRequest
+	49,  // 111: boxbuild.v1.Images.List:input_type -> boxbuild.v1.ListRequest
+	52,  // 112: boxbuild.v1.Images.Inspect:input_type -> boxbuild.v1.InspectRequest
+	54,  // 113: boxbuild.v1.Images.History:input_type -> boxbuild.v1.HistoryRequest
+	57,  // 114: boxbuild.v1.Images.Tag:input_type -> boxbuild.v1.TagRequest
+	59,  // 115: boxbuild.v1.Images.Remove:input_type -> boxbuild.v1.RemoveRequest
+	63,  // 116: boxbuild.v1.Images.Pull:input_type -> boxbuild.v1.PullInput
+	66,  // 117: boxbuild.v1.Images.Push:input_type -> boxbuild.v1.PushInput
+	70,  // 118: boxbuild.v1.Images.Load:input_type -> boxbuild.v1.LoadInput
+	74,  // 119: boxbuild.v1.Images.Save:input_type -> boxbuild.v1.SaveRequest
+	76,  // 120: boxbuild.v1.Images.Import:input_type -> boxbuild.v1.ImportInput
+	78,  // 121: boxbuild.v1.System.Ping:input_type -> boxbuild.v1.PingRequest
+	80,  // 122: boxbuild.v1.System.Info:input_type -> boxbuild.v1.InfoRequest
+	82,  // 123: boxbuild.v1.System.DiskUsage:input_type -> boxbuild.v1.DiskUsageRequest
+	86,  // 124: boxbuild.v1.System.Prune:input_type -> boxbuild.v1.PruneRequest
+	88,  // 125: boxbuild.v1.System.Login:input_type -> boxbuild.v1.LoginRequest
+	16,  // 126: boxbuild.v1.Builds.Build:output_type -> boxbuild.v1.BuildOutput
+	48,  // 127: boxbuild.v1.Builds.Channel:output_type -> boxbuild.v1.Chunk
+	16,  // 128: boxbuild.v1.Builds.Watch:output_type -> boxbuild.v1.BuildOutput
+	23,  // 129: boxbuild.v1.Builds.ListBuilds:output_type -> boxbuild.v1.ListBuildsResponse
+	25,  // 130: boxbuild.v1.Builds.InspectBuild:output_type -> boxbuild.v1.BuildRecord
+	28,  // 131: boxbuild.v1.Builds.UpdateBuild:output_type -> boxbuild.v1.UpdateBuildResponse
+	50,  // 132: boxbuild.v1.Images.List:output_type -> boxbuild.v1.ListResponse
+	53,  // 133: boxbuild.v1.Images.Inspect:output_type -> boxbuild.v1.InspectResponse
+	55,  // 134: boxbuild.v1.Images.History:output_type -> boxbuild.v1.HistoryResponse
+	58,  // 135: boxbuild.v1.Images.Tag:output_type -> boxbuild.v1.TagResponse
+	60,  // 136: boxbuild.v1.Images.Remove:output_type -> boxbuild.v1.RemoveResponse
+	64,  // 137: boxbuild.v1.Images.Pull:output_type -> boxbuild.v1.PullOutput
+	67,  // 138: boxbuild.v1.Images.Push:output_type -> boxbuild.v1.PushOutput
+	71,  // 139: boxbuild.v1.Images.Load:output_type -> boxbuild.v1.LoadOutput
+	48,  // 140: boxbuild.v1.Images.Save:output_type -> boxbuild.v1.Chunk
+	77,  // 141: boxbuild.v1.Images.Import:output_type -> boxbuild.v1.ImportResponse
+	79,  // 142: boxbuild.v1.System.Ping:output_type -> boxbuild.v1.PingResponse
+	81,  // 143: boxbuild.v1.System.Info:output_type -> boxbuild.v1.InfoResponse
+	83,  // 144: boxbuild.v1.System.DiskUsage:output_type -> boxbuild.v1.DiskUsageResponse
+	87,  // 145: boxbuild.v1.System.Prune:output_type -> boxbuild.v1.PruneResponse
+	89,  // 146: boxbuild.v1.System.Login:output_type -> boxbuild.v1.LoginResponse
+	126, // [126:147] is the sub-list for method output_type
+	105, // [105:126] is the sub-list for method input_type
+	105, // [105:105] is the sub-list for extension type_name
+	105, // [105:105] is the sub-list for extension extendee
+	0,   // [0:105] is the sub-list for field type_name
 }
 
 func init() { file_boxbuild_v1_boxbuild_proto_init() }

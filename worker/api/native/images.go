@@ -14,7 +14,9 @@ func (s *Server) List(ctx context.Context, _ *boxbuildv1.ListRequest) (*boxbuild
 	if err != nil {
 		return nil, err
 	}
-	out := &boxbuildv1.ListResponse{Images: make([]*boxbuildv1.ImageSummary, len(list))}
+	out := &boxbuildv1.ListResponse{
+		Images: make([]*boxbuildv1.ImageSummary, len(list)), Platform: wirePlatform(s.opt.Platform),
+	}
 	for i := range list {
 		out.Images[i] = wireSummary(&list[i])
 	}

@@ -64,6 +64,21 @@ func (f *fixture) empty() {
 	}
 }
 
+// One that runs is killed by a forced removal, and the events say so, as dockerd's; one that does not run is not.
+func TestForcedRemovalEvents(t *testing.T) {
+	f := newFixture(t)
+	for id, want := range map[string]string{
+		f.run(request("sleep")):    "create start kill=9 die=137 destroy",
+		f.create(request("sleep")): "create destroy",
+	} {
+		f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
+		if got := f.seen.of(id, "exitCode", "signal"); got != want {
+			t.Errorf("events are %q, want %q", got, want)
+		}
+	}
+	f.empty()
+}
+
 // One that is to remove itself does, and who waits for that learns the exit code.
 func TestAutoRemove(t *testing.T) {
 	f := newFixture(t)

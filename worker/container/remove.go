@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -61,6 +63,9 @@ func (c *ctr) remove(ctx context.Context, opt worker.RemoveContainerOptions) err
 			}
 		}
 	})
+	if rec.Status.Alive() {
+		c.publish(events.ActionKill, map[string]string{"signal": strconv.Itoa(int(syscall.SIGKILL))})
+	}
 	if err := c.reach(ctx, WantRemove); err != nil {
 		return worker.Errorf(class(err), "unable to remove container %q: %v", c.id, err)
 	}

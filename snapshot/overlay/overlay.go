@@ -104,12 +104,15 @@ const probePrefix = ".probe-"
 // probe finds out which of the options that are wanted the kernel knows, by mounting in dir.
 func probe(ctx context.Context, dir string) (*driver, error) {
 	// What a daemon has left that was killed here. Only one uses the directory at a time.
-	left, err := filepath.Glob(filepath.Join(dir, probePrefix+"*"))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range left {
-		if err := os.RemoveAll(l); err != nil {
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), probePrefix) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return nil, err
 		}
 	}

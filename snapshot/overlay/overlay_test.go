@@ -343,10 +343,11 @@ func checkAfterKill(t *testing.T, dir string, said map[string]bool, round int) {
 	}
 }
 
-// What a process has left that was killed while it tried what the kernel can do goes when the next one opens the store.
+// What a process has left that was killed while it tried what the kernel can do goes when the next one opens the store,
+// whatever that is called.
 func TestProbeLeft(t *testing.T) {
 	needRoot(t)
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "a[b")
 	left := filepath.Join(dir, ".probe-123")
 	if err := os.MkdirAll(filepath.Join(left, "a"), 0o700); err != nil {
 		t.Fatal(err)

@@ -537,9 +537,12 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
-// A note that a killed process was writing is removed when the cache is opened again.
+// A note that a killed process was writing is removed when the cache is opened again, whatever its directory is called.
 func TestUnfinishedNotes(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "cache.db")
+	path := filepath.Join(t.TempDir(), "a[b", "cache.db")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	left := path + ".note-123"
 	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)

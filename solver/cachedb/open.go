@@ -31,12 +31,7 @@ func Open(path string) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
-	// Notes that were not finished. Nobody else writes one while the file is open.
-	left, err := filepath.Glob(path + ".note-*")
-	for _, l := range left {
-		err = errors.Join(err, os.Remove(l))
-	}
-	if err != nil {
+	if err := sweepNotes(path); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("opening the cache: %w", err)
 	}
@@ -121,10 +116,12 @@ const (
 	noteOpen     = "open"
 	noteClosed   = "closed"
 	noteChecking = "checking"
+
+	noteSuffix = ".note" // of its name, after that of the file
 )
 
 func readNote(path string) (boot, what string) {
-	b, err := os.ReadFile(path + ".note")
+	b, err := os.ReadFile(path + noteSuffix)
 	if err != nil {
 		return "", ""
 	}
@@ -132,9 +129,20 @@ func readNote(path string) (boot, what string) {
 	return boot, what
 }
 
+// sweepNotes removes notes that were not finished. Nobody else writes one while the file is open.
+func sweepNotes(path string) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), filepath.Base(path)+noteSuffix+"-") {
+			err = errors.Join(err, os.Remove(filepath.Join(filepath.Dir(path), e.Name())))
+		}
+	}
+	return err
+}
+
 // writeNote replaces the note, and returns when it is on disk: it must not be older than what it speaks of.
 func writeNote(path, what string) (err error) {
-	name := path + ".note"
+	name := path + noteSuffix
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(name)+"-*")
 	if err != nil {
 		return fmt.Errorf("writing the cache's note: %w", err)

@@ -278,9 +278,10 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestSweepCaches checks that what a killed daemon has left half filled or half removed goes, and caches stay.
+// TestSweepCaches checks that what a killed daemon has left half filled or half removed goes, whatever its directory is
+// called, and caches stay.
 func TestSweepCaches(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "a[b")
 	for _, d := range []string{"new-1/a", "gone-1/a", "0123/a"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)

@@ -157,15 +157,20 @@ func (r *Runner) sweepCaches() {
 	if r.deps.CacheDir == "" {
 		return
 	}
-	for _, prefix := range []string{freshCache, goneCache} {
-		left, err := filepath.Glob(filepath.Join(r.deps.CacheDir, prefix+"*"))
-		if err != nil {
-			return
-		}
-		for _, dir := range left {
-			discardCache(dir)
+	for _, dir := range namesIn(r.deps.CacheDir, freshCache, goneCache) {
+		discardCache(dir)
+	}
+}
+
+// namesIn returns the paths of what in dir has a name that begins with one of prefixes; none if it cannot be read.
+func namesIn(dir string, prefixes ...string) (paths []string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) {
+			paths = append(paths, filepath.Join(dir, e.Name()))
 		}
 	}
+	return paths
 }
 
 // discardCache removes a directory that has no name any more.

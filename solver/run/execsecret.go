@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -108,11 +107,7 @@ func (r *Runner) sweepSockets() {
 	if r.deps.SocketDir == "" {
 		return
 	}
-	left, err := filepath.Glob(filepath.Join(r.deps.SocketDir, sshPrefix+"*"))
-	if err != nil {
-		return
-	}
-	for _, dir := range left {
+	for _, dir := range namesIn(r.deps.SocketDir, sshPrefix) {
 		_ = os.RemoveAll(dir) // nothing listens there
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -153,13 +154,13 @@ func getxattrInto(dir int, name, key string, buf []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The kernel takes the buffer's address inside a struct, where the collector does not see it; pinned is a second,
-	// visible use which keeps it alive, and a Go heap object does not move.
-	pinned := &buf[0]
-	args := xattrArgs{value: uint64(uintptr(unsafe.Pointer(pinned))), size: uint32(len(buf))}
+	// The kernel takes the buffer's address inside a struct, where the runtime does not see it.
+	var pin runtime.Pinner
+	pin.Pin(&buf[0])
+	defer pin.Unpin()
+	args := xattrArgs{value: uint64(uintptr(unsafe.Pointer(&buf[0]))), size: uint32(len(buf))}
 	n, _, errno := unix.Syscall6(sysGetxattrat, uintptr(dir), uintptr(unsafe.Pointer(p)), atFlags(name),
 		uintptr(unsafe.Pointer(k)), uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args))
-	_ = *pinned
 	if errno != 0 {
 		return 0, errno
 	}

@@ -231,8 +231,11 @@ func xattrs(fd int, h *tar.Header) {
 
 // file writes a file. What a process does to its size meanwhile does not break the tar.
 func (p *packer) file(fd int, h *tar.Header) error {
+	if h.Size == 0 {
+		return p.w.WriteHeader(h) // what /proc and /sys have says that, and some of it may be written to only
+	}
 	in, err := os.OpenFile(procPath(fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if gone(err) || errors.Is(err, unix.EINVAL) { // which the mounts of a process that has ended say
+	if gone(err) {
 		return nil
 	}
 	if err != nil {

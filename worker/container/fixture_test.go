@@ -38,6 +38,9 @@ import (
 	"github.com/boxbuild/boxbuild/worker/volume"
 )
 
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
+
 // snaps is a snapshotter.
 type snaps interface {
 	snapshot.Snapshotter

@@ -57,8 +57,9 @@ func (a *app) attachTo(ctx context.Context, t *task, sigProxy bool) error {
 	}
 	t.stdin = t.stdin && c.Config.OpenStdin
 	if sigProxy && !t.tty {
-		stop := a.forwardSignals(ctx, t.id)
+		forced, stop := a.forwardSignals(ctx, t.id)
 		defer stop()
+		ctx = forced
 	}
 	conn, err := api.ContainerAttach(ctx, t.id, client.ContainerAttachOptions{Stream: true, Stdin: t.stdin, Stdout: true, Stderr: true, DetachKeys: t.keys.name})
 	if err != nil {
@@ -83,7 +84,7 @@ func (a *app) attachTo(ctx context.Context, t *task, sigProxy bool) error {
 	case err != nil:
 		return err
 	}
-	code, err := exitCode(ended)
+	code, err := exitCode(ctx, ended)
 	if err != nil {
 		return err
 	}

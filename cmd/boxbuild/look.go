@@ -146,7 +146,7 @@ func (a *app) waitCommand() *cobra.Command {
 			}
 			var errs []error
 			for _, name := range args {
-				code, err := exitCode(api.ContainerWait(cmd.Context(), name, client.ContainerWaitOptions{}))
+				code, err := exitCode(cmd.Context(), api.ContainerWait(cmd.Context(), name, client.ContainerWaitOptions{}))
 				if err != nil {
 					errs = append(errs, err)
 					continue

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 
@@ -141,14 +143,15 @@ func (a *app) stream(t *task) *terminal.Stream {
 func (a *app) startAttached(ctx context.Context, t *task, sigProxy bool) error {
 	if sigProxy {
 		// From here on signals are the container's, and do not end this program.
-		stop := a.forwardSignals(ctx, t.id)
+		forced, stop := a.forwardSignals(ctx, t.id)
 		defer stop()
+		ctx = forced
 	}
 	conn, err := a.api.ContainerAttach(ctx, t.id, client.ContainerAttachOptions{
 		Stream: true, Stdin: t.stdin, Stdout: t.stdout, Stderr: t.stderr, DetachKeys: t.keys.name,
 	})
 	if err != nil {
-		return err
+		return unlessForced(ctx, err)
 	}
 	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWaiting()
@@ -164,7 +167,7 @@ func (a *app) startAttached(ctx context.Context, t *task, sigProxy bool) error {
 	if _, err := a.api.ContainerStart(ctx, t.id, client.ContainerStartOptions{}); err != nil {
 		stopStreaming()
 		<-streamed
-		if t.removed {
+		if err = unlessForced(ctx, err); t.removed && !errors.Is(err, errForced) {
 			// The daemon does so too; this way it is gone when its name is used again.
 			_, _ = a.api.ContainerRemove(context.WithoutCancel(ctx), t.id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 		}
@@ -181,9 +184,11 @@ func (a *app) startAttached(ctx context.Context, t *task, sigProxy bool) error {
 func (a *app) await(ctx context.Context, t *task, streamed <-chan error, stopStreaming func(), ended client.ContainerWaitResult) error {
 	codes := make(chan error, 1)
 	go func() {
-		code, err := exitCode(ended)
+		code, err := exitCode(ctx, ended)
 		switch {
-		case err != nil && ctx.Err() == nil:
+		case ctx.Err() != nil:
+			err = context.Cause(ctx)
+		case err != nil:
 			err = statusError{exitFlags, "error waiting for container: " + err.Error()}
 		case code != 0:
 			err = silentError{code}
@@ -198,7 +203,7 @@ func (a *app) await(ctx context.Context, t *task, streamed <-chan error, stopStr
 		case err != nil:
 			return statusError{exitFailed, err.Error()}
 		}
-		return <-codes
+		return <-codes // which ends with ctx too
 	case err := <-codes:
 		if !t.stdout && !t.stderr {
 			stopStreaming() // nothing but the user's typing would end it
@@ -209,7 +214,7 @@ func (a *app) await(ctx context.Context, t *task, streamed <-chan error, stopStr
 }
 
 // exitCode is how a container has ended.
-func exitCode(w client.ContainerWaitResult) (int, error) {
+func exitCode(ctx context.Context, w client.ContainerWaitResult) (int, error) {
 	select {
 	case r := <-w.Result:
 		if r.Error != nil {
@@ -218,20 +223,57 @@ func exitCode(w client.ContainerWaitResult) (int, error) {
 		return int(r.StatusCode), nil
 	case err := <-w.Error:
 		return 0, err
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
 	}
 }
 
-// forwardSignals passes the signals that this program receives on to a container.
-func (a *app) forwardSignals(ctx context.Context, id string) (stop func()) {
-	ctx = context.WithoutCancel(ctx)
-	stop = terminal.Forward(func(name string) {
+// errForced is how a command ends whose user is out of patience.
+var errForced = statusError{exitFailed, fmt.Sprintf("\ngot %d SIGTERM/SIGINTs, forcefully exiting", enough)}
+
+// unlessForced is err, unless that is only because the user is out of patience.
+func unlessForced(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errForced) {
+		return errForced
+	}
+	return err
+}
+
+// enough is how many signals that a container may take as it likes its user sends, before he wants to be rid of it.
+const enough = 3
+
+// forwardSignals passes the signals that this program receives on to a container. One that takes no notice, or a daemon that
+// does not answer, is left alone when the user has asked for the end often enough: then the context that it returns ends.
+func (a *app) forwardSignals(ctx context.Context, id string) (forced context.Context, stop func()) {
+	kills, stopKills := context.WithCancel(context.WithoutCancel(ctx))
+	forced, force := context.WithCancelCause(ctx)
+	signals, done := make(chan os.Signal, enough), make(chan struct{})
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		defer close(done)
+		for range enough {
+			if _, ok := <-signals; !ok {
+				return
+			}
+		}
+		force(errForced)
+		stopKills()
+	}()
+	stopForwarding := terminal.Forward(func(name string) {
 		// It may have ended; then so does this program.
-		_, _ = a.api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: name})
+		_, _ = a.api.ContainerKill(kills, id, client.ContainerKillOptions{Signal: name})
 	})
 	if a.keepSignals != nil {
 		a.keepSignals()
 	}
-	return stop
+	return forced, func() {
+		signal.Stop(signals)
+		close(signals)
+		<-done
+		stopForwarding()
+		stopKills()
+		force(nil)
+	}
 }
 
 // resizer sets the size of a container's terminal.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -129,6 +130,7 @@ func (p *process) close() {
 //	echo TEXT, complain TEXT  to standard output and error
 //	cat                       from input to output
 //	sleep                     until it is killed
+//	stubborn                  likewise, is ready for other signals, and says no to them
 //	sizes N                   prints the size of the terminal N times, when it changes
 func (p *process) play() int {
 	word, rest := "", ""
@@ -149,6 +151,12 @@ func (p *process) play() int {
 		return p.cat()
 	case "sleep":
 		return <-p.killed
+	case "stubborn":
+		for p.say(1, "ready\n"); ; p.say(1, "no\n") {
+			if code := <-p.killed; code == 128+int(syscall.SIGKILL) {
+				return code
+			}
+		}
 	case "sizes":
 		n, _ := strconv.Atoi(rest)
 		for range n {

@@ -11,8 +11,8 @@
 // paid for by every RUN; hence it links nothing that sandboxes don't need.
 //
 // "boxshim container" keeps one container, with its streams, its log and the record of how it ended, and outlives the
-// daemon that has started it: package keep says how. "boxshim ports" carries connections to published ports, and outlives
-// the daemon as well: package carry.
+// daemon that has started it: package keep says how. "boxshim ports" carries connections to published ports, answers for
+// containers' DNS servers while no daemon is there, and outlives the daemon as well: package carry.
 package main
 
 import (

@@ -14,8 +14,8 @@
 // The files are not synced, as nothing that they describe is there after a boot.
 //
 // Connections to published ports that the packet filter cannot lead, those to IPv6 addresses of containers without one and
-// to ::1, are carried by a process that goes on, too: see package portmap/carry. What needs the daemon is the DNS server at
-// 127.0.0.11. It works again when the daemon is back.
+// to ::1, are carried by a process that goes on, too: see package portmap/carry. While no daemon is there it answers at
+// 127.0.0.11 as well, from the same files: see package names/away.
 //
 // # Locks
 //
@@ -45,6 +45,7 @@ import (
 	"github.com/boxbuild/boxbuild/worker/network/firewall"
 	"github.com/boxbuild/boxbuild/worker/network/ipam"
 	"github.com/boxbuild/boxbuild/worker/network/link"
+	"github.com/boxbuild/boxbuild/worker/network/names"
 	"github.com/boxbuild/boxbuild/worker/network/portmap"
 	"github.com/boxbuild/boxbuild/worker/network/portmap/carry"
 )
@@ -132,6 +133,7 @@ type Service struct {
 	table    *firewall.Table
 	ports    *portmap.Ports
 	carrier  interface{ Close() }
+	away     *carry.Client // answers for DNS servers while no daemon is there; nil if nobody does
 	stock    *stock.Stock[*link.Namespace]
 	stocking sync.Once // begins to fill it
 	turns    turns
@@ -227,9 +229,10 @@ func (s *Service) openPorts() {
 			if err := s.ports.Again(); err != nil && ctx.Err() == nil {
 				s.log.Error("carrying connections to published ports again", "error", err)
 			}
+			s.handAll()
 		},
 	})
-	s.carrier, s.ports = c, portmap.New(c)
+	s.carrier, s.away, s.ports = c, c, portmap.New(c)
 }
 
 // Close ends what works in the background. Containers keep what they have; where none runs, nothing is left on the host.
@@ -238,7 +241,7 @@ func (s *Service) Close() error {
 	closed := s.closed
 	s.closed = true
 	var leases []*portmap.Lease
-	var servers []closer
+	var servers []*names.Server
 	for _, sb := range s.sandboxes {
 		if sb.lease != nil {
 			leases = append(leases, sb.lease)
@@ -274,8 +277,6 @@ func (s *Service) Close() error {
 	s.host.Close()
 	return err
 }
-
-type closer interface{ Close() }
 
 // removeAll removes what there is on the host for no container in particular.
 func (s *Service) removeAll() error {

@@ -120,7 +120,7 @@ func (s *Service) endpointLocked(n *netw, r *worker.NetworkRequest, asked *Endpo
 		}
 	}
 	if n.userDefined() {
-		ep.DNSNames = dnsNames(r, asked.Aliases)
+		ep.DNSNames, ep.NetworkName = dnsNames(r, asked.Aliases), n.Name
 	}
 	return ep, nil
 }

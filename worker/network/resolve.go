@@ -14,6 +14,8 @@ import (
 	"github.com/boxbuild/boxbuild/worker"
 	"github.com/boxbuild/boxbuild/worker/network/link"
 	"github.com/boxbuild/boxbuild/worker/network/names"
+	"github.com/boxbuild/boxbuild/worker/network/names/away"
+	"github.com/boxbuild/boxbuild/worker/network/names/book"
 )
 
 // dnsNames are the names of a container on a network that somebody has made, as docker has them; the first is the one that
@@ -39,14 +41,7 @@ func parseExtra(list []string, gateways []netip.Addr) ([]names.Host, error) {
 
 // parseLink reads "name", "name:alias" or, as it is stored, "/name:/own/alias".
 func parseLink(s string) (name, alias string, err error) {
-	name, alias, _ = strings.Cut(s, ":")
-	name = strings.TrimPrefix(name, "/")
-	if i := strings.LastIndexByte(alias, '/'); i >= 0 {
-		alias = alias[i+1:]
-	}
-	if alias == "" {
-		alias = name
-	}
+	name, alias = book.SplitLink(s)
 	if name == "" || strings.ContainsAny(s, " \t\r\n\x00") {
 		return "", "", worker.Invalidf("bad format for links: %s", s)
 	}
@@ -124,13 +119,76 @@ func (s *Service) startNames(sb *sandbox, ns *link.Namespace) error {
 		return err
 	}
 	s.mu.Lock()
-	old := sb.dns
+	old, adopted := sb.dns, sb.adopted
 	sb.dns = server
 	s.mu.Unlock()
 	if old != nil {
 		old.Close()
 	}
+	if old != nil || adopted {
+		if err := names.Forget(ns.Do); err != nil {
+			s.log.Debug("another DNS server in a namespace", "container", sb.Container, "error", err)
+		}
+	}
+	s.hand(sb, server, out)
 	return nil
+}
+
+// hand has the names of a sandbox answered while no daemon is there. Where that fails they pause then.
+func (s *Service) hand(sb *sandbox, server *names.Server, ask bool) {
+	if s.away == nil {
+		return
+	}
+	cfg := away.Config{Dir: s.opts.Dir, Container: sb.Container, Ask: ask, Servers: sb.DNS, ResolvConf: s.opts.ResolvConf}
+	if err := s.away.Names(namesID(sb), cfg, server.Files()); err != nil {
+		s.log.Warn("names will pause while the daemon is away", "container", sb.Container, "error", err)
+	}
+}
+
+// handAll is hand for all, when the process that answers then was lost.
+func (s *Service) handAll() {
+	type server struct {
+		sb  *sandbox
+		dns *names.Server
+		ask bool
+	}
+	var list []server
+	s.mu.Lock()
+	for _, sb := range s.sandboxes {
+		if sb.dns != nil {
+			list = append(list, server{sb, sb.dns, s.gatewayLocked(sb) != nil})
+		}
+	}
+	s.mu.Unlock()
+	for _, l := range list {
+		s.hand(l.sb, l.dns, l.ask)
+	}
+}
+
+// namesID is what the process knows the names of a sandbox by.
+func namesID(sb *sandbox) string { return "names-" + sb.ID }
+
+// namesIDs are those of all sandboxes.
+func (s *Service) namesIDs() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make([]string, 0, len(s.sandboxes))
+	for _, sb := range s.sandboxes {
+		ids = append(ids, namesID(sb))
+	}
+	return ids
+}
+
+// closeNames ends the DNS server of a sandbox, which may be nil, here and where it would go on.
+func (s *Service) closeNames(sb *sandbox, server *names.Server) {
+	if s.away != nil {
+		if err := s.away.Drop(namesID(sb)); err != nil {
+			s.log.Warn("giving back the names of a container", "container", sb.Container, "error", err)
+		}
+	}
+	if server != nil {
+		server.Close()
+	}
 }
 
 // A directory knows the containers on the networks of a sandbox.
@@ -139,67 +197,33 @@ type directory struct {
 	sb *sandbox
 }
 
-// Addrs implements names.Directory.
-func (d *directory) Addrs(name string) (out []netip.Addr, known bool) {
+// book is what the sandbox finds now.
+func (d *directory) book() book.Book {
 	d.s.mu.Lock()
 	defer d.s.mu.Unlock()
+	var out book.Book
 	for _, own := range d.sb.Endpoints {
 		n := d.s.networks[own.Network]
 		if n == nil || !n.userDefined() {
 			continue
 		}
-		// Names may be followed by that of the network.
-		short, suffix := name, "."+n.Name
-		if len(name) > len(suffix) && strings.EqualFold(name[len(name)-len(suffix):], suffix) {
-			short = name[:len(name)-len(suffix)]
-		}
-		linked := linkedName(own, name)
+		in := book.Network{Name: n.Name, Members: make([]book.Member, 0, len(n.endpoints))}
 		for _, ep := range n.endpoints {
-			match := slices.ContainsFunc(ep.DNSNames, func(dn string) bool {
-				return strings.EqualFold(dn, name) || strings.EqualFold(dn, short) || linked != "" && dn == linked
-			})
-			if !match {
-				continue
-			}
-			known = true
-			for _, a := range ep.Addrs {
-				out = append(out, a.Addr())
-			}
+			in.Members = append(in.Members, book.Member{Names: ep.DNSNames, Addrs: ep.Addrs})
 		}
+		if own.Asked != nil {
+			in.Links = own.Asked.Links
+		}
+		out = append(out, in)
 	}
-	return out, known
+	return out
 }
 
-// linkedName returns the container that an endpoint's links call by a name.
-func linkedName(ep *endpoint, name string) string {
-	if ep.Asked == nil {
-		return ""
-	}
-	for _, l := range ep.Asked.Links {
-		if target, alias, err := parseLink(l); err == nil && strings.EqualFold(alias, name) {
-			return target
-		}
-	}
-	return ""
-}
+// Addrs implements names.Directory.
+func (d *directory) Addrs(name string) ([]netip.Addr, bool) { return d.book().Addrs(name) }
 
 // Name implements names.Directory.
-func (d *directory) Name(a netip.Addr) string {
-	d.s.mu.Lock()
-	defer d.s.mu.Unlock()
-	for _, own := range d.sb.Endpoints {
-		n := d.s.networks[own.Network]
-		if n == nil || !n.userDefined() || n.subnetOf(a) == nil {
-			continue
-		}
-		for _, ep := range n.endpoints {
-			if len(ep.DNSNames) > 0 && slices.ContainsFunc(ep.Addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
-				return ep.DNSNames[0] + "." + n.Name
-			}
-		}
-	}
-	return ""
-}
+func (d *directory) Name(a netip.Addr) string { return d.book().Name(a) }
 
 // describeNames fills in what a container finds others with.
 func (s *Service) describeNames(out *worker.NetworkSetup, sb *sandbox, r *worker.NetworkRequest) error {

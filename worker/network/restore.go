@@ -48,10 +48,27 @@ func (s *Service) Restore(ctx context.Context, r *worker.NetworkRequest) (*worke
 			return nil, err
 		}
 	}
+	if s.nameEndpoints(sb) {
+		if err := s.save(sb); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.open(sb, ns); err != nil {
 		return nil, err
 	}
 	return s.describe(sb, r)
+}
+
+// nameEndpoints adds the names of networks that a daemon before names/away has not written down, and says whether it has.
+func (s *Service) nameEndpoints(sb *sandbox) (changed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ep := range sb.Endpoints {
+		if n := s.networks[ep.Network]; n != nil && n.userDefined() && ep.NetworkName == "" {
+			ep.NetworkName, changed = n.Name, true
+		}
+	}
+	return changed
 }
 
 // mend joins interfaces to their bridges that are not, because one or the other has been removed.
@@ -104,7 +121,7 @@ func (s *Service) Settle(ctx context.Context) error {
 	for _, id := range stale {
 		errs = append(errs, s.Teardown(ctx, id))
 	}
-	errs = append(errs, s.sweepFiles(), s.sweepDevices(), s.ports.Keep())
+	errs = append(errs, s.sweepFiles(), s.sweepDevices(), s.ports.Keep(s.namesIDs()...))
 	if !any {
 		// Nothing needs the rules. They are made when something does.
 		leave, err := s.turns.take(ctx, "table")

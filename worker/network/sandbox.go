@@ -46,20 +46,23 @@ type sandbox struct {
 
 	// What follows is guarded by Service.mu.
 	lease    *portmap.Lease
-	dns      closer
+	dns      *names.Server
+	adopted  bool // from an earlier daemon, whose names may be answered still
 	restored bool // a container that runs has it, not only an earlier daemon's file
 }
 
 // An endpoint is a sandbox's place on a network.
 type endpoint struct {
-	Network   string // ID
-	ID        string
-	Interface string `json:",omitempty"`
-	Veth      string `json:",omitempty"` // the host's end
-	Addrs     []netip.Prefix
-	MAC       net.HardwareAddr  `json:",omitempty"`
-	Asked     *EndpointSettings `json:",omitempty"` // what the user asked for
-	DNSNames  []string          `json:",omitempty"`
+	Network string // ID
+	// NetworkName is that of a network that has names, for package names/away.
+	NetworkName string `json:",omitempty"`
+	ID          string
+	Interface   string `json:",omitempty"`
+	Veth        string `json:",omitempty"` // the host's end
+	Addrs       []netip.Prefix
+	MAC         net.HardwareAddr  `json:",omitempty"`
+	Asked       *EndpointSettings `json:",omitempty"` // what the user asked for
+	DNSNames    []string          `json:",omitempty"`
 }
 
 // key is the path of a sandbox's namespace; empty if it has none of its own.
@@ -129,7 +132,7 @@ func (s *Service) adopt(sb *sandbox) {
 	if err != nil {
 		s.log.Warn("taking over the ports of a container", "container", sb.Container, "error", err)
 	}
-	sb.lease = lease
+	sb.lease, sb.adopted = lease, true
 	s.sandboxes[sb.Container] = sb
 }
 

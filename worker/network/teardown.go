@@ -57,8 +57,8 @@ func (s *Service) takeDown(sb *sandbox) error {
 	if lease != nil {
 		errs = append(errs, lease.Close())
 	}
-	if dns != nil {
-		dns.Close()
+	if dns != nil || sb.adopted {
+		s.closeNames(sb, dns)
 	}
 	key := s.key(sb)
 	if len(veths) > 0 {

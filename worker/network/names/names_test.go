@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/boxbuild/boxbuild/worker/network/names/book"
 )
 
 func TestParseExtra(t *testing.T) {
@@ -57,7 +59,7 @@ func TestParseReverse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, ok := parseReverse(strings.ToUpper(name)); !ok || got.String() != a {
+		if got, ok := book.ParseReverse(strings.ToUpper(name)); !ok || got.String() != a {
 			t.Errorf("%s: got %s, %v, want %s", name, got, ok, a)
 		}
 	}
@@ -68,7 +70,7 @@ func FuzzParseReverse(f *testing.F) {
 	f.Add("1.2.0.192.in-addr.arpa.")
 	f.Add("x.ip6.arpa")
 	f.Fuzz(func(t *testing.T, name string) {
-		a, ok := parseReverse(name)
+		a, ok := book.ParseReverse(name)
 		if !ok {
 			return
 		}

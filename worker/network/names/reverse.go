@@ -1,45 +1,15 @@
 package names
 
 import (
+	"errors"
 	"fmt"
-	"net/netip"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// parseReverse reads the name of an address: 4.3.2.1.in-addr.arpa, or 32 digits and ip6.arpa.
-func parseReverse(name string) (netip.Addr, bool) {
-	name = strings.ToLower(trimDot(name))
-	if labels, is4 := strings.CutSuffix(name, ".in-addr.arpa"); is4 {
-		parts := strings.Split(labels, ".")
-		if len(parts) != 4 {
-			return netip.Addr{}, false
-		}
-		a, err := netip.ParseAddr(parts[3] + "." + parts[2] + "." + parts[1] + "." + parts[0])
-		return a, err == nil
-	}
-	labels, is6 := strings.CutSuffix(name, ".ip6.arpa")
-	digits := strings.Split(labels, ".")
-	if !is6 || len(digits) != 32 {
-		return netip.Addr{}, false
-	}
-	var b strings.Builder
-	for i := len(digits) - 1; i >= 0; i-- {
-		if len(digits[i]) != 1 {
-			return netip.Addr{}, false
-		}
-		b.WriteString(digits[i])
-		if i%4 == 0 && i > 0 {
-			b.WriteByte(':')
-		}
-	}
-	a, err := netip.ParseAddr(b.String())
-	return a, err == nil
-}
 
 // redirectTable is the name of the table in a container's namespace.
 const redirectTable = "boxbuild_dns"
@@ -74,4 +44,29 @@ func redirect(fd int, to uint16) error {
 		return fmt.Errorf("making nftables table %s: %w", redirectTable, err)
 	}
 	return nil
+}
+
+// Forget makes the kernel forget the queries of a namespace, in which do runs a function, to a server before this one: it
+// would go on to lead what comes from their ports to that one's, for as long as their clients ask often.
+func Forget(do func(func() error) error) error {
+	return do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		for _, proto := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			f := new(netlink.ConntrackFilter)
+			err := errors.Join(f.AddProtocol(proto), f.AddIP(netlink.ConntrackOrigDstIP, Embedded.AsSlice()),
+				f.AddPort(netlink.ConntrackOrigDstPort, 53))
+			if err != nil {
+				return err
+			}
+			if _, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f); err != nil &&
+				!errors.Is(err, netlink.ErrDumpInterrupted) && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("forgetting DNS queries: %w", err)
+			}
+		}
+		return nil
+	})
 }

@@ -7,9 +7,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 
 	"github.com/miekg/dns"
+
+	"github.com/boxbuild/boxbuild/worker/network/names/book"
 )
 
 const (
@@ -35,6 +38,7 @@ type Server struct {
 	directory Directory
 	ask       Asker // nil if the container is to reach nobody outside
 	udp, tcp  *dns.Server
+	files     []*os.File // the sockets, for whoever answers when the daemon does not
 	slots     chan struct{}
 	running   sync.WaitGroup
 	ctx       context.Context //nolint:containedctx // ends queries when the server is closed
@@ -56,6 +60,9 @@ func Listen(do func(func() error) error, fd int, d Directory, ask Asker) (*Serve
 		return nil, errors.Join(fmt.Errorf("listening for DNS queries: %w", err), pc.Close(), ln.Close())
 	}
 	s := &Server{directory: d, ask: ask, slots: make(chan struct{}, maxQueries)}
+	if s.files, err = filesOf(pc, ln); err != nil {
+		return nil, errors.Join(fmt.Errorf("listening for DNS queries: %w", err), pc.Close(), ln.Close())
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.udp, s.tcp = &dns.Server{PacketConn: pc, Handler: s}, &dns.Server{Listener: ln, Handler: s, MaxTCPQueries: 128}
 	for _, srv := range []*dns.Server{s.udp, s.tcp} {
@@ -84,8 +91,27 @@ func listenBoth() (net.PacketConn, net.Listener, error) {
 	return nil, nil, err
 }
 
+// filesOf returns the sockets once more.
+func filesOf(pc net.PacketConn, ln net.Listener) ([]*os.File, error) {
+	u, err := pc.(*net.UDPConn).File()
+	if err != nil {
+		return nil, err
+	}
+	t, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		return nil, errors.Join(err, u.Close())
+	}
+	return []*os.File{u, t}, nil
+}
+
+// Files are the sockets for datagrams and for connections. They stay the Server's, until Close.
+func (s *Server) Files() []*os.File { return s.files }
+
 // Close ends all queries.
 func (s *Server) Close() {
+	for _, f := range s.files {
+		_ = f.Close()
+	}
 	s.cancel()
 	_ = s.udp.Shutdown()
 	_ = s.tcp.Shutdown()
@@ -137,7 +163,7 @@ func (s *Server) answer(q *dns.Msg) *dns.Msg {
 	out.RecursionAvailable = true
 	head := dns.RR_Header{Name: question.Name, Rrtype: question.Qtype, Class: dns.ClassINET, Ttl: ttl}
 	if question.Qtype == dns.TypePTR {
-		a, ok := parseReverse(question.Name)
+		a, ok := book.ParseReverse(question.Name)
 		if !ok {
 			return nil
 		}

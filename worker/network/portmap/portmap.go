@@ -399,10 +399,10 @@ func (l *Lease) again() error {
 	return l.serve()
 }
 
-// Keep has the Carrier drop what no lease has.
-func (p *Ports) Keep() error {
+// Keep has the Carrier drop what no lease has, and none of others.
+func (p *Ports) Keep(others ...string) error {
 	p.mu.Lock()
-	var ids []string
+	ids := slices.Clone(others)
 	for l := range p.leases {
 		ids = append(ids, l.id)
 	}

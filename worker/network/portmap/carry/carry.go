@@ -7,7 +7,10 @@
 // process, which it starts when it is first needed and finds again by a socket in the daemon's directory; Serve is the
 // process. One process carries for all containers of a daemon. It ends when it has no socket and no daemon is connected.
 //
-// Locks: Table.mu guards the table of leases, a lease's mu its connections, Client.mu the connection to the process. They are
+// The process also answers for the DNS servers of containers while no daemon is connected, with copies of their sockets:
+// package names/away.
+//
+// Locks: Table.mu guards the tables, a lease's mu its connections, a names' mu its server, Client.mu the connection to the process. They are
 // leaves, and are held for no I/O. Client.turn is held for a call.
 package carry
 
@@ -41,13 +44,16 @@ type Carrier interface {
 type Table struct {
 	mu     sync.Mutex
 	leases map[string]*lease // guarded by mu
+	names  map[string]*names // guarded by mu
 	closed bool              // guarded by mu
 }
 
 var _ Carrier = (*Table)(nil)
 
 // NewTable returns an empty Table.
-func NewTable() *Table { return &Table{leases: make(map[string]*lease)} }
+func NewTable() *Table {
+	return &Table{leases: make(map[string]*lease), names: make(map[string]*names)}
+}
 
 // Carry implements Carrier.
 func (t *Table) Carry(id string, to netip.Addr, sockets []Socket) error {
@@ -73,11 +79,15 @@ func (t *Table) Carry(id string, to netip.Addr, sockets []Socket) error {
 // Drop implements Carrier.
 func (t *Table) Drop(id string) error {
 	t.mu.Lock()
-	l := t.leases[id]
+	l, n := t.leases[id], t.names[id]
 	delete(t.leases, id)
+	delete(t.names, id)
 	t.mu.Unlock()
 	if l != nil {
 		l.close()
+	}
+	if n != nil {
+		n.close()
 	}
 	return nil
 }
@@ -95,6 +105,11 @@ func (t *Table) Keep(ids []string) error {
 			gone = append(gone, id)
 		}
 	}
+	for id := range t.names {
+		if !keep[id] {
+			gone = append(gone, id)
+		}
+	}
 	t.mu.Unlock()
 	for _, id := range gone {
 		_ = t.Drop(id)
@@ -106,7 +121,7 @@ func (t *Table) Keep(ids []string) error {
 func (t *Table) empty() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.leases) == 0
+	return len(t.leases) == 0 && len(t.names) == 0
 }
 
 // Close drops all. Nothing can be carried any more.

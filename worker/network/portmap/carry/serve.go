@@ -61,9 +61,14 @@ func (s *server) serve(c *net.UnixConn) {
 	defer func() {
 		c.Close()
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.conns--; s.conns == 0 && s.table.empty() {
+		s.conns--
+		alone := s.conns == 0
+		if alone && s.table.empty() {
 			s.listener.Close()
+		}
+		s.mu.Unlock()
+		if alone {
+			s.table.leave()
 		}
 	}()
 	if !trusted(c) {

@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/worker/network/names/away"
 )
 
 // The operations of the process. A daemon may talk to a process that an older one has started: fields and operations are
@@ -18,6 +20,7 @@ const (
 	opCarry = "carry"
 	opDrop  = "drop"
 	opKeep  = "keep"
+	opNames = "names"
 )
 
 // A call goes to the process, with the descriptors of as many sockets as it has Ports.
@@ -28,6 +31,8 @@ type call struct {
 	Ports []uint16   `json:",omitempty"`
 	IDs   []string   `json:",omitempty"` // of Keep, which has several calls if they are many
 	More  bool       `json:",omitempty"` // another Keep follows, of which these are a part
+	// Names is what opNames, which has a socket for datagrams and one that listens, has answered.
+	Names *away.Config `json:",omitempty"`
 }
 
 // An answer comes back for each call.
@@ -123,6 +128,11 @@ func answerOf(t *Table, in *call, files []*os.File, keep *[]string) answer {
 				sockets[i] = Socket{File: f, Port: in.Ports[i]}
 			}
 			return t.Carry(in.ID, in.To, sockets)
+		case opNames:
+			if in.Names == nil || len(files) != 2 {
+				return fmt.Errorf("%d sockets for names", len(files))
+			}
+			return t.answerLater(in.ID, *in.Names, files[0], files[1])
 		case opDrop:
 			return t.Drop(in.ID)
 		case opKeep:

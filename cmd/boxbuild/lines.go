@@ -71,8 +71,8 @@ func (l *transferLines) text(st *boxbuildv1.Status) string {
 		return l.done
 	case st.GetEnded() != nil && action == "Exists":
 		return l.exists
-	case st.GetEnded() != nil && action == "Mounted":
-		return "Mounted from another repository"
+	case st.GetEnded() != nil && strings.HasPrefix(action, "Mounted from "):
+		return action
 	case st.GetEnded() != nil:
 		return action + " done"
 	case st.GetTotal() > 0:

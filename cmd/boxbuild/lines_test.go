@@ -48,7 +48,7 @@ func TestTransferLines(t *testing.T) {
 		{"push of what is there", pushLines, false, []*boxbuildv1.Status{
 			{Id: "layer " + id, Action: "pushing", Total: 10}, {Id: "layer " + id, Action: "exists", Current: 10, Total: 10, Ended: now},
 		}, []string{"Layer already exists"}},
-		{"push of what is elsewhere", pushLines, false, []*boxbuildv1.Status{{Id: "config " + id, Action: "mounted", Ended: now}}, []string{"Mounted from another repository"}},
+		{"push of what is elsewhere", pushLines, false, []*boxbuildv1.Status{{Id: "config " + id, Action: "mounted from library/alpine", Ended: now}}, []string{"Mounted from library/alpine"}},
 	} {
 		out.Reset()
 		l := tt.lines()

@@ -97,9 +97,11 @@ func (p *push) blobTo(ctx context.Context, b blob) error {
 		}
 	}
 	p.opts.Progress(b.id, 0, desc.Size, false)
-	ctx = dist.WithTrace(ctx, &dist.Trace{Bytes: func(_ v1.Hash, done, total int64) {
-		p.opts.Progress(b.id, done, total, false)
-	}})
+	var source dist.Repo
+	ctx = dist.WithTrace(ctx, &dist.Trace{
+		Bytes:   func(_ v1.Hash, done, total int64) { p.opts.Progress(b.id, done, total, false) },
+		Mounted: func(_ v1.Hash, from dist.Repo) { source = from },
+	})
 	for i, d := range p.to {
 		open := func() (io.ReadCloser, error) { return b.open(ctx) }
 		how, err := p.client.PushBlob(ctx, d.repo, desc, open, from)
@@ -107,7 +109,7 @@ func (p *push) blobTo(ctx context.Context, b blob) error {
 			return err
 		}
 		if i == 0 && p.opts.Came != nil {
-			p.opts.Came(b.id, how)
+			p.opts.Came(b.id, how, source)
 		}
 		from = append([]dist.Repo{d.repo}, from...)
 	}

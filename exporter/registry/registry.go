@@ -30,8 +30,8 @@ type Options struct {
 	ByDigest bool
 	Progress exporter.Progress // may be nil
 	// Came, if not nil, is told how a part of the image came to be in the first of its repositories, before Progress is
-	// told that it is done. It is called by several goroutines.
-	Came func(id string, how dist.How)
+	// told that it is done; from is the repository that it was mounted from. It is called by several goroutines.
+	Came func(id string, how dist.How, from dist.Repo)
 	// Made, if not nil, is told what the image consists of once its layers are there in the form asked for, and Sent is
 	// called once, after that, when all repositories have all blobs.
 	Made func(exporter.Contents)

@@ -213,12 +213,22 @@ func (l *waitingLayer) Blob(ctx context.Context, form exporter.Form) (exporter.D
 	return l.fakeLayer.Blob(ctx, form)
 }
 
-// A layer that the registry has elsewhere is mounted: from where it was pulled, and from where it was just pushed.
+// A layer that the registry has elsewhere is mounted: from where it was pulled, and from where it was just pushed. From where
+// the first repository has it is told.
 func TestExportMounts(t *testing.T) {
 	reg, host, c := start(t)
 	base := layerOf("base", "docker.io/library/busybox", "not a name", host+"/base")
 	reg.PutBlob("base", base.bytes(exporter.Gzip))
-	desc, err := New(c, Options{}).Export(t.Context(), &exporter.Image{
+	var mu sync.Mutex
+	var from []string
+	came := func(id string, how dist.How, source dist.Repo) {
+		mu.Lock()
+		defer mu.Unlock()
+		if what, _, _ := strings.Cut(id, " "); how != dist.Uploaded {
+			from = append(from, what+" "+how.String()+" "+source.String())
+		}
+	}
+	desc, err := New(c, Options{Came: came}).Export(t.Context(), &exporter.Image{
 		Names: []string{host + "/a:1", host + "/b:1"}, Manifests: []exporter.Manifest{manifestOf("amd64", base, layerOf("own"))},
 	})
 	if err != nil {
@@ -228,6 +238,9 @@ func TestExportMounts(t *testing.T) {
 	check(t, reg, "b", "1", desc)
 	if n := reg.Count("PUT", registrytest.Upload); n != 2 { // the config and one layer, to the first repository
 		t.Errorf("%d uploads, want 2", n)
+	}
+	if want := "layer mounted " + host + "/base"; len(from) != 1 || from[0] != want {
+		t.Errorf("mounted are %q, want %q", from, want)
 	}
 	if n := reg.Uploads(); n != 0 {
 		t.Errorf("%d uploads left open", n)

@@ -15,6 +15,8 @@ type Trace struct {
 	// Retry is called before something is tried again: what failed, how often it has failed now, and how long the client
 	// waits.
 	Retry func(err error, failures int, wait time.Duration)
+	// Mounted is called when a registry took a blob from another repository of its own.
+	Mounted func(blob v1.Hash, from Repo)
 }
 
 type traceKey struct{}
@@ -33,6 +35,10 @@ func WithTrace(ctx context.Context, t *Trace) context.Context {
 		Retry: func(err error, failures int, wait time.Duration) {
 			t.retry(err, failures, wait)
 			outer.retry(err, failures, wait)
+		},
+		Mounted: func(blob v1.Hash, from Repo) {
+			t.mounted(blob, from)
+			outer.mounted(blob, from)
 		},
 	})
 }
@@ -55,5 +61,11 @@ func (t *Trace) bytes(blob v1.Hash, done, total int64) {
 func (t *Trace) retry(err error, failures int, wait time.Duration) {
 	if t.Retry != nil {
 		t.Retry(err, failures, wait)
+	}
+}
+
+func (t *Trace) mounted(blob v1.Hash, from Repo) {
+	if t.Mounted != nil {
+		t.Mounted(blob, from)
 	}
 }

@@ -41,6 +41,7 @@ func (p *blobPush) attempt(ctx context.Context) (How, error) {
 			return 0, err
 		}
 		if at == nil {
+			traceOf(ctx).mounted(p.desc.Digest, p.from[0])
 			return Mounted, nil
 		}
 		p.from = p.from[1:]

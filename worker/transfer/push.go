@@ -108,7 +108,8 @@ type ExportOptions struct {
 	ByDigest bool                // no tags are set
 	Insecure bool                // the registries need not prove who they are, nor speak TLS
 	Status   func(solver.Status) // may be nil
-	// Ways has the last status of a part that was not uploaded say how else it came there: "exists" or "mounted".
+	// Ways has the last status of a part that was not uploaded say how else it came there: "exists" or, with the path of
+	// the repository that the registry had it in, "mounted from library/busybox".
 	Ways bool
 	// Made is told what the image consists of once its layers are there in the form asked for, and Sent is called when all
 	// repositories have all blobs. Both may be nil.
@@ -121,7 +122,7 @@ func (s *Service) Export(ctx context.Context, img *exporter.Image, opt ExportOpt
 	var docs pushedDocs
 	opts := push.Options{Form: opt.Form, ByDigest: opt.ByDigest, Made: opt.Made, Sent: opt.Sent, Pushed: docs.add}
 	if opt.Status != nil {
-		p := &pushProgress{status: opt.Status, parts: make(map[string]*solver.Status), hows: make(map[string]registry.How)}
+		p := &pushProgress{status: opt.Status, parts: make(map[string]*solver.Status), hows: make(map[string]string)}
 		if opts.Progress = p.report; opt.Ways {
 			opts.Came = p.came
 		}
@@ -288,14 +289,20 @@ type pushProgress struct {
 
 	mu    sync.Mutex // guards parts and hows, and the order of reports
 	parts map[string]*solver.Status
-	hows  map[string]registry.How // of those that were not uploaded
+	hows  map[string]string // of those that were not uploaded
 }
 
-// came notes how a part came to be in its repository: "exists" and "mounted" are what is said of it then.
-func (p *pushProgress) came(id string, how registry.How) {
+// came notes how a part came to be in its repository.
+func (p *pushProgress) came(id string, how registry.How, from registry.Repo) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.hows[id] = how
+	switch how {
+	case registry.Uploaded:
+	case registry.Mounted:
+		p.hows[id] = how.String() + " from " + from.Path
+	default:
+		p.hows[id] = how.String()
+	}
 }
 
 func (p *pushProgress) report(id string, current, total int64, done bool) {
@@ -306,8 +313,8 @@ func (p *pushProgress) report(id string, current, total int64, done bool) {
 		st = &solver.Status{ID: id, Action: "pushing", Started: time.Now()}
 		p.parts[id] = st
 	}
-	if done && p.hows[id] != registry.Uploaded {
-		st.Action = p.hows[id].String()
+	if how := p.hows[id]; done && how != "" {
+		st.Action = how
 	}
 	if st.Current, st.Total = current, total; done {
 		st.Ended = time.Now()

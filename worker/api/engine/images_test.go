@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 )
@@ -147,6 +148,24 @@ func TestAuthOfOthers(t *testing.T) {
 	} {
 		if got := registryHost(server); got != host {
 			t.Errorf("%q is of %s, want %s", server, got, host)
+		}
+	}
+}
+
+// A layer that was not uploaded is said to be where it comes from, in docker's words; a config is not shown.
+func TestPushParts(t *testing.T) {
+	hex := strings.Repeat("a", 64)
+	now := time.Now()
+	for action, want := range map[string]string{
+		"pushing": "Pushed", "exists": "Layer already exists", "mounted from library/alpine": "Mounted from library/alpine",
+	} {
+		out := httptest.NewRecorder()
+		p := &progress{w: &answer{ResponseWriter: out}, seen: map[string]bool{}, last: map[string]time.Time{}}
+		p.part(solver.Status{ID: "layer sha256:" + hex, Action: action, Ended: now}, pushFirst)
+		p.part(solver.Status{ID: "config sha256:" + hex, Action: action, Ended: now}, pushFirst)
+		texts, _ := messages(t, out.Body)
+		if got := strings.Join(texts, ","); got != "aaaaaaaaaaaa Preparing,aaaaaaaaaaaa "+want {
+			t.Errorf("%s: got %s", action, got)
 		}
 	}
 }

@@ -96,7 +96,6 @@ var phases = map[string]phase{
 	"extracting":  {"Extracting", "Pull complete"},
 	"pushing":     {"Pushing", "Pushed"},
 	"pushed":      {"Pushing", "Pushed"},
-	"mounted":     {"Pushing", "Mounted from another repository"},
 }
 
 // part reports how far a part of a transfer is. first is what is said when it is met.
@@ -116,7 +115,10 @@ func (p *progress) part(st solver.Status, first string) {
 	}
 	done := !st.Ended.IsZero()
 	ph, ok := phases[st.Action]
+	from, mounted := strings.CutPrefix(st.Action, "mounted from ")
 	switch {
+	case mounted:
+		ph = phase{"Pushing", "Mounted from " + from}
 	case st.Action == "exists" && first == pushFirst:
 		ph = phase{"Layer already exists", "Layer already exists"}
 	case st.Action == "exists":

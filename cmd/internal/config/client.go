@@ -14,7 +14,8 @@ type Client struct {
 	// hands it to the daemon that it starts. --root, BOXBUILD_ROOT; /var/lib/boxbuild for root, else
 	// $XDG_DATA_HOME/boxbuild.
 	Root string
-	// Addr is where the daemon listens, unix:///path or tcp://host:port. --addr, BOXBUILD_ADDR; else derived from Root.
+	// Addr is where the daemon listens, unix:///path or tcp://host:port. --addr; BOXBUILD_ADDR, unless --root is given;
+	// else derived from Root.
 	Addr string
 	// TLS is for tcp://: the files of --tlsdir or BOXBUILD_TLSDIR (ca.pem, cert.pem, key.pem), or those of --tlscacert,
 	// --tlscert and --tlskey, BOXBUILD_TLSCACERT, BOXBUILD_TLSCERT and BOXBUILD_TLSKEY. Without any of them the connection

@@ -99,9 +99,8 @@ func (e Env) addressOf(root string) string {
 	return "unix://" + path
 }
 
-// locate finds root and address from flags and environment. An address that was given goes before one that is derived, also
-// from a root that was given in a stronger way: with --root and BOXBUILD_ADDR it is that of the variable. given says that
-// the address itself was.
+// locate finds root and address from flags and environment. A flag goes before a variable: with --root, BOXBUILD_ADDR does
+// not count, and the address is derived from the root. given says that the address itself was given.
 func (e Env) locate(flagRoot, flagAddr string) (root, addr string, given bool, err error) {
 	root = e.defaultRoot()
 	if env := e.Getenv("BOXBUILD_ROOT"); env != "" {
@@ -113,7 +112,11 @@ func (e Env) locate(flagRoot, flagAddr string) (root, addr string, given bool, e
 	if root, err = filepath.Abs(root); err != nil {
 		return "", "", false, fmt.Errorf("finding the root: %w", err)
 	}
-	if addr = cmp.Or(flagAddr, e.Getenv("BOXBUILD_ADDR")); addr != "" {
+	addr = flagAddr
+	if flagRoot == "" {
+		addr = cmp.Or(addr, e.Getenv("BOXBUILD_ADDR"))
+	}
+	if addr != "" {
 		return root, addr, true, nil
 	}
 	return root, e.addressOf(root), false, nil

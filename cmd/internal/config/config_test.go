@@ -40,7 +40,8 @@ func TestAddress(t *testing.T) {
 		{"root variable", 0, vars{"BOXBUILD_ROOT": "/v"}, nil, "/v", "unix:///v/boxbuild.sock", true},
 		{"addr flag", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--addr", "unix:///f"}, "/var/lib/boxbuild", "unix:///f", false},
 		{"addr variable", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, nil, "/var/lib/boxbuild", "unix:///e", false},
-		{"addr variable with root flag", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--root", "/r"}, "/r", "unix:///e", false},
+		{"addr variable with root flag", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--root", "/r"}, "/r", "unix:///r/boxbuild.sock", true},
+		{"both flags", 0, vars{"BOXBUILD_ADDR": "unix:///e"}, []string{"--root", "/r", "--addr", "unix:///f"}, "/r", "unix:///f", false},
 		{"long root", 0, nil, []string{"--root", long}, long, "unix:///run/boxbuild/", true},
 	} {
 		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
@@ -119,8 +120,8 @@ keypair = [{key = "/k", cert = "/c"}]
 	}
 }
 
-// An address is the flag's, else the variable's, else the file's; only without any it is derived from the root, whether
-// that is a flag or not.
+// An address is that of --addr, else that of --root, else the variable's, else the file's; without any it is derived from the
+// root of variable or file.
 func TestAddressOfFile(t *testing.T) {
 	const file = "root = \"/f\"\n[grpc]\naddress = [\"unix:///x/g2.sock\", \"unix:///x/g3.sock\"]\n"
 	both := []string{"unix:///x/g2.sock", "unix:///x/g3.sock"}
@@ -132,11 +133,11 @@ func TestAddressOfFile(t *testing.T) {
 		want []string
 	}{
 		{file, "", nil, "/f", both},
-		{file, "", []string{"--root", "/r"}, "/r", both},
-		{"addr = \"unix:///a\"\n", "", []string{"--root", "/r"}, "/r", []string{"unix:///a"}},
+		{file, "", []string{"--root", "/r"}, "/r", []string{"unix:///r/boxbuild.sock"}},
+		{"addr = \"unix:///a\"\n", "", nil, "/var/lib/boxbuild", []string{"unix:///a"}},
 		{"", "", []string{"--root", "/r"}, "/r", []string{"unix:///r/boxbuild.sock"}},
 		{file, "unix:///e", nil, "/f", []string{"unix:///e"}},
-		{file, "unix:///e", []string{"--root", "/r"}, "/r", []string{"unix:///e"}},
+		{file, "unix:///e", []string{"--root", "/r"}, "/r", []string{"unix:///r/boxbuild.sock"}},
 		{file, "unix:///e", []string{"--root", "/r", "--addr", "unix:///b"}, "/r", []string{"unix:///b"}},
 	} {
 		vars := map[string]string{}

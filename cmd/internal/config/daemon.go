@@ -20,8 +20,8 @@ type Daemon struct {
 	// Addr is where to listen, as in Addrs, for a file that names one address.
 	Addr string `toml:"addr"`
 	// Addrs are where to listen: unix:///path, tcp://host:port, fd:// for the sockets that systemd has made. --addr (more
-	// than once), BOXBUILD_ADDR, addr or grpc.address; else derived from Root: the default root listens at
-	// /run/boxbuild/boxbuild.sock, any other one inside itself.
+	// than once); else, unless --root is given, BOXBUILD_ADDR, addr or grpc.address; else derived from Root: the default
+	// root listens at /run/boxbuild/boxbuild.sock, any other one inside itself.
 	Addrs []string `toml:"-"`
 	// Group is the name or number of the group that may connect besides the daemon's user. --group; nobody else if
 	// empty. Who may connect may become root on this machine.
@@ -195,8 +195,8 @@ func (d *Daemon) Load(fs *pflag.FlagSet) error {
 	return d.Validate()
 }
 
-// place settles root and addresses. What the file says counts less than environment and flags, but an address there more
-// than one that is derived from the root, wherever that comes from.
+// place settles root and addresses. What the file says counts less than environment and flags: an address there more than one
+// that is derived from a root, unless that was given by --root. A client with the same --root comes to the same address.
 func (d *Daemon) place() error {
 	first := ""
 	if len(d.addrFlags) > 0 {
@@ -219,7 +219,7 @@ func (d *Daemon) place() error {
 	switch {
 	case len(d.addrFlags) > 0:
 		d.Addrs = d.addrFlags
-	case len(inFile) > 0 && !given:
+	case len(inFile) > 0 && !given && d.rootFlag == "":
 		d.Addrs = inFile
 	default:
 		d.Addrs = []string{addr}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
@@ -131,7 +132,7 @@ func (w *outWalk) walk(ctx context.Context, all map[string]*found, dir string) e
 // statPacket makes the message that lists an entry.
 func statPacket(e *treehash.Entry, to, link string, epoch *time.Time) raw {
 	st := appendText(make([]byte, 0, len(to)+64), statPath, to)
-	st = appendNumber(st, statMode, uint64(uint32(goModeOf(e.Mode))))
+	st = appendNumber(st, statMode, uint64(uint32(filesync.FileMode(e.Mode))))
 	st = appendNumber(st, 3, uint64(e.UID))
 	st = appendNumber(st, 4, uint64(e.GID))
 	if link == "" {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
 
@@ -132,7 +133,7 @@ func parseStat(m []byte) (e treehash.Entry, hardlink string, err error) {
 		}
 		return nil
 	})
-	if e.Mode = modeOf(fs.FileMode(mode)); e.IsRegular() {
+	if e.Mode = filesync.StMode(fs.FileMode(mode)); e.IsRegular() {
 		hardlink, e.Link = e.Link, ""
 	}
 	if t := e.Mode & unix.S_IFMT; t == unix.S_IFCHR || t == unix.S_IFBLK {
@@ -153,63 +154,6 @@ func parseXattr(m []byte) (k string, v []byte, err error) {
 		return nil
 	})
 	return k, v, err
-}
-
-var modeBits = []struct {
-	goMode fs.FileMode
-	mode   uint32
-}{{fs.ModeSetuid, unix.S_ISUID}, {fs.ModeSetgid, unix.S_ISGID}, {fs.ModeSticky, unix.S_ISVTX}}
-
-// modeOf returns the st_mode for one of Go's, which fsutil sends; with no type for what has none that we know.
-func modeOf(m fs.FileMode) uint32 {
-	out := uint32(m.Perm())
-	for _, b := range modeBits {
-		if m&b.goMode != 0 {
-			out |= b.mode
-		}
-	}
-	switch m.Type() { //nolint:exhaustive // others are bits of a mode, and no types
-	case 0:
-		return out | unix.S_IFREG
-	case fs.ModeDir:
-		return out | unix.S_IFDIR
-	case fs.ModeSymlink:
-		return out | unix.S_IFLNK
-	case fs.ModeNamedPipe:
-		return out | unix.S_IFIFO
-	case fs.ModeSocket:
-		return out | unix.S_IFSOCK
-	case fs.ModeDevice:
-		return out | unix.S_IFBLK
-	case fs.ModeDevice | fs.ModeCharDevice:
-		return out | unix.S_IFCHR
-	}
-	return out
-}
-
-// goModeOf is the reverse of modeOf.
-func goModeOf(mode uint32) fs.FileMode {
-	out := fs.FileMode(mode & 0o777)
-	for _, b := range modeBits {
-		if mode&b.mode != 0 {
-			out |= b.goMode
-		}
-	}
-	switch mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		out |= fs.ModeDir
-	case unix.S_IFLNK:
-		out |= fs.ModeSymlink
-	case unix.S_IFIFO:
-		out |= fs.ModeNamedPipe
-	case unix.S_IFSOCK:
-		out |= fs.ModeSocket
-	case unix.S_IFBLK:
-		out |= fs.ModeDevice
-	case unix.S_IFCHR:
-		out |= fs.ModeDevice | fs.ModeCharDevice
-	}
-	return out
 }
 
 func appendNumber(b []byte, field protowire.Number, v uint64) []byte {

@@ -17,6 +17,7 @@ import (
 	"github.com/tonistiigi/fsutil/types"
 	"golang.org/x/sys/unix"
 
+	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
@@ -91,34 +92,17 @@ func (t *metadataTree) describe(ctx context.Context, dir string) error {
 
 // statOf describes an entry as fsutil does: with Go's file modes, and paths without the first slash.
 func statOf(e *treehash.Entry) *types.Stat {
-	mode := fs.FileMode(e.Mode & 0o777)
-	for bit, m := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {
-		if e.Mode&bit != 0 {
-			mode |= m
-		}
-	}
 	st := &types.Stat{
 		Path: strings.TrimPrefix(e.Path, "/"), Uid: e.UID, Gid: e.GID, ModTime: e.MTime.UnixNano(), Linkname: e.Link, Xattrs: e.Xattr,
 		Devmajor: int64(unix.Major(e.Rdev)), Devminor: int64(unix.Minor(e.Rdev)),
 	}
 	switch e.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		mode |= fs.ModeDir
 	case unix.S_IFLNK:
-		mode |= fs.ModeSymlink
 		st.Size = int64(len(e.Link))
-	case unix.S_IFIFO:
-		mode |= fs.ModeNamedPipe
-	case unix.S_IFSOCK:
-		mode |= fs.ModeSocket
-	case unix.S_IFBLK:
-		mode |= fs.ModeDevice
-	case unix.S_IFCHR:
-		mode |= fs.ModeDevice | fs.ModeCharDevice
-	default:
+	case unix.S_IFREG, 0:
 		st.Size = e.Size
 	}
-	st.Mode = uint32(mode)
+	st.Mode = uint32(filesync.FileMode(e.Mode))
 	return st
 }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/filesync"
 )
 
 // readable returns a ref that is not the empty tree, made, and what reads it.
@@ -138,27 +139,4 @@ func stat(f *frontend.FileInfo) *fstypes.Stat {
 }
 
 // fileMode returns a st_mode as Go has it. A socket looks like a regular file, as with BuildKit: archives have none.
-func fileMode(m uint32) fs.FileMode {
-	out := fs.FileMode(m & 0o777)
-	switch m & unix.S_IFMT {
-	case unix.S_IFDIR:
-		out |= fs.ModeDir
-	case unix.S_IFLNK:
-		out |= fs.ModeSymlink
-	case unix.S_IFBLK:
-		out |= fs.ModeDevice
-	case unix.S_IFCHR:
-		out |= fs.ModeDevice | fs.ModeCharDevice
-	case unix.S_IFIFO:
-		out |= fs.ModeNamedPipe
-	}
-	for _, b := range []struct {
-		bit uint32
-		as  fs.FileMode
-	}{{unix.S_ISUID, fs.ModeSetuid}, {unix.S_ISGID, fs.ModeSetgid}, {unix.S_ISVTX, fs.ModeSticky}} {
-		if m&b.bit != 0 {
-			out |= b.as
-		}
-	}
-	return out
-}
+func fileMode(m uint32) fs.FileMode { return filesync.FileMode(m) &^ fs.ModeSocket }

@@ -149,12 +149,18 @@ func TestDiffFails(t *testing.T) {
 			t.Errorf("cancelled: %v", err)
 		}
 	}
-	if after := openFiles(t); after != before {
+	if after := openFiles(t); after > before {
 		t.Errorf("%d files open, %d before", after, before)
 	}
 }
 
+// openFiles counts the descriptors of this process.
 func openFiles(t *testing.T) int {
+	t.Helper()
+	// The runtime takes some when it first waits for one, which it does from here on.
+	if r, w, err := os.Pipe(); err != nil || errors.Join(r.Close(), w.Close()) != nil {
+		t.Fatal("no pipe: ", err)
+	}
 	e, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)

@@ -237,7 +237,7 @@ func TestErrors(t *testing.T) {
 				f.Close()
 			}
 		}
-		if after := descriptors(t); after != before {
+		if after := descriptors(t); after > before {
 			t.Errorf("%d descriptors open, %d before", after, before)
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -249,8 +249,13 @@ func TestErrors(t *testing.T) {
 	})
 }
 
+// descriptors counts the descriptors of this process.
 func descriptors(t *testing.T) int {
 	t.Helper()
+	// The runtime takes some when it first waits for one, which it does from here on.
+	if r, w, err := os.Pipe(); err != nil || errors.Join(r.Close(), w.Close()) != nil {
+		t.Fatal("no pipe: ", err)
+	}
 	list, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)

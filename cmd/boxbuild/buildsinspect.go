@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"time"
@@ -94,7 +93,7 @@ func (a *app) inspectBuild(ctx context.Context, ref string) (*inspected, error) 
 	if view.Vertices, err = buildSteps(ctx, builds, rec.GetId()); err != nil {
 		return nil, err
 	}
-	raw, err := json.Marshal(view)
+	raw, err := plainJSON(view)
 	return &inspected{view, raw}, err
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +102,7 @@ func (a *app) info(ctx context.Context, format string) error {
 		obj.Info = nil
 	}
 	if format == "json" {
-		return errors.Join(err, json.NewEncoder(a.stdout).Encode(obj))
+		return errors.Join(err, a.printJSON(obj))
 	}
 	if file, ferr := config.Load(config.Dir()); ferr == nil {
 		obj.UserName = file.AuthConfigs["https://index.docker.io/v1/"].Username

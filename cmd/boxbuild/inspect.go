@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"text/template"
 	"time"
 
@@ -70,7 +71,7 @@ func (a *app) inspectImage(ctx context.Context, ref string, platform *boxbuildv1
 	if err != nil {
 		return nil, err
 	}
-	raw, err := json.Marshal(detail)
+	raw, err := plainJSON(detail)
 	if err != nil {
 		return nil, err
 	}
@@ -120,21 +121,42 @@ func printInspected(out io.Writer, tmpl *template.Template, format string, found
 		}
 		return nil
 	}
-	raw := make([]json.RawMessage, len(found))
+	raw := make([][]byte, len(found))
 	for i, obj := range found {
 		raw[i] = obj.raw
 	}
-	text, err := json.Marshal(raw)
-	if err == nil && format == "" {
-		var b bytes.Buffer
-		err = json.Indent(&b, text, "", "    ")
-		text = b.Bytes()
+	list := slices.Concat([]byte("["), bytes.Join(raw, []byte(",")), []byte("]"))
+	var b bytes.Buffer
+	var err error
+	if format == "" {
+		err = json.Indent(&b, list, "", "    ")
+	} else {
+		err = json.Compact(&b, list)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "%s\n", text)
+	_, err = fmt.Fprintf(out, "%s\n", b.Bytes())
 	return err
+}
+
+// printJSON prints v as JSON on one line.
+func (a *app) printJSON(v any) error {
+	text, err := plainJSON(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s\n", text)
+	return err
+}
+
+// plainJSON is v as JSON in which "&", "<" and ">" are themselves, as in what docker prints.
+func plainJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // execute executes tmpl for the object. A field that the type does not have is looked up in the JSON, as in docker.

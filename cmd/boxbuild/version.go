@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -151,7 +150,7 @@ func (a *app) printVersions(format string, v *versions) error {
 		}
 		return nil
 	case "json":
-		return json.NewEncoder(a.stdout).Encode(v)
+		return a.printJSON(v)
 	}
 	tmpl, err := templates.Parse(format)
 	if err != nil {

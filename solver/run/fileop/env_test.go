@@ -2,6 +2,7 @@ package fileop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"

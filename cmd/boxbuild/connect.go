@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"time"
 
@@ -35,10 +36,18 @@ func (a *app) connect(ctx context.Context) (*grpc.ClientConn, error) {
 		conn, err = dial(ctx, to)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Cannot connect to the boxbuild daemon at %s. Is boxbuildd running? (%w)", a.cfg.Addr, err) //nolint:staticcheck // docker's words
+		return nil, a.unreachable(err)
 	}
 	a.conn = conn
 	return conn, nil
+}
+
+// unreachable says why there is no connection. One who may not open the socket learns who may.
+func (a *app) unreachable(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("permission denied while trying to connect to the boxbuild daemon at %s: its own user may, root, and the members of its --group (%w)", a.cfg.Addr, err)
+	}
+	return fmt.Errorf("Cannot connect to the boxbuild daemon at %s. Is boxbuildd running? (%w)", a.cfg.Addr, err) //nolint:staticcheck // docker's words
 }
 
 // A destination is where a daemon is, and how it is known.

@@ -32,7 +32,7 @@ func (a *app) engine(ctx context.Context) (*client.Client, error) {
 		api, err = dialEngine(ctx, to)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Cannot connect to the boxbuild daemon at %s. Is boxbuildd running? (%w)", a.cfg.Addr, err) //nolint:staticcheck // docker's words
+		return nil, a.unreachable(err)
 	}
 	a.api = api
 	return api, nil

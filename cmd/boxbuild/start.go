@@ -35,6 +35,10 @@ func away(err error) bool {
 // startDaemon starts boxbuildd, apart from this process and its terminal, and waits until it answers. Of several
 // clients that find no daemon at once, one starts it and the others wait for that.
 func (a *app) startDaemon(ctx context.Context, to destination) error {
+	if a.env.UID != 0 { // it would fail, and leave a root behind
+		return fmt.Errorf("no daemon listens at %s, and only root can start one: use sudo, or give the address of one that runs and lets you in, "+
+			`such as --addr "unix:///run/boxbuild/boxbuild.sock"`, a.cfg.Addr)
+	}
 	program, err := findDaemon()
 	if err != nil {
 		return err

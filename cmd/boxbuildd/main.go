@@ -43,7 +43,7 @@ func main() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(os.Args[1:], process{
 		env: config.OSEnv(), stdout: os.Stdout, stderr: os.Stderr, signals: signals, worker: newWorker,
-		abort: func() { os.Exit(1) },
+		abort: func() { os.Exit(1) }, needsRoot: true,
 	})
 	switch {
 	case err == nil || errors.Is(err, pflag.ErrHelp):
@@ -59,6 +59,7 @@ type process struct {
 	stdout, stderr io.Writer
 	signals        <-chan os.Signal
 	abort          func() // ends the process at once
+	needsRoot      bool   // whatever the worker does, others may not
 	worker         func(ctx context.Context, cfg *config.Daemon, log *slog.Logger) (*daemon, error)
 }
 
@@ -84,6 +85,9 @@ func run(args []string, p process) error {
 	}
 	if err := cfg.Load(flags); err != nil {
 		return err
+	}
+	if p.needsRoot && p.env.UID != 0 {
+		return fmt.Errorf("it has to be started by root, and this is user %d", p.env.UID)
 	}
 	// Modes are those that the code says, whatever the umask of who starts the daemon.
 	unix.Umask(0o022)

@@ -79,7 +79,7 @@ func newStatusError(resp *http.Response, ref string) *StatusError {
 	defer resp.Body.Close()
 	e := &StatusError{
 		Method: resp.Request.Method, Scheme: resp.Request.URL.Scheme, Host: resp.Request.URL.Host, Ref: ref, Status: resp.StatusCode,
-		RetryAfter: retryAfter(resp.Header, time.Now()),
+		RetryAfter: RetryAfter(resp.Header, time.Now()),
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil && len(b) == 0 {

@@ -39,7 +39,7 @@ func (c *Client) backOff(ctx context.Context, err error, failures int) (again bo
 	if failures >= p.Attempts {
 		return false, fmt.Errorf("giving up after %d attempts: %w", failures, err)
 	}
-	wait := p.jitter(failures)
+	wait := p.Jitter(failures)
 	var status *StatusError
 	if errors.As(err, &status) && status.RetryAfter > 0 {
 		if status.RetryAfter > p.MaxRetryAfter {
@@ -59,8 +59,8 @@ func (c *Client) backOff(ctx context.Context, err error, failures int) (again bo
 	}
 }
 
-// jitter returns a random wait: exponential back-off with full jitter.
-func (p *RetryPolicy) jitter(failures int) time.Duration {
+// Jitter returns a random wait after so many failures: exponential back-off with full jitter, from Base to Max.
+func (p *RetryPolicy) Jitter(failures int) time.Duration {
 	ceiling := p.Max
 	if shift := failures - 1; shift < 30 && p.Base<<shift < p.Max {
 		ceiling = p.Base << shift
@@ -77,6 +77,11 @@ func retryable(err error) bool {
 	if !errors.As(err, &broken) {
 		return false
 	}
+	return MayMend(err)
+}
+
+// MayMend says whether a failure of a connection may go away by itself: not one of TLS, nor a host that does not exist.
+func MayMend(err error) bool {
 	var (
 		cert  *tls.CertificateVerificationError
 		alert tls.AlertError
@@ -95,20 +100,22 @@ func retryable(err error) bool {
 // serverFault says whether err is an answer that blames the server's state, not the request.
 func serverFault(err error) bool {
 	var status *StatusError
-	if !errors.As(err, &status) {
-		return false
-	}
-	switch status.Status {
+	return errors.As(err, &status) && FaultOf(status.Status)
+}
+
+// FaultOf says whether an HTTP status blames the server's state, not the request: another attempt may have another one.
+func FaultOf(status int) bool {
+	switch status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return true
 	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
 		return false
 	}
-	return status.Status >= 500
+	return status >= 500
 }
 
-// retryAfter reads Retry-After, RFC 9110 10.2.3: seconds or a date. It returns 0 if there is none, or none in the future.
-func retryAfter(h http.Header, now time.Time) time.Duration {
+// RetryAfter reads Retry-After, RFC 9110 10.2.3: seconds or a date. It returns 0 if there is none, or none in the future.
+func RetryAfter(h http.Header, now time.Time) time.Duration {
 	v := strings.TrimSpace(h.Get("Retry-After"))
 	if v == "" {
 		return 0

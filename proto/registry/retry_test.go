@@ -23,7 +23,7 @@ func TestRetryAfter(t *testing.T) {
 		"Thu, 01 Jan 2026 00:01:00 GMT": time.Minute,
 		"Wed, 31 Dec 2025 00:00:00 GMT": 0,
 	} {
-		if got := retryAfter(http.Header{"Retry-After": {in}}, now); got != want {
+		if got := RetryAfter(http.Header{"Retry-After": {in}}, now); got != want {
 			t.Errorf("%q: got %v, want %v", in, got, want)
 		}
 	}
@@ -37,7 +37,7 @@ func TestJitter(t *testing.T) {
 	} {
 		var least, most time.Duration = time.Hour, 0
 		for range 2000 {
-			d := p.jitter(failures)
+			d := p.Jitter(failures)
 			least, most = min(least, d), max(most, d)
 		}
 		if most > ceiling || most < ceiling*9/10 || least > ceiling/10 {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/boxbuild/boxbuild/proto/registry"
 )
 
 // A Sink takes a body. Reset throws away what has been written, since the body begins anew.
@@ -187,7 +189,7 @@ func (f *fetch) begin(resp *http.Response) (done bool, err error) {
 		}
 	}
 	if resp.StatusCode < 200 || resp.StatusCode >= 300 || resp.StatusCode == http.StatusPartialContent {
-		return false, &StatusError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, time.Now())}
+		return false, &StatusError{Status: resp.StatusCode, RetryAfter: registry.RetryAfter(resp.Header, time.Now())}
 	}
 	if resp.ContentLength > f.c.opt.MaxSize {
 		return false, &sinkError{fmt.Errorf("%w: %d bytes", ErrTooLarge, resp.ContentLength)}

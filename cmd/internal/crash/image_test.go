@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// image loads an image of busybox's programs and of entries, with a config of any content; marks are annotations of its
-// manifest and of its place in the index.
+// image loads an image of busybox's programs and of entries, with a config of any content and, under "history", a history;
+// marks are annotations of its manifest and of its place in the index.
 func (h *host) image(name string, config map[string]any, marks map[string]string, entries ...entry) {
 	h.t.Helper()
 	base := h.must("FROM scratch\nCOPY --from=busybox /bin /bin\n", "build", "-q", "-o", "-", "-")
@@ -32,7 +32,7 @@ func (h *host) image(name string, config map[string]any, marks map[string]string
 	layers := []any{describe("layer.v1.tar", []byte(base)), describe("layer.v1.tar", writeTar(entries...))}
 	ids := []any{layers[0].(map[string]any)["digest"], layers[1].(map[string]any)["digest"]}
 	conf := describe("config.v1+json", document(map[string]any{
-		"os": "linux", "architecture": "amd64", "config": config, "rootfs": map[string]any{"type": "layers", "diff_ids": ids},
+		"os": "linux", "architecture": "amd64", "config": config, "history": config["history"], "rootfs": map[string]any{"type": "layers", "diff_ids": ids},
 	}))
 	manifest := describe("manifest.v1+json", document(map[string]any{
 		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": conf, "layers": layers, "annotations": marks,

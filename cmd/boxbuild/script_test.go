@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +30,9 @@ import (
 	"github.com/boxbuild/boxbuild/worker/eventlog"
 	"github.com/boxbuild/boxbuild/worker/workertest"
 )
+
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
 
 var rewrite = flag.Bool("rewrite", false, "write what the scripts compare with anew")
 

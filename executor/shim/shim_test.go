@@ -18,6 +18,9 @@ import (
 	"github.com/boxbuild/boxbuild/executor/shim"
 )
 
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { unix.Umask(0o022) }
+
 // binary is boxshim, built once by TestMain.
 var binary string
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/boxbuild/boxbuild/executor"
@@ -27,6 +28,9 @@ import (
 	"github.com/boxbuild/boxbuild/solver/session"
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
+
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
 
 // A rig is a solver with the real runner: overlayfs, sandboxes, a network.
 type rig struct {

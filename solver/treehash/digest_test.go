@@ -16,6 +16,9 @@ import (
 	"github.com/boxbuild/boxbuild/solver"
 )
 
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { unix.Umask(0o022) }
+
 func digest(t testing.TB, tr Tree, sel *solver.Selector) solver.Digest {
 	t.Helper()
 	d, err := Digest(t.Context(), tr, sel)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,6 +43,9 @@ import (
 	"github.com/boxbuild/boxbuild/worker/images"
 	"github.com/boxbuild/boxbuild/worker/transfer"
 )
+
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { syscall.Umask(0o022) }
 
 // A rig is a builder on a real store and a registry of the test's, whose processes are the Go function shell.
 type rig struct {

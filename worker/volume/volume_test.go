@@ -22,6 +22,9 @@ import (
 	"github.com/boxbuild/boxbuild/worker"
 )
 
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { unix.Umask(0o022) }
+
 // A log remembers what was published.
 type log struct {
 	mu   sync.Mutex

@@ -16,6 +16,9 @@ import (
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
+// Modes of files that tests make do not depend on who runs the tests.
+func init() { unix.Umask(0o022) }
+
 // dockerfile is a Copy as COPY makes it.
 func dockerfile(src, dst string) *op.Copy {
 	return &op.Copy{

@@ -34,13 +34,7 @@ func (s *Service) request(ref string) (*worker.NetworkRequest, error) {
 
 // Connect implements worker.Networks.
 func (s *Service) Connect(ctx context.Context, ref string, req *network.ConnectRequest) error {
-	s.mu.Lock()
-	n, err := s.findLocked(ref)
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	r, err := s.request(req.Container)
+	n, r, err := s.both(ref, req.Container)
 	if err != nil {
 		return err
 	}
@@ -78,6 +72,18 @@ func (s *Service) Connect(ctx context.Context, ref string, req *network.ConnectR
 		s.publish(n, events.ActionConnect, map[string]string{"container": r.ID})
 	}
 	return nil
+}
+
+// both finds a network and what a container wants of its own.
+func (s *Service) both(ref, container string) (*netw, *worker.NetworkRequest, error) {
+	s.mu.Lock()
+	n, err := s.findLocked(ref)
+	s.mu.Unlock()
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := s.request(container)
+	return n, r, err
 }
 
 // checkConnect refuses what cannot be connected, in docker's words.
@@ -193,13 +199,7 @@ func (s *Service) reroute(sb *sandbox, ns *link.Namespace) error {
 
 // Disconnect implements worker.Networks.
 func (s *Service) Disconnect(ctx context.Context, ref string, req *network.DisconnectRequest) error {
-	s.mu.Lock()
-	n, err := s.findLocked(ref)
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	r, err := s.request(req.Container)
+	n, r, err := s.both(ref, req.Container)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/solver"
+	"github.com/boxbuild/boxbuild/solver/op"
 	"github.com/boxbuild/boxbuild/worker"
 )
 
@@ -283,14 +284,7 @@ func (s *Server) saveImages(ctx context.Context, c *call) error {
 	if len(names) == 0 {
 		return worker.Invalidf("no image was named")
 	}
-	texts := c.form["platform"]
-	switch {
-	case c.before(48):
-		texts = nil
-	case c.before(52) && len(texts) > 1:
-		return worker.Invalidf("multiple platform parameters not supported")
-	}
-	platforms, err := parsePlatforms(texts)
+	platforms, err := c.imagePlatforms()
 	if err != nil {
 		return err
 	}
@@ -313,16 +307,21 @@ func (s *Server) isRepository(ctx context.Context, name string) bool {
 	return err == nil
 }
 
-// loadImages is docker load.
-func (s *Server) loadImages(ctx context.Context, c *call) error {
+// imagePlatforms are those that docker save or load is asked for; older versions know none, or one.
+func (c *call) imagePlatforms() ([]op.Platform, error) {
 	texts := c.form["platform"]
 	switch {
 	case c.before(48):
 		texts = nil
 	case c.before(52) && len(texts) > 1:
-		return worker.Invalidf("multiple platform parameters not supported")
+		return nil, worker.Invalidf("multiple platform parameters not supported")
 	}
-	platforms, err := parsePlatforms(texts)
+	return parsePlatforms(texts)
+}
+
+// loadImages is docker load.
+func (s *Server) loadImages(ctx context.Context, c *call) error {
+	platforms, err := c.imagePlatforms()
 	if err != nil {
 		return err
 	}

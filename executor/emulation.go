@@ -4,15 +4,21 @@ import (
 	"context"
 	"fmt"
 	"strings"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+// A Platform is one of the OCI image specification, from whose type it can be converted. It is not that type, as every process
+// of a sandbox would pay for what its package does at the start of a program.
+type Platform struct {
+	Architecture, OS, OSVersion string
+	OSFeatures                  []string
+	Variant                     string
+}
 
 // Emulators know how programs for other platforms than the machine's are executed. They are safe for concurrent use.
 type Emulators interface {
 	// Emulator returns what has to be in a sandbox so that programs for platform p run there; nil if nothing has to,
 	// because the processor or the kernel takes care of it. A *PlatformError says that they do not run.
-	Emulator(ctx context.Context, p ocispec.Platform) (*Emulator, error)
+	Emulator(ctx context.Context, p Platform) (*Emulator, error)
 }
 
 // An Emulator is a static program of this machine that executes programs for another one.

@@ -93,8 +93,8 @@ func New(opt Options) *Detector {
 }
 
 // Emulator implements executor.Emulators.
-func (d *Detector) Emulator(ctx context.Context, p ocispec.Platform) (*executor.Emulator, error) {
-	p = platforms.Normalize(p)
+func (d *Detector) Emulator(ctx context.Context, platform executor.Platform) (*executor.Emulator, error) {
+	p := platforms.Normalize(ocispec.Platform(platform))
 	host := d.opt.Host
 	if p.OS == "" || p.OS == host.OS && p.Architecture == host.Architecture {
 		return nil, d.variant(p)

@@ -124,7 +124,7 @@ func TestEmulator(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &world{runs: tt.runs}
-			got, err := w.detector(tt.registry, tt.path, strings.Fields(tt.flags)...).Emulator(t.Context(), platforms.MustParse(tt.platform))
+			got, err := w.detector(tt.registry, tt.path, strings.Fields(tt.flags)...).Emulator(t.Context(), executor.Platform(platforms.MustParse(tt.platform)))
 			if tt.err != "" {
 				var p *executor.PlatformError
 				if !errors.As(err, &p) || !strings.Contains(err.Error(), tt.err) {
@@ -150,7 +150,7 @@ func TestRemembered(t *testing.T) {
 		arm, riscv := platforms.MustParse("linux/arm64"), platforms.MustParse("linux/riscv64")
 		ask := func(p ocispec.Platform, want int) {
 			t.Helper()
-			_, _ = d.Emulator(t.Context(), p)
+			_, _ = d.Emulator(t.Context(), executor.Platform(p))
 			if w.tries != want {
 				t.Errorf("%d tries, want %d", w.tries, want)
 			}
@@ -166,7 +166,7 @@ func TestRemembered(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		s390x := platforms.MustParse("linux/s390x")
-		if _, err := d.Emulator(ctx, s390x); !errors.Is(err, context.Canceled) {
+		if _, err := d.Emulator(ctx, executor.Platform(s390x)); !errors.Is(err, context.Canceled) {
 			t.Errorf("called off: %v", err)
 		}
 		ask(s390x, 6)
@@ -248,13 +248,13 @@ func TestAskGivenUp(t *testing.T) {
 		first, giveUp := context.WithCancel(t.Context())
 		var asking sync.WaitGroup
 		asking.Go(func() {
-			if _, err := d.Emulator(first, arm); !errors.Is(err, context.Canceled) {
+			if _, err := d.Emulator(first, executor.Platform(arm)); !errors.Is(err, context.Canceled) {
 				t.Errorf("who gave up got %v", err)
 			}
 		})
 		synctest.Wait()
 		asking.Go(func() {
-			if em, err := d.Emulator(t.Context(), arm); em != nil || err != nil {
+			if em, err := d.Emulator(t.Context(), executor.Platform(arm)); em != nil || err != nil {
 				t.Errorf("who waited got %v, %v", em, err)
 			}
 		})

@@ -23,7 +23,7 @@ func (r *Runner) emulate(ctx context.Context, e *op.Exec, s *executor.Spec) (fun
 	if r.deps.Emulators == nil {
 		return none, nil
 	}
-	em, err := r.deps.Emulators.Emulator(ctx, e.Platform)
+	em, err := r.deps.Emulators.Emulator(ctx, executor.Platform(e.Platform))
 	var platform *executor.PlatformError
 	switch {
 	case errors.As(err, &platform) && platform.Supported == nil:
@@ -83,7 +83,7 @@ func (r *Runner) foreign(ctx context.Context, e *op.Exec, said string) error {
 		return windowsError(e)
 	}
 	var platform *executor.PlatformError
-	if _, err := r.deps.Emulators.Emulator(ctx, e.Platform); errors.As(err, &platform) {
+	if _, err := r.deps.Emulators.Emulator(ctx, executor.Platform(e.Platform)); errors.As(err, &platform) {
 		return platform
 	}
 	return nil

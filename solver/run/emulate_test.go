@@ -18,7 +18,7 @@ import (
 // emulators answer by the architecture.
 type emulators map[string]any
 
-func (e emulators) Emulator(_ context.Context, p op.Platform) (*executor.Emulator, error) {
+func (e emulators) Emulator(_ context.Context, p executor.Platform) (*executor.Emulator, error) {
 	switch a := e[p.Architecture].(type) {
 	case *executor.Emulator:
 		return a, nil

@@ -20,7 +20,7 @@ func (m *Manager) foreign(ctx context.Context, rec *record) string {
 	if m.deps.Emulators == nil || platforms.Only(m.deps.Platform).Match(rec.Platform) {
 		return ""
 	}
-	em, err := m.deps.Emulators.Emulator(ctx, rec.Platform)
+	em, err := m.deps.Emulators.Emulator(ctx, executor.Platform(rec.Platform))
 	var platform *executor.PlatformError
 	name := platforms.Format(rec.Platform)
 	switch {

@@ -20,7 +20,7 @@ type emulators struct {
 	err error
 }
 
-func (e *emulators) Emulator(context.Context, ocispec.Platform) (*executor.Emulator, error) {
+func (e *emulators) Emulator(context.Context, executor.Platform) (*executor.Emulator, error) {
 	return e.em, e.err
 }
 

@@ -46,10 +46,7 @@ func (dockerfile) Check(ctx context.Context, req *frontend.Request, env frontend
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	file := report.Source{Filename: t.src.name, Data: t.src.text, Language: "Dockerfile", Definition: defined(req)}
-	if len(file.Data) > maxText {
-		file.Data = nil // that is what is wrong with it
-	}
+	file := report.Source{Filename: t.src.name, Data: t.src.shown(), Language: "Dockerfile", Definition: defined(req)}
 	out := &report.Findings{Warnings: found, Sources: []report.Source{file}}
 	if err != nil {
 		out.Error = t.buildError(err)
@@ -101,7 +98,7 @@ func (dockerfile) Targets(ctx context.Context, req *frontend.Request, env fronte
 	if err != nil {
 		return nil, t.src.inText(err)
 	}
-	out := &report.Targets{Sources: [][]byte{t.src.text}}
+	out := &report.Targets{Sources: [][]byte{t.src.shown()}}
 	for i := range doc.stages {
 		s := &doc.stages[i]
 		out.Targets = append(out.Targets, report.Target{
@@ -123,7 +120,7 @@ func (dockerfile) Outline(ctx context.Context, req *frontend.Request, env fronte
 		return nil, t.src.located(err)
 	}
 	s := t.plan.target
-	out := &report.Outline{Name: s.src.Name, Description: s.src.DocComment, Sources: [][]byte{t.src.text}}
+	out := &report.Outline{Name: s.src.Name, Description: s.src.DocComment, Sources: [][]byte{t.src.shown()}}
 	c := &collection{t: t, seen: map[string]bool{}}
 	c.stage(s)
 	for _, d := range inOrder(c.args, func(d *definition) []solver.Range { return d.source }) {

@@ -11,7 +11,8 @@ import (
 // themselves, nested expansions, replacements of replacements. The limits here keep a translation under 64 MiB; each is
 // far above what a Dockerfile that could be built needs.
 const (
-	maxText   = 4 << 20   // bytes of a Dockerfile
+	maxText   = 10 << 20  // bytes of a Dockerfile
+	maxDense  = 4 << 20   // bytes of it that are neither comments nor long here-documents
 	maxParsed = 40 << 20  // bytes that the parser may take for it: see sizes
 	maxSteps  = 10_000    // instructions in a Dockerfile; some are 2 KiB each
 	maxNested = 100       // "${" inside one another; expansion recurses

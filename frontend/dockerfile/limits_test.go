@@ -109,6 +109,18 @@ func hostile() map[string]string {
 		"laughs-stages":      "ARG A=" + rep("a", 100_000) + "\n" + lines("FROM busybox AS s%d\nARG A\nENV B=$A$A C%[1]d=$A\n", 3_000),
 		"expose-many":        "FROM busybox\nEXPOSE " + rep("0-65535 ", 40_000) + "\n",
 		"expose-var":         "FROM busybox\nARG P=\"" + rep("1-65535 ", 10_000) + "\"\n" + rep("EXPOSE $P\n", 1_000),
+		"light-comments":     rep("#"+rep("x", 60_000)+"\n", 170) + "FROM busybox\nRUN x\n",
+		"light-inside":       "FROM busybox\nRUN x \\\n" + rep("#"+rep("x", 98)+"\n", 65_000) + "y\n",
+		"light-copy":         "FROM busybox\nCOPY <<'E' /x\n" + rep(rep("x", 60_000)+"\n", 170) + "E\n",
+		"light-expanded":     "FROM busybox\nCOPY <<E /x\n" + rep(rep("x", 60_000)+"$A\n", 170) + "E\n",
+		"light-script":       "FROM busybox\nRUN <<E\n#!/bin/x\n" + rep(rep("x", 60_000)+"\n", 170) + "E\n",
+		"light-chomped":      "FROM busybox\nRUN <<-E\n#!/bin/x\n" + rep("\t"+rep("x", 60_000)+"\n", 110) + "E\n",
+		"light-copies":       "FROM busybox\n" + rep("COPY <<'E' /x\n"+rep(rep("x", 60_000)+"\n", 10)+"E\n", 17),
+		"light-and-more":     rep("#"+rep("x", 60_000)+"\n", 150) + "FROM busybox\nENV A=" + rep("a", 60_000) + "\nCOPY <<EOF /x\n" + rep("$A\n", 300) + "EOF\n",
+		"light-and-words":    rep("#"+rep("x", 60_000)+"\n", 100) + "FROM busybox\n" + rep("LABEL "+rep("a=b ", 100)+"\n", 100),
+		"light-error":        "FROM busybox\nCOPY <<'E' /x\n" + rep(rep("x", 60_000)+"\n", 170) + "E\nCOPY --from=no\n",
+		"light-too-much":     rep("#"+rep("x", 60_000)+"\n", 190) + "FROM busybox\nRUN x\n",
+		"light-json-string":  `{"a":"` + rep("x", 11<<20) + `"}`,
 		"long-names":         "FROM busybox\n" + rep("LABEL a=$"+rep("b", 1_000)+"\n", 1_000),
 	}
 }
@@ -177,6 +189,32 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestLight checks how large a Dockerfile may be: much larger if most of it is comments and long here-documents; and that who is
+// over is told what it is.
+func TestLight(t *testing.T) {
+	const comment = "#" + "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n"
+	line := strings.Repeat("x", 60_000) + "\n"
+	many := func(s string, size int) string { return strings.Repeat(s, size/len(s)) }
+	const end = "FROM busybox\nRUN x\n"
+	for _, tt := range []struct{ text, want string }{
+		{many(comment, 5<<20) + end, ""},
+		{many("#"+line, 9<<20) + end, ""},
+		{"FROM busybox\nCOPY <<E /x\n" + many(line, 6<<20) + "E\n", ""},
+		{"FROM busybox\nRUN <<E\n#!/bin/x\n" + many(line, 9<<20) + "E\n", ""},
+		{"FROM busybox\nCOPY <<E /x\n" + many(line, 3<<20) + "E\n" + many("#"+line, 3<<20) + "COPY <<-'F' /y\n" + many("\t"+line, 2<<20) + "F\n", ""},
+		{many(comment, 9<<20) + many("#\n", 1<<19) + end, "the Dockerfile is too large: it has 9"},
+		{"FROM busybox\nCOPY <<E /x\n" + many(line, 5<<20) + "$A\nE\n", "larger than the 4194304 bytes that are allowed besides comments"},
+		{"FROM busybox\nENV A=" + many("x\\\n", 5<<20) + "\n", "larger than the 4194304 bytes that are allowed besides comments"},
+		{"FROM busybox\nCOPY <<E /x\n" + many(line, 9<<20), "larger than the 4194304 bytes that are allowed besides comments"}, // it has no end
+		{many("#"+line, 11<<20) + end, "larger than the 10485760 bytes that are allowed"},
+	} {
+		_, err := dockerfileCase(t, tt.text).translate()
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%.40q: %d bytes: got %.200v, want %q", tt.text, len(tt.text), err, tt.want)
+		}
+	}
+}
+
 // TestHostileReports checks the same of questions about the Dockerfile, with the answers as they cross the wire: an answer
 // must not name each of many lines for each of many findings.
 func TestHostileReports(t *testing.T) {
@@ -186,7 +224,7 @@ func TestHostileReports(t *testing.T) {
 	all := hostile()
 	for _, name := range []string{
 		"args-on-lines", "global-args", "secrets-on-lines", "undefined-on-lines", "undefined-in-from", "legacy", "mounts-on-lines",
-		"stages-most", "heredoc-most", "long-names", "huge",
+		"stages-most", "heredoc-most", "long-names", "huge", "light-script",
 	} {
 		for _, call := range []frontend.Call{frontend.Check, frontend.Outline, frontend.Targets} {
 			t.Run(fmt.Sprintf("%s/%d", name, call), func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 // What parts of a Dockerfile take in memory while it is parsed and translated, in bytes, as measured.
 const (
 	sizeByte        = 8    // a byte of text, which is copied a few times
+	sizeLight       = 4    // a byte of a comment, or of a long here-document that nothing is expanded in, which the parser does not see
 	sizeComment     = 48   // a line of comment, which may be about what follows
 	sizeWord        = 640  // a word of an instruction, of which the parser makes a node
 	sizeInstruction = 1000 // an instruction
@@ -23,7 +24,10 @@ const (
 // largeSize is from what size on the memory is collected before and after parsing, which takes some milliseconds.
 const largeSize = 8 << 20
 
-var errTooLarge = fmt.Errorf("the Dockerfile is larger than the %d bytes that are allowed", maxText)
+var (
+	errTooLarge = fmt.Errorf("the Dockerfile is larger than the %d bytes that are allowed", maxText)
+	errTooDense = fmt.Errorf("the Dockerfile is larger than the %d bytes that are allowed besides comments and long here-documents", maxDense)
+)
 
 // A measure is what there is in a Dockerfile, found without keeping any of it. It tells apart what the parser does: a
 // here-document is content, of which words and comments are none.
@@ -36,6 +40,7 @@ type measure struct {
 
 	instructions, comments, words int
 	content                       int // bytes of here-documents
+	light                         int // bytes of comments, and of long here-documents that nothing is expanded in
 	expanded                      int // words in here-documents that variables may be in
 	documentsSeen                 int
 	long                          []longDocument
@@ -58,21 +63,36 @@ func measureText(text []byte) (*measure, error) {
 	if m.instructions > maxSteps {
 		return nil, fmt.Errorf("the Dockerfile has more than %d instructions", maxSteps)
 	}
-	if m.size(len(text)) > maxParsed {
-		return nil, fmt.Errorf("the Dockerfile is too large: it has %d words in instructions, %d in here-documents and %d lines of comment",
-			m.words, m.expanded, m.comments)
+	m.rest = nil // what the parser may stop before counts as well
+	switch {
+	case m.dense() > maxDense:
+		return nil, errTooDense
+	case m.size() > maxParsed:
+		return nil, fmt.Errorf("the Dockerfile is too large: it has %d bytes of comments and long here-documents, %d words in instructions, "+
+			"%d in other here-documents and %d lines of comment", m.light, m.words, m.expanded, m.comments)
 	}
 	return m, nil
 }
 
-func (m *measure) size(text int) int {
-	return sizeByte*text + sizeComment*m.comments + sizeWord*m.words + sizeInstruction*m.instructions + sizeExpanded*m.expanded
+// dense is how many bytes have been gone through that are not light.
+func (m *measure) dense() int { return m.total - len(m.rest) - m.light }
+
+// size is how much memory what has been gone through takes.
+func (m *measure) size() int {
+	return sizeByte*m.dense() + sizeLight*m.light +
+		sizeComment*m.comments + sizeWord*m.words + sizeInstruction*m.instructions + sizeExpanded*m.expanded
+}
+
+// over says that there is too much already.
+func (m *measure) over() bool {
+	return m.instructions > maxSteps || m.dense() > maxDense || m.size() > maxParsed
 }
 
 // all goes through the text, up to where there is too much of it or the parser will find an error.
 func (m *measure) all() error {
-	for len(m.rest) > 0 && m.instructions <= maxSteps && m.size(0) <= maxParsed {
+	for len(m.rest) > 0 && !m.over() {
 		line := m.next()
+		whole := len(line)
 		if m.line == 1 {
 			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
 		}
@@ -88,6 +108,7 @@ func (m *measure) all() error {
 		case len(line) == 0:
 		case line[0] == '#':
 			m.comments++
+			m.light += whole
 		default:
 			if err := m.instruction(line); err != nil {
 				return err
@@ -130,7 +151,7 @@ func (m *measure) instruction(line []byte) error {
 			break
 		}
 	}
-	if !angle || m.size(0) > maxParsed {
+	if !angle || m.over() {
 		return nil
 	}
 	return m.documents(m.joined(first, more[:len(more)-len(m.rest)]))
@@ -138,8 +159,12 @@ func (m *measure) instruction(line []byte) error {
 
 // part takes a line that an instruction goes on with; it is empty if the parser leaves that out.
 func (m *measure) part() []byte {
-	line := bytes.TrimRight(m.next(), "\r\n")
-	if t := bytes.TrimLeftFunc(line, unicode.IsSpace); len(t) == 0 || t[0] == '#' {
+	whole := m.next()
+	line := bytes.TrimRight(whole, "\r\n")
+	if t := bytes.TrimLeftFunc(line, unicode.IsSpace); len(t) == 0 {
+		return nil
+	} else if t[0] == '#' {
+		m.light += len(whole)
 		return nil
 	}
 	return line
@@ -205,7 +230,7 @@ func (m *measure) documents(line string) error {
 func (m *measure) document(doc *parser.Heredoc) error {
 	m.depth, m.inWord = 0, false
 	m.documentsSeen++
-	rest, before := len(m.rest), m.line
+	all, rest, before := m.rest, len(m.rest), m.line
 	for len(m.rest) > 0 {
 		content := rest - len(m.rest)
 		line := m.next()
@@ -216,6 +241,12 @@ func (m *measure) document(doc *parser.Heredoc) error {
 		if string(end) == doc.Name {
 			if from := m.total - rest; content >= minLong && doc.Name != "" {
 				m.long = append(m.long, longDocument{m.documentsSeen, from, from + content, m.line - 1 - before})
+				if text := all[:content]; !doc.Expand || !bytes.ContainsAny(text, "$\\`") {
+					m.light += content
+					if doc.Chomp {
+						m.light -= content / 2 // what is left of the lines is a copy of its own
+					}
+				}
 			}
 			return nil
 		}

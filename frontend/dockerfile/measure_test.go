@@ -21,8 +21,8 @@ import (
 // here-documents. What the parser refuses may be measured in any way.
 func agrees(t *testing.T, text []byte) {
 	t.Helper()
-	m := measure{rest: text, escape: parser.DefaultEscapeToken}
-	if err := m.all(); err != nil || m.instructions > maxSteps || m.size(0) > maxParsed {
+	m := measure{total: len(text), rest: text, escape: parser.DefaultEscapeToken}
+	if err := m.all(); err != nil || m.over() {
 		return
 	}
 	tree, err := parser.Parse(bytes.NewReader(text))

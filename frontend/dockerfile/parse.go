@@ -38,7 +38,7 @@ func parse(src *source, config func(directive string) (*linter.Config, error)) (
 		return nil, at(fmt.Errorf("failed to parse check options: %w", err), where)
 	}
 	d := &document{lint: linter.New(cfg)}
-	large := m.size(len(src.text)) > largeSize
+	large := m.size() > largeSize
 	if large {
 		runtime.GC() // what was read is garbage by now, and the parser makes more: together they would be kept from the machine
 		defer runtime.GC()

@@ -161,6 +161,14 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	})
 }
 
+// shown is the text as reports have it: nothing of one so large that it would take more memory than making the report did.
+func (s *source) shown() []byte {
+	if len(s.text) > maxDense {
+		return nil
+	}
+	return s.text
+}
+
 // definedLocal is a directory with a Dockerfile as BuildKit's frontend defines it in LLB.
 func definedLocal(dir *op.Local, filename, session string) *op.Local {
 	l := &op.Local{Name: dir.Name, SharedKey: dir.Name, Session: cmp.Or(dir.Session, session), Differ: op.DifferNone}

@@ -17,7 +17,7 @@ func detectSyntax(text []byte) (ref, cmdline string, where []parser.Range, ok bo
 		return parser.DetectSyntax(text)
 	}
 	head := append(slices.Clone(text[:maxHeadJSON]), "\n\x00"...) // which is not JSON
-	if ref, cmdline, where, ok = parser.DetectSyntax(head); ok || !json.Valid(text) {
+	if ref, cmdline, where, ok = parser.DetectSyntax(head); ok || len(text) > maxDense || !json.Valid(text) {
 		return ref, cmdline, where, ok
 	}
 	if head = syntaxMember(text); head == nil {

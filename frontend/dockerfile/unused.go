@@ -36,7 +36,7 @@ func (t *translation) warnUnused() {
 	if len(hints) > 0 {
 		text += " (" + strings.Join(hints, " ") + ")"
 	}
-	t.env.Warn(solver.Warning{Short: text, File: t.src.name, Text: t.src.text})
+	t.env.Warn(solver.Warning{Short: text, File: t.src.name, Text: t.src.shown()})
 }
 
 // declared returns the arguments that some ARG declares, or that are there without one.

@@ -182,10 +182,18 @@ func ephemeral() (first, last uint16) {
 	return first, last
 }
 
-// A takenError says that somebody has a port.
-type takenError struct{ text string }
+// A takenError says that somebody has a port: a container, or another program. Of a range there are many, which nobody reads.
+type takenError struct {
+	binding Binding
+	program bool
+}
 
-func (e *takenError) Error() string { return e.text }
+func (e *takenError) Error() string {
+	if e.program {
+		return fmt.Sprintf("failed to bind host port %s/%s: address already in use", e.binding.Host, e.binding.Container.Proto())
+	}
+	return fmt.Sprintf("Bind for %s failed: port is already allocated", e.binding.Host)
+}
 
 func isTaken(err error) bool {
 	var e *takenError
@@ -220,6 +228,9 @@ func (l *Lease) bind(c network.Port, ips []netip.Addr, port uint16) error {
 // undo gives all bindings from the i-th on back.
 func (l *Lease) undo(i int) {
 	gone := l.bindings[i:]
+	if len(gone) == 0 { // as for each port of a range that is taken: looking at all sockets then would be cubic
+		return
+	}
 	l.bindings = l.bindings[:i]
 	l.sockets = slices.DeleteFunc(l.sockets, func(s socket) bool {
 		if !slices.Contains(gone, s.binding) {
@@ -241,7 +252,7 @@ func (p *Ports) claim(b Binding) error {
 	defer p.mu.Unlock()
 	k := key{b.Container.Proto(), b.Host.Port()}
 	if slices.ContainsFunc(p.used[k], func(a netip.Addr) bool { return clash(a, b.Host.Addr()) }) {
-		return &takenError{fmt.Sprintf("Bind for %s failed: port is already allocated", b.Host)}
+		return &takenError{binding: b}
 	}
 	p.used[k] = append(p.used[k], b.Host.Addr())
 	return nil
@@ -293,7 +304,7 @@ func open(b Binding) (*os.File, error) {
 		errno = unix.EINVAL
 	}
 	if errno == unix.EADDRINUSE {
-		return nil, &takenError{fmt.Sprintf("failed to bind host port %s/%s: address already in use", b.Host, b.Container.Proto())}
+		return nil, &takenError{binding: b, program: true}
 	}
 	return nil, fmt.Errorf("failed to bind host port %s/%s: %w", b.Host, b.Container.Proto(), errno)
 }

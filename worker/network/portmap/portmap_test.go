@@ -230,3 +230,23 @@ func TestManyPorts(t *testing.T) {
 		t.Errorf("%d ports are taken", len(p.used))
 	}
 }
+
+// Many ports that may each be any of one range get one each, and soon: a port of the range that is taken costs a look, and not
+// one at all that have been reserved, with which a single request would keep the daemon busy for minutes (CVE-2018-20699).
+func TestManyRanges(t *testing.T) {
+	p := New(carry.NewTable())
+	const n = 2000
+	var wants []Want
+	for i := range uint16(n) {
+		wants = append(wants, want(fmt.Sprint(i+1), "127.0.0.1", 24000, 24000+n+100))
+	}
+	l := reserve(t, p, wants...)
+	got := map[uint16]bool{}
+	for _, b := range l.Bindings() {
+		got[b.Host.Port()] = true
+	}
+	if len(l.Bindings()) != n || len(got) != n {
+		t.Errorf("there are %d bindings of %d ports", len(l.Bindings()), len(got))
+	}
+	l.Close()
+}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 // Modes of files that tests make do not depend on who runs the tests.
@@ -123,7 +124,26 @@ func setUp(env *testscript.Env, bin, bases string) error {
 	env.Setenv("SLEEP", strconv.Itoa(1e6+rand.IntN(9e6)))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
-	return nil
+	at, err := refused(env)
+	env.Setenv("REFUSED", at)
+	return err
+}
+
+// refused returns an address at which nobody listens, and nobody can until the script ends.
+func refused(env *testscript.Env) (string, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	env.Defer(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return "", err
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port), nil
 }
 
 // holder returns the pid of the daemon that uses root; 0 if none does.

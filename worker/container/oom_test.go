@@ -3,6 +3,7 @@ package container
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -30,6 +31,14 @@ func TestRealOOM(t *testing.T) {
 		t.Errorf("state is %+v", in.State)
 	}
 	f.must(f.Rename(ctx, id, "other")) // it is a change like others
+	for { // what is started while it still has the memory is killed, too
+		in, err := f.ExecInspect(ctx, e)
+		f.must(err)
+		if !in.Running {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
 	end, err := f.ExecCreate(ctx, id, &container.ExecCreateRequest{Cmd: []string{"touch", "/end"}})
 	f.must(err)
 	_, err = f.ExecStart(ctx, end, &container.ExecStartRequest{Detach: true}, executor.Streams{})

@@ -31,7 +31,7 @@ func TestRealOOM(t *testing.T) {
 		t.Errorf("state is %+v", in.State)
 	}
 	f.must(f.Rename(ctx, id, "other")) // it is a change like others
-	for { // what is started while it still has the memory is killed, too
+	for {                              // what is started while it still has the memory is killed, too
 		in, err := f.ExecInspect(ctx, e)
 		f.must(err)
 		if !in.Running {

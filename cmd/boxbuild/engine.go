@@ -108,8 +108,7 @@ func likeDocker(cmd *cobra.Command) *cobra.Command {
 		}
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return statusError{exitFlags, fmt.Sprintf("%v\n\nUsage:  %s\n\nRun '%s --help' for more information",
-			err, firstLine(cmd.UseLine()), cmd.CommandPath())}
+		return statusError{exitFlags, badFlags(cmd, err)}
 	})
 	cmd.DisableFlagsInUseLine = true
 	return cmd

@@ -21,7 +21,7 @@ func (a *app) systemCommand() *cobra.Command {
 
 // builderCommand has what docker has below "builder".
 func (a *app) builderCommand() *cobra.Command {
-	return group("builder COMMAND", "Manage builds",
+	return group("builder COMMAND", "Build images, and manage the build cache",
 		renamed(a.buildCommand(), "build [OPTIONS] PATH | URL | -"), a.pruneCommand("Remove build cache", false, true))
 }
 

@@ -33,12 +33,12 @@ func (a *app) run(ctx context.Context, args []string) int {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "boxbuild [OPTIONS] COMMAND",
-		Short: "A fast builder of images from Dockerfiles",
+		Short: "Builds images from Dockerfiles, and runs containers",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
 			}
-			return usagef("boxbuild: unknown command: boxbuild %s\n\nRun 'boxbuild --help' for more information", args[0])
+			return usagef("%s\n\nRun 'boxbuild --help' for more information", unknownCommand(cmd, args[0]))
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
@@ -47,25 +47,20 @@ func (a *app) root() *cobra.Command {
 		SilenceErrors:         true,
 		DisableFlagsInUseLine: true,
 		Version:               version,
-		CompletionOptions:     cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetIn(a.stdin)
 	root.SetErr(a.stderr)
 	root.SetVersionTemplate("boxbuild version {{.Version}}\n")
 	root.SetUsageTemplate(usageTemplate)
 	// Help is output. All else that cobra prints, such as that a flag is deprecated, is for people: it goes where errors do.
-	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { fmt.Fprint(a.stdout, cmd.UsageString()) })
-	root.SetHelpCommand(&cobra.Command{Use: "help", Hidden: true, RunE: func(cmd *cobra.Command, args []string) error {
-		found, rest, err := root.Find(args)
-		if err != nil || len(rest) > 0 {
-			return usagef("boxbuild: unknown command: boxbuild %s", strings.Join(args, " "))
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
+		if f := cmd.Flags().Lookup("help"); f != nil && cmd.HasParent() {
+			f.Hidden = true // as docker's: who reads this has found it
 		}
-		return found.Help()
-	}})
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		text := fmt.Sprintf("%v\n\nUsage:  %s\n\nRun '%s --help' for more information", err, cmd.UseLine(), cmd.CommandPath())
-		return usageError{text, true}
+		fmt.Fprint(a.stdout, cmd.UsageString())
 	})
+	root.SetHelpCommand(a.helpCommand(root))
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{badFlags(cmd, err), true} })
 	a.cfg = config.NewClient(root.PersistentFlags(), a.env)
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if err := a.cfg.Load(); err != nil {
@@ -78,18 +73,49 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.buildCommand(), a.imagesCommand(), a.pullCommand(), a.pushCommand(), a.tagCommand(), a.rmiCommand(),
 		a.loadCommand(), a.saveCommand(), a.importCommand(), a.historyCommand(), a.loginCommand(), a.logoutCommand(),
-		a.dfCommand(), a.pruneCommand("Remove unused images and build cache", true, true),
+		a.dfCommand(), a.pruneCommand("Remove unused containers, networks, images and build cache", true, true),
 		a.versionCommand(), a.infoCommand(), a.inspectAnyCommand(), a.imageCommand(), a.builderCommand(), a.buildsCommand(), a.systemCommand(),
 		likeDocker(a.psCommand()), likeDocker(a.eventsCommand()), likeDocker(a.searchCommand()), a.containerCommand(), a.volumeCommand(),
 	)
 	root.AddCommand(a.containerCommands()...)
+	a.addCompletions(root)
 	return root
+}
+
+// helpCommand is another way to ask for --help.
+func (a *app) helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Print the usage of a command", Hidden: true, DisableFlagsInUseLine: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			found, rest, err := root.Find(args)
+			switch {
+			case err == nil && len(rest) > 0:
+				return usagef("%s", unknownCommand(found, rest[0]))
+			case err != nil:
+				return usagef("boxbuild: unknown command: boxbuild %s", strings.Join(args, " "))
+			}
+			return found.Help()
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			found, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			var names []string
+			for _, c := range found.Commands() {
+				if c.IsAvailableCommand() && strings.HasPrefix(c.Name(), word) {
+					names = append(names, c.Name())
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
 }
 
 // usageTemplate is docker's.
 const usageTemplate = `Usage:  {{if .Runnable}}{{if .HasParent}}{{.UseLine}}{{else}}{{.CommandPath}} [OPTIONS] COMMAND{{end}}{{else}}{{.CommandPath}} COMMAND{{end}}
 
-{{if .Long}}{{.Long}}{{else}}{{.Short}}{{end}}
+{{if .Long}}{{.Long | trimTrailingWhitespaces}}{{else}}{{.Short}}{{end}}
 {{- if gt .Aliases 0}}
 
 Aliases:
@@ -118,8 +144,8 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	case len(args) == 0:
 		return nil
 	case cmd.HasSubCommands():
-		return usagef("%s: unknown command: %s %s\n\nUsage:  %s\n\nRun '%s --help' for more information",
-			cmd.Root().Name(), cmd.CommandPath(), args[0], cmd.UseLine(), cmd.CommandPath())
+		return usagef("%s\n\nUsage:  %s\n\nRun '%s --help' for more information",
+			unknownCommand(cmd, args[0]), cmd.UseLine(), cmd.CommandPath())
 	}
 	return argError(cmd, "accepts no arguments")
 }

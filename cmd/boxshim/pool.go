@@ -50,6 +50,7 @@ func pool(scratch, cgroup string) error {
 		if f, err := sandbox.DefaultFilter(); err == nil {
 			rt.Prepare(f)
 		}
+		libcontainer.Settle()
 	}()
 	for {
 		req := new(wire.Request)

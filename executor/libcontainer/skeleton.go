@@ -183,6 +183,7 @@ func skeletonNodeOf(d *devices.Device) (skeletonNode, bool) {
 		kind = unix.S_IFCHR
 	case devices.BlockDevice:
 		kind = unix.S_IFBLK
+	case devices.FifoDevice, devices.WildcardDevice: // which libcontainer can see to
 	}
 	dev, err := d.Mkdev()
 	out := skeletonNode{

@@ -19,6 +19,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/executor/cgroup"
+	"github.com/boxbuild/boxbuild/executor/hugepage"
 	"github.com/boxbuild/boxbuild/executor/pidfd"
 	"github.com/boxbuild/boxbuild/executor/shim/wire"
 )
@@ -34,7 +35,8 @@ import (
 // container that is to outlive it has a NetworkPath.
 type Host struct {
 	opts    Options
-	binary  *os.File // a sealed copy of boxshim, which all keepers share
+	binary  *os.File  // a sealed copy of boxshim, which all keepers share
+	settled sync.Once // of its pages
 	cgroups cgroup.Tree
 	memory  *cgroup.OOM
 	later   *time.Timer // starts the first keeper
@@ -193,6 +195,7 @@ func (h *Host) stock() {
 	h.making = made
 	h.work.Go(func() {
 		defer close(made)
+		h.settled.Do(func() { _ = hugepage.Collapse(h.binary) }) // keepers only start slower without
 		p, err := h.startKeeper(true)
 		if err == nil {
 			if err = h.warm(p); err != nil {

@@ -51,6 +51,8 @@ type host struct {
 	log    logBuffer
 
 	troubled bool // the daemon may end with an error
+
+	programs string // a tar of busybox's programs, once it was needed
 }
 
 // newHost makes a host without a daemon. Its root is below dir, a new directory if that is "".

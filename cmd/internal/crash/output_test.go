@@ -63,7 +63,7 @@ func TestOutputs(t *testing.T) {
 		t.Errorf("%d bytes of what health checks wrote are kept", n)
 	}
 	before, had := h.rss(), h.files()
-	for i := range many(30, 1000) {
+	for i := range many(12, 1000) {
 		var open []net.Conn
 		open = append(open, h.upgrade("/containers/"+id+"/attach?stream=1&stdout=1&stderr=1&stdin=1", ""))
 		if i%3 == 0 {

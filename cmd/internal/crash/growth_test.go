@@ -87,16 +87,18 @@ func TestGrowth(t *testing.T) {
 			t.Logf("after 55 builds: %.1f MiB", h.rss())
 		}
 	}
-	many := h.rss()
+	// At rest it gives back what it does not need; a leak stays.
+	var many float64
+	h.eventually(fmt.Sprintf("the daemon takes at most 25 MiB more than the %.1f after 10 rounds", few), func() bool {
+		many = h.rss()
+		return many <= few+25
+	})
 	// What 300 builds leak is more than what the pools of sandboxes and networks come to by the moment.
 	h.eventually("descriptors are closed", func() bool { return h.fds() <= fewFDs+50 })
 	manyFDs := h.fds()
 	manyRoutines := h.goroutines()
 	t.Logf("memory: %.1f MiB at rest, %.1f after 10 rounds, %.1f after 110; descriptors %d, %d; goroutines %d, %d",
 		rest, few, many, fewFDs, manyFDs, fewRoutines, manyRoutines)
-	if many > few+25 {
-		t.Errorf("the daemon grew by %.1f MiB in 100 builds", many-few)
-	}
 	if manyRoutines > fewRoutines+50 {
 		t.Errorf("%d goroutines after 10 builds, %d after 110", fewRoutines, manyRoutines)
 	}

@@ -45,7 +45,7 @@ func TestNumbers(t *testing.T) {
 		`"PortBindings":{"80/tcp":[{"HostPort":"70000"}]}`:            true,
 		`"PortBindings":{"80/tcp":[{"HostPort":"-1"}]}`:               true,
 		`"PortBindings":{"1-65536/tcp":[{"HostPort":""}]}`:            true,
-		`"PortBindings":{` + ports(2000) + `}`:                          false,
+		`"PortBindings":{` + ports(2000) + `}`:                        false,
 		`"Tmpfs":{"/t":"size=` + more + `"}`:                          true,
 		`"Tmpfs":{"/t":"size=-1"}`:                                    true,
 		`"PidsLimit":` + most:                                         false,

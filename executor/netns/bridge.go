@@ -201,11 +201,13 @@ func removeVeths(id string) error {
 	}
 }
 
-// removeNetwork removes the table, the veth pairs and the bridge of the daemon id. That there are none is no error.
+// removeNetwork removes the table, the bridge and the veth pairs of the daemon id. That there are none is no error. What the
+// kernel removes by itself when the daemon has ended comes last: on a busy machine there may be no time to wait for it.
 func removeNetwork(id string) error {
-	if err := errors.Join(removeTable(id), removeVeths(id)); err != nil {
-		return err
-	}
+	return errors.Join(removeTable(id), removeBridge(id), removeVeths(id))
+}
+
+func removeBridge(id string) error {
 	link, err := netlink.LinkByName(bridgeName(id))
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {

@@ -500,6 +500,46 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// A daemon that is ended while it removes its network leaves nothing for good: the bridge goes before the veth pairs, which
+// the kernel removes with the namespaces.
+func TestBridgeGoesFirst(t *testing.T) {
+	p, id := newPool(t)
+	ns, _, err := p.Bridge(t.Context()) // which is not given back, so that nothing but the end of the network removes its pair
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	veth := 0
+	inside(t, ns, func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err == nil {
+			veth = link.Attrs().ParentIndex
+		}
+		return err
+	})
+	updates, done := make(chan netlink.LinkUpdate, 1000), make(chan struct{})
+	defer close(done)
+	if err := netlink.LinkSubscribe(updates, done); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for u := range updates {
+		// Of another family are the reports of ports that leave a bridge.
+		if u.Header.Type != unix.RTM_DELLINK || u.Family != unix.AF_UNSPEC {
+			continue
+		}
+		if u.Attrs().Name == "bx-"+id {
+			return
+		}
+		if u.Attrs().Index == veth {
+			t.Fatal("the veth pair goes first")
+		}
+	}
+	t.Error("nothing goes")
+}
+
 // Two daemons have different bridges and subnets, and ending one leaves the other working.
 func TestTwoPools(t *testing.T) {
 	a, _ := newPool(t)

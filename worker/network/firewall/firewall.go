@@ -52,6 +52,9 @@ type State struct {
 // A Table is the daemon's. It is safe for concurrent use.
 type Table struct {
 	name string
+	// turn is held from the first message of a transaction to the kernel's last answer: the connection gathers the messages of
+	// all who use it, and an answer goes to whoever reads first.
+	turn chan struct{}
 	conn *nftables.Conn
 	t    *nftables.Table
 	sets map[string]*nftables.Set
@@ -66,9 +69,18 @@ func Open(id string) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening nftables: %w", err)
 	}
-	t := &Table{name: Name(id), conn: c, t: &nftables.Table{Family: nftables.TableFamilyINet, Name: Name(id)}}
+	t := &Table{
+		name: Name(id), turn: make(chan struct{}, 1), conn: c,
+		t: &nftables.Table{Family: nftables.TableFamilyINet, Name: Name(id)},
+	}
 	t.sets = t.declare()
 	return t, nil
+}
+
+// take takes the turn, until what it returns is called.
+func (t *Table) take() func() {
+	t.turn <- struct{}{}
+	return func() { <-t.turn }
 }
 
 // Close closes the connection to the kernel. The table stays.
@@ -113,6 +125,7 @@ func (t *Table) declare() map[string]*nftables.Set {
 
 // Make replaces the table by one that holds s.
 func (t *Table) Make(s *State) error {
+	defer t.take()()
 	c := t.conn
 	t.t = c.AddTable(t.t) // so that there is one to delete
 	c.DelTable(t.t)
@@ -190,7 +203,8 @@ func (t *Table) flush(doing string) error {
 
 // Remove removes the table. That there is none is no error.
 func (t *Table) Remove() error {
-	there, err := t.There()
+	defer t.take()()
+	there, err := t.isThere()
 	if err != nil || !there {
 		return err
 	}
@@ -204,6 +218,11 @@ func (t *Table) Remove() error {
 // There says whether the table exists. The rules of one that does are complete, as it is made in one transaction; who
 // removes single chains of it is on their own.
 func (t *Table) There() (bool, error) {
+	defer t.take()()
+	return t.isThere()
+}
+
+func (t *Table) isThere() (bool, error) {
 	_, err := t.conn.ListTableOfFamily(t.name, nftables.TableFamilyINet)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
@@ -216,14 +235,23 @@ func (t *Table) There() (bool, error) {
 
 // AddNetwork adds a network.
 func (t *Table) AddNetwork(n *Network) error {
+	defer t.take()()
 	return t.commit(t.conn.SetAddElements, networkElements(n), "adding a network to")
 }
 
 // RemoveNetwork removes a network.
-func (t *Table) RemoveNetwork(n *Network) error { return t.remove(networkElements(n)) }
+func (t *Table) RemoveNetwork(n *Network) error {
+	defer t.take()()
+	return t.remove(networkElements(n))
+}
 
 // Publish adds ports, all or none of them; of more than some thousand, some may stay when there is an error.
 func (t *Table) Publish(list []Publication) error {
+	defer t.take()()
+	return t.publishAll(list)
+}
+
+func (t *Table) publishAll(list []Publication) error {
 	var all []element
 	for _, p := range list {
 		all = append(all, publicationElements(p)...)
@@ -236,14 +264,20 @@ func (t *Table) Replace(list []Publication) error {
 	if len(list) == 0 {
 		return nil
 	}
-	if err := t.Withdraw(list); err != nil {
+	defer t.take()()
+	if err := t.withdrawAll(list); err != nil {
 		return err
 	}
-	return t.Publish(list)
+	return t.publishAll(list)
 }
 
 // Withdraw removes ports. Connections that there are go on.
 func (t *Table) Withdraw(list []Publication) error {
+	defer t.take()()
+	return t.withdrawAll(list)
+}
+
+func (t *Table) withdrawAll(list []Publication) error {
 	var all []element
 	for _, p := range list {
 		for _, e := range publicationElements(p) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -119,5 +120,37 @@ func TestMany(t *testing.T) {
 	}
 	if got := strings.Count(show(t, table), " : 10.0.0.2 . "); got != len(list) {
 		t.Errorf("%d ports are in a table made with %d", got, len(list))
+	}
+}
+
+// Ports of containers that are started and ended at the same time are all published: no transaction takes in a part of
+// another's, or fails with it.
+func TestConcurrent(t *testing.T) {
+	table := open(t, "00000003")
+	if err := table.Make(new(State)); err != nil {
+		t.Fatal(err)
+	}
+	const workers, each = 4, 10
+	var work sync.WaitGroup
+	for w := range workers {
+		work.Go(func() {
+			for i := range each {
+				port := 10000 + w*each + i
+				absent := publication(unix.IPPROTO_UDP, fmt.Sprintf("0.0.0.0:%d", port), "10.0.0.3:1")
+				if err := table.Withdraw([]Publication{absent}); err != nil {
+					t.Error(err)
+				}
+				if err := table.Publish([]Publication{publication(unix.IPPROTO_TCP, fmt.Sprintf("0.0.0.0:%d", port), "10.0.0.2:80")}); err != nil {
+					t.Error(err)
+				}
+				if there, err := table.There(); err != nil || !there {
+					t.Errorf("the table is there: %v, %v", there, err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	if got := strings.Count(show(t, table), " : 10.0.0.2 . "); got != workers*each {
+		t.Errorf("%d ports are published, want %d", got, workers*each)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/boxbuild/boxbuild/executor"
@@ -40,7 +39,7 @@ func compile(ts *testscript.TestScript, neg bool, args []string) {
 // runs says whether programs for an architecture are executed here; alone says that they need nothing in the sandbox for
 // it, as containers have nothing.
 func runs(arch string) (runs, alone bool, err error) {
-	em, err := binfmt.New(binfmt.Options{}).Emulator(context.Background(), ocispec.Platform{OS: "linux", Architecture: arch})
+	em, err := binfmt.New(binfmt.Options{}).Emulator(context.Background(), executor.Platform{OS: "linux", Architecture: arch})
 	var no *executor.PlatformError
 	if errors.As(err, &no) {
 		return false, false, nil

@@ -2,7 +2,7 @@ package container
 
 import (
 	"context"
-	"slices"
+	"maps"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -18,11 +18,11 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) error {
 	if name == "" {
 		return worker.Invalidf("New name cannot be empty")
 	}
-	if err := checkName(name); err != nil {
-		return err
-	}
 	c, err := m.find(ref)
 	if err != nil {
+		return err
+	}
+	if err := checkName(name); err != nil {
 		return err
 	}
 	if err := c.lock(ctx); err != nil {
@@ -216,50 +216,50 @@ func (m *Manager) until(values []string) (time.Time, error) {
 	return time.Time{}, worker.Invalidf("failed to parse value as time or duration: %q", v)
 }
 
-// NetworkRequest returns what a container wants of its network.
-func (m *Manager) NetworkRequest(ref string) (*worker.NetworkRequest, error) {
+// EditEndpoint calls f with what a container wants of its networks, and stores what it returns for one of them: nil takes the
+// container off that. Nobody else changes the container meanwhile, so f may change what is set up for it. With an error of f
+// nothing is stored.
+func (m *Manager) EditEndpoint(
+	ctx context.Context, ref, name string, f func(*worker.NetworkRequest) (*network.EndpointSettings, error),
+) error {
 	c, err := m.find(ref)
-	if err != nil {
-		return nil, err
-	}
-	return m.networkRequest(c.get())
-}
-
-// SetEndpoint changes what a container wants of a network: nil takes it away from it. It does not change what is set up for
-// one that runs.
-func (m *Manager) SetEndpoint(ctx context.Context, id, name string, e *network.EndpointSettings) error {
-	c, err := m.find(id)
 	if err != nil {
 		return err
 	}
+	return c.editEndpoint(ctx, name, f)
+}
+
+func (c *ctr) editEndpoint(
+	ctx context.Context, name string, f func(*worker.NetworkRequest) (*network.EndpointSettings, error),
+) error {
 	if err := c.lock(ctx); err != nil {
 		return err
 	}
 	defer c.unlock()
-	return c.save(func(rec *record) {
-		all := make(map[string]*network.EndpointSettings, len(rec.Endpoints)+1)
-		for n, old := range rec.Endpoints {
-			if n != name {
-				all[n] = old
-			}
-		}
-		if e != nil {
-			all[name] = e.Copy()
-		}
-		rec.Endpoints = all
-	})
-}
-
-// InNetwork returns the IDs of the containers that want a network, of any of its names.
-func (m *Manager) InNetwork(names ...string) (out []string) {
-	for _, c := range m.all() {
-		rec := c.get()
-		if slices.ContainsFunc(names, func(n string) bool {
-			_, ok := rec.Endpoints[n]
-			return ok || string(rec.HostConfig.NetworkMode) == n
-		}) {
-			out = append(out, rec.ID)
-		}
+	switch c.status().Phase {
+	case Gone:
+		return noSuch(c.id)
+	case Removing, Dead:
+		return worker.Conflictf("container %s is marked for removal and cannot be connected or disconnected to the network", c.id)
+	case Created, Running, Paused, Restarting, Exited:
 	}
-	return out
+	r, err := c.m.networkRequest(c.get())
+	if err != nil {
+		return err
+	}
+	e, err := f(r)
+	if err != nil {
+		return err
+	}
+	return c.save(func(rec *record) {
+		rec.Endpoints = maps.Clone(rec.Endpoints)
+		delete(rec.Endpoints, name)
+		if e == nil {
+			return
+		}
+		if rec.Endpoints == nil {
+			rec.Endpoints = make(map[string]*network.EndpointSettings)
+		}
+		rec.Endpoints[name] = e.Copy()
+	})
 }

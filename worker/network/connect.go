@@ -18,23 +18,25 @@ import (
 	"github.com/boxbuild/boxbuild/worker/network/link"
 )
 
-// request finds a container, by those who know them all or, without them, among those that run.
-func (s *Service) request(ref string) (*worker.NetworkRequest, error) {
+// find finds a network, and those who know the container that is to be on it or not.
+func (s *Service) find(ref, container string) (*netw, Containers, error) {
 	s.mu.Lock()
-	all, sb := s.containers, s.sandboxNamedLocked(ref)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	n, err := s.findLocked(ref)
 	switch {
-	case all != nil:
-		return all.NetworkRequest(ref)
-	case sb != nil:
-		return nil, worker.Errorf(errForbidden, "container %s cannot be changed", ref)
+	case err != nil:
+		return nil, nil, err
+	case s.containers != nil:
+		return n, s.containers, nil
+	case s.sandboxNamedLocked(container) != nil:
+		return nil, nil, worker.Errorf(errForbidden, "container %s cannot be changed", container)
 	}
-	return nil, worker.NotFoundf("No such container: %s", ref)
+	return nil, nil, worker.NotFoundf("No such container: %s", container)
 }
 
 // Connect implements worker.Networks.
 func (s *Service) Connect(ctx context.Context, ref string, req *network.ConnectRequest) error {
-	n, r, err := s.both(ref, req.Container)
+	n, all, err := s.find(ref, req.Container)
 	if err != nil {
 		return err
 	}
@@ -42,48 +44,53 @@ func (s *Service) Connect(ctx context.Context, ref string, req *network.ConnectR
 	if e == nil {
 		e = new(EndpointSettings)
 	}
-	leave, err := s.turns.take(ctx, r.ID)
+	var sb *sandbox // that it has been connected in
+	err = all.EditEndpoint(ctx, req.Container, n.Name, func(r *worker.NetworkRequest) (*EndpointSettings, error) {
+		leave, err := s.turns.take(ctx, r.ID)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+		if err := checkConnect(n, r, e); err != nil {
+			return nil, err
+		}
+		e.NetworkID = n.ID
+		if n.userDefined() {
+			e.DNSNames = dnsNames(r, e.Aliases)
+		}
+		s.mu.Lock()
+		on := s.sandboxes[r.ID]
+		s.mu.Unlock()
+		if on == nil {
+			return e, nil
+		}
+		err = s.rewriting(on, r, func() error {
+			err := s.connect(ctx, on, n, r, e)
+			if err == nil {
+				sb = on
+			}
+			return err
+		})
+		return e, err
+	})
+	if sb == nil {
+		return err
+	}
+	if err != nil {
+		return errors.Join(err, s.undoConnect(ctx, sb, n))
+	}
+	s.publish(n, events.ActionConnect, map[string]string{"container": sb.Container})
+	return nil
+}
+
+// undoConnect takes a container off a network whose being on it could not be written down.
+func (s *Service) undoConnect(ctx context.Context, sb *sandbox, n *netw) error {
+	leave, err := s.turns.take(context.WithoutCancel(ctx), sb.Container)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if err := checkConnect(n, r, e); err != nil {
-		return err
-	}
-	e.NetworkID = n.ID
-	if n.userDefined() {
-		e.DNSNames = dnsNames(r, e.Aliases)
-	}
-	s.mu.Lock()
-	sb := s.sandboxes[r.ID]
-	s.mu.Unlock()
-	if sb != nil {
-		if err := s.rewriting(sb, r, func() error { return s.connect(ctx, sb, n, r, e) }); err != nil {
-			return err
-		}
-	}
-	if err := s.containers.SetEndpoint(ctx, r.ID, n.Name, e); err != nil {
-		if sb != nil {
-			_ = s.disconnect(sb, n)
-		}
-		return err
-	}
-	if sb != nil {
-		s.publish(n, events.ActionConnect, map[string]string{"container": r.ID})
-	}
-	return nil
-}
-
-// both finds a network and what a container wants of its own.
-func (s *Service) both(ref, container string) (*netw, *worker.NetworkRequest, error) {
-	s.mu.Lock()
-	n, err := s.findLocked(ref)
-	s.mu.Unlock()
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := s.request(container)
-	return n, r, err
+	return s.disconnect(sb, n)
 }
 
 // checkConnect refuses what cannot be connected, in docker's words.
@@ -199,33 +206,35 @@ func (s *Service) reroute(sb *sandbox, ns *link.Namespace) error {
 
 // Disconnect implements worker.Networks.
 func (s *Service) Disconnect(ctx context.Context, ref string, req *network.DisconnectRequest) error {
-	n, r, err := s.both(ref, req.Container)
+	n, all, err := s.find(ref, req.Container)
 	if err != nil {
 		return err
 	}
-	if r.HostConfig.NetworkMode.IsHost() {
-		return worker.Errorf(errForbidden, "container cannot be disconnected from host network or connected to host network")
-	}
-	leave, err := s.turns.take(ctx, r.ID)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	s.mu.Lock()
-	sb := s.sandboxes[r.ID]
-	on := n.endpoints[r.ID] != nil
-	s.mu.Unlock()
-	_, asked := r.Endpoints[n.Name]
-	if !on && !asked {
-		return worker.Errorf(errForbidden, "container %s is not connected to network %s", r.ID, n.Name)
-	}
-	if on && sb != nil {
+	return all.EditEndpoint(ctx, req.Container, n.Name, func(r *worker.NetworkRequest) (*EndpointSettings, error) {
+		if r.HostConfig.NetworkMode.IsHost() {
+			return nil, worker.Errorf(errForbidden, "container cannot be disconnected from host network or connected to host network")
+		}
+		leave, err := s.turns.take(ctx, r.ID)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+		s.mu.Lock()
+		sb := s.sandboxes[r.ID]
+		on := n.endpoints[r.ID] != nil
+		s.mu.Unlock()
+		if _, asked := r.Endpoints[n.Name]; !on && !asked {
+			return nil, worker.Errorf(errForbidden, "container %s is not connected to network %s", r.ID, n.Name)
+		}
+		if !on || sb == nil {
+			return nil, nil
+		}
 		if err := s.rewriting(sb, r, func() error { return s.disconnect(sb, n) }); err != nil {
-			return err
+			return nil, err
 		}
 		s.publish(n, events.ActionDisconnect, map[string]string{"container": r.ID})
-	}
-	return s.containers.SetEndpoint(ctx, r.ID, n.Name, nil)
+		return nil, nil
+	})
 }
 
 // disconnect takes a container that runs off a network. Its turn is held.

@@ -20,7 +20,9 @@
 // # Locks
 //
 // A turn, one for each container and each network, is held while that is changed, I/O included; a container's is taken
-// before networks'. Service.mu guards the tables and all fields of what is in them, and is held for no I/O.
+// before networks', and after the lock of whoever runs the container, which is held for each call that is about one:
+// Connect and Disconnect take it by Containers.EditEndpoint. Service.mu guards the tables and all fields of what is in them,
+// and is held for no I/O.
 package network
 
 import (
@@ -158,12 +160,12 @@ type Service struct {
 
 var _ worker.Networks = (*Service)(nil)
 
-// Containers are what a Service needs of the containers, to connect those that do not run.
+// Containers are what a Service needs of the containers, to connect them.
 type Containers interface {
-	// NetworkRequest finds a container by name, ID or prefix of the ID. What it returns is a copy.
-	NetworkRequest(ref string) (*worker.NetworkRequest, error)
-	// SetEndpoint stores what a container asks for of a network; nil if it is not to be connected to it any more.
-	SetEndpoint(ctx context.Context, id, network string, e *EndpointSettings) error
+	// EditEndpoint calls f with what a container wants, found by name, ID or prefix of the ID, and stores what f returns for
+	// a network: nil if it is not to be connected to it any more. Whoever starts and ends containers calls Setup and Teardown
+	// with the same lock held, so that f has to take its own after that. With an error of f nothing is stored.
+	EditEndpoint(ctx context.Context, ref, network string, f func(*worker.NetworkRequest) (*EndpointSettings, error)) error
 }
 
 // SetContainers is called once, before any request.

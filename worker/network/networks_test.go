@@ -19,32 +19,28 @@ import (
 
 // containers are those that tests know, running or not.
 type containers struct {
-	mu  sync.Mutex
-	all map[string]*worker.NetworkRequest // by name
+	turn sync.Mutex                        // held while one is started, ended or changed
+	all  map[string]*worker.NetworkRequest // by name
 }
 
-func (c *containers) NetworkRequest(ref string) (*worker.NetworkRequest, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if r := c.all[ref]; r != nil {
-		return r, nil
+func (c *containers) EditEndpoint(
+	_ context.Context, ref, name string, f func(*worker.NetworkRequest) (*EndpointSettings, error),
+) error {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	r := c.all[ref]
+	if r == nil {
+		return worker.NotFoundf("No such container: %s", ref)
 	}
-	return nil, worker.NotFoundf("No such container: %s", ref)
-}
-
-func (c *containers) SetEndpoint(_ context.Context, id, name string, e *EndpointSettings) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, r := range c.all {
-		if r.ID != id {
-			continue
-		}
-		if r.Endpoints == nil {
-			r.Endpoints = make(map[string]*EndpointSettings)
-		}
-		if r.Endpoints[name] = e; e == nil {
-			delete(r.Endpoints, name)
-		}
+	e, err := f(r)
+	if err != nil {
+		return err
+	}
+	if r.Endpoints == nil {
+		r.Endpoints = make(map[string]*EndpointSettings)
+	}
+	if r.Endpoints[name] = e; e == nil {
+		delete(r.Endpoints, name)
 	}
 	return nil
 }
@@ -290,6 +286,42 @@ func TestConnect(t *testing.T) {
 	if got := w.Settings(r.ID).Networks; len(got) > 0 {
 		t.Errorf("it is on %v", got)
 	}
+}
+
+// A container is connected and disconnected while it is started and ended, by who has a lock of their own: nobody waits for
+// the other for ever.
+func TestConnectMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	ctx := context.Background()
+	all := &containers{all: map[string]*worker.NetworkRequest{"web": request("web")}}
+	w.SetContainers(all)
+	w.create(&network.CreateRequest{Name: "app"})
+	var work sync.WaitGroup
+	work.Go(func() {
+		for range 10 {
+			all.turn.Lock()
+			if _, err := w.Setup(ctx, all.all["web"]); err != nil {
+				t.Error(err)
+			}
+			all.turn.Unlock()
+			all.turn.Lock()
+			if err := w.Teardown(ctx, all.all["web"].ID); err != nil {
+				t.Error(err)
+			}
+			all.turn.Unlock()
+		}
+	})
+	work.Go(func() {
+		for range 10 {
+			if err := w.Connect(ctx, "app", &network.ConnectRequest{Container: "web"}); err != nil {
+				t.Error(err)
+			}
+			if err := w.Disconnect(ctx, "app", &network.DisconnectRequest{Container: "web"}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	work.Wait()
 }
 
 // The counters of a container's interfaces are those that the container sees: what it receives is received.

@@ -197,7 +197,13 @@ func finish(root string) error {
 			return fmt.Errorf("the daemon of %s took %s to end", root, took)
 		}
 	}
-	if left := leftovers(root, family); len(left) > 0 {
+	left := leftovers(root, family)
+	// The kernel removes devices with their namespaces, when it comes to it.
+	device := func(what string) bool { return strings.HasPrefix(what, "/sys/class/net/v") }
+	for begin := time.Now(); slices.ContainsFunc(left, device) && time.Since(begin) < endTime; left = leftovers(root, family) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if len(left) > 0 {
 		return fmt.Errorf("the daemon of %s left behind:\n%s", root, strings.Join(left, "\n"))
 	}
 	return nil

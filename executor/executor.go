@@ -285,6 +285,16 @@ func (e Exit) Err(args []string, limit int64) error {
 	return &ExitError{Args: args, Exit: e, MemoryLimit: limit}
 }
 
+// size is a number of bytes as people read it: in the largest unit of which it is a whole number.
+func size(n int64) string {
+	unit := 0
+	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB"}
+	for n != 0 && n%1024 == 0 && unit < len(units)-1 {
+		n, unit = n/1024, unit+1
+	}
+	return fmt.Sprintf("%d %s", n, units[unit])
+}
+
 // An ExitError is a process that ended with other than 0.
 type ExitError struct {
 	Args        []string
@@ -297,7 +307,7 @@ func (e *ExitError) Error() string {
 	s := fmt.Sprintf("process %q did not complete successfully: ", joinArgs(e.Args))
 	switch {
 	case e.Exit.OOMKilled && e.MemoryLimit > 0:
-		return s + fmt.Sprintf("exit code: %d: killed for want of memory (limit %d bytes)", e.Exit.Code, e.MemoryLimit)
+		return s + fmt.Sprintf("exit code: %d: killed for want of memory (limit %s)", e.Exit.Code, size(e.MemoryLimit))
 	case e.Exit.OOMKilled:
 		return s + fmt.Sprintf("exit code: %d: killed for want of memory (the machine ran out)", e.Exit.Code)
 	case e.Exit.Signal != 0:

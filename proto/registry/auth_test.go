@@ -296,7 +296,7 @@ func TestLoginTakesEffect(t *testing.T) {
 		w.opts.Keychain = k
 	}
 	inWorld(t, setUp, func(ctx context.Context, w *world) {
-		if err := w.c.Ping(ctx, testHost); !errors.Is(err, ErrUnauthorized) {
+		if err := w.c.Ping(ctx, testHost); !errors.Is(err, ErrUnauthorized) || !strings.HasPrefix(err.Error(), "the login is not accepted: ") {
 			t.Fatalf("without credentials: %v", err)
 		}
 		k.set("ann", "secret")

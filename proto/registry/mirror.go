@@ -88,7 +88,7 @@ func (c *Client) pull(ctx context.Context, host string, skip map[string]bool, as
 		if errors.As(err, &broken) || errors.Is(err, ErrDigest) || serverFault(err) {
 			c.rest(ep)
 		}
-		refused = append(refused, fmt.Sprintf("mirror %s: %v", ep.addr+"/"+ep.prefix, err))
+		refused = append(refused, fmt.Sprintf("mirror %s: %v", strings.TrimSuffix(ep.addr+"/"+ep.prefix, "/"), err))
 	}
 	err := c.retry(ctx, func() error { return ask(c.origin(host)) })
 	if err != nil && len(refused) > 0 {

@@ -197,7 +197,7 @@ func TestMirrorsAllFail(t *testing.T) {
 	inWorld(t, func(w *world) { withMirrors(w) }, func(ctx context.Context, w *world) {
 		_, err := w.c.Resolve(ctx, repoAt(testHost).Tag("1"))
 		var status *StatusError
-		if !errors.As(err, &status) || status.Host != testHost || !strings.Contains(err.Error(), "mirror two.test:5000/proxy/: ") {
+		if !errors.As(err, &status) || status.Host != testHost || !strings.Contains(err.Error(), "mirror two.test:5000/proxy: ") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -178,7 +178,11 @@ func (c *Client) Ping(ctx context.Context, host string) error {
 		}
 		return err
 	})
-	if err != nil {
+	var status *StatusError
+	switch {
+	case errors.As(err, &status) && status.Status == http.StatusUnauthorized:
+		return fmt.Errorf("the login is not accepted: %w", err)
+	case err != nil:
 		return fmt.Errorf("reaching %s: %w", host, err)
 	}
 	return nil

@@ -129,13 +129,16 @@ type applier struct {
 
 func (a *applier) run() error {
 	tr := tar.NewReader(a.src)
-	last := "the beginning"
+	last := "" // the name of the entry before
 	for {
 		hdr, err := tr.Next()
 		if err == io.EOF {
 			break
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
+			if last == "" {
+				return fmt.Errorf("unpacking layer: reading its first entry: %w", err)
+			}
 			return fmt.Errorf("unpacking layer: reading the entry after %.300q: %w", last, err)
 		}
 		if a.ctx.Err() != nil {

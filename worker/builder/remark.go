@@ -11,7 +11,7 @@ import (
 const (
 	stepReading = "[internal] reading the request"
 	stepChosen  = "[internal] reading the outputs that the client has chosen"
-	stepMissing = "[internal] finding out what the result lacks"
+	stepMissing = "[internal] checking what is not done"
 )
 
 // hasResult says whether there is an image or a tree in what a frontend made. Clients that direct a build themselves may only

@@ -132,7 +132,13 @@ func (s *Store) Wait(ctx context.Context, id string) (*Record, error) {
 }
 
 // errCanceled is the cause with which Cancel cancels.
-var errCanceled = fmt.Errorf("on request: %w", context.Canceled)
+var errCanceled error = stopped{}
+
+// A stopped build was cancelled, which its text need not say twice.
+type stopped struct{}
+
+func (stopped) Error() string { return "stopped on request" }
+func (stopped) Unwrap() error { return context.Canceled }
 
 // Cancel cancels a build that runs, whoever asked for it. It does not wait for the end. One that has ended is no error.
 func (s *Store) Cancel(id string) error {

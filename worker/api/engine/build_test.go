@@ -121,7 +121,7 @@ func TestBuildRequest(t *testing.T) {
 		"version=3": `invalid version \"3\"`, "securityopt=x": "not supported on linux", "squash=1": "experimental", "isolation=hyperv": "unsupported isolation",
 		"buildargs=x": "error reading build args", "labels=x": "error reading labels", "ulimits=x": "error reading ulimit", "outputs=x": "invalid outputs",
 		"t=A": "invalid tag", "t=a@sha256:" + strings.Repeat("a", 64): "cannot contain a digest", "networkmode=container:x": "not supported by builder",
-		"extrahosts=x": "invalid host", "remote=client-session": "names none", "platform=a/b/c/d": "failed to parse target platform",
+		"extrahosts=x": "invalid host", "remote=client-session": "names none", "remote=foo": "neither a URL nor a Git", "platform=a/b/c/d": "failed to parse target platform",
 		`outputs=[{"Type":"local"}]`: "needs a session", "shmsize=x": "failed to parse shm size",
 	} {
 		w.want("POST /build?"+query, "", 400, part)

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -21,6 +22,9 @@ import (
 
 // remoteSession is the context of a build that comes from the client's session.
 const remoteSession = "client-session"
+
+// remoteForms are the forms of a context that is fetched: a URL, a Git remote without a scheme, and GitHub's name.
+var remoteForms = regexp.MustCompile(`^([a-zA-Z0-9+]+://|[a-zA-Z0-9-_]+@[a-zA-Z0-9-.]+:|github\.com/)`)
 
 // A buildQuery is the request for a build.
 type buildQuery struct {
@@ -50,6 +54,9 @@ func parseBuild(c *call) (*buildQuery, error) {
 		q.trace = true
 	default:
 		return nil, worker.Invalidf("invalid version %q", v)
+	}
+	if q.remote != "" && q.remote != remoteSession && !remoteForms.MatchString(q.remote) {
+		return nil, worker.Invalidf("remote context %q is neither a URL nor a Git repository", q.remote)
 	}
 	if c.form.Has("securityopt") {
 		return nil, worker.Invalidf("security options are not supported on linux")

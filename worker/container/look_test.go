@@ -167,6 +167,7 @@ func TestNames(t *testing.T) {
 	f.must(f.Rename(ctx, made, "/new"))
 	f.want(f.Rename(ctx, b, "new"), `Conflict. The container name "/new" is already in use by container "`+a)
 	f.want(f.Rename(ctx, "new", "new"), "same name as its current name")
+	f.want(f.Rename(ctx, "nosuch", "x y"), "No such container: nosuch")
 	f.want(f.Rename(ctx, "new", "x y"), "Invalid container name (x y)")
 	f.restart()
 	if in, err := f.Inspect(ctx, "new", false); err != nil || in.ID != a {

@@ -56,7 +56,7 @@ func (s *Service) Create(ctx context.Context, req *network.CreateRequest) (*netw
 			err = s.raise(ctx, n.ID)
 		}
 		if err != nil {
-			_ = s.drop(ctx, n)
+			_ = s.drop(context.WithoutCancel(ctx), n)
 			return nil, err
 		}
 	}
@@ -145,7 +145,8 @@ func (s *Service) checkCreate(req *network.CreateRequest) error {
 		case optHostIP:
 			_, err = netip.ParseAddr(value)
 		case optName:
-			if !bridgeName.MatchString(value) || s.host.Has(value) {
+			// The kernel keeps the settings of all interfaces under these two names.
+			if value == "all" || value == "default" || !bridgeName.MatchString(value) || s.host.Has(value) {
 				return worker.Invalidf("invalid bridge name: %q is no name of an interface, or there is one", value)
 			}
 		}

@@ -3,6 +3,7 @@ package network
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -151,34 +152,25 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 // drop removes a network that nobody is on.
 func (s *Service) drop(ctx context.Context, n *netw) error {
 	leave, err := s.turns.take(ctx, n.ID)
-	if err != nil {
-		return err
+	if err == nil {
+		defer leave()
+		err = s.opts.DB.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Delete([]byte(n.ID)) })
 	}
-	defer leave()
-	err = s.opts.DB.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Delete([]byte(n.ID)) })
 	s.mu.Lock()
 	if err != nil {
-		n.gone = false
+		n.gone = false // it stays, and can be removed again
 		s.mu.Unlock()
 		return err
 	}
 	delete(s.networks, n.ID)
-	raised := n.bridge != 0
 	n.bridge = 0
 	s.mu.Unlock()
 	if n.Driver != driverBridge {
 		return nil
 	}
-	if raised {
-		rules := n.rules()
-		if err := s.table.RemoveNetwork(&rules); err != nil {
-			return err
-		}
-		if err := s.passage(n.bridgeName()).Close(); err != nil {
-			return err
-		}
-	}
-	return s.host.RemoveBridge(n.bridgeName())
+	// Also of one whose bridge could not be made in full: its subnet would stay in the rules, and be in the way of another's.
+	rules := n.rules()
+	return errors.Join(s.table.RemoveNetwork(&rules), s.passage(n.bridgeName()).Close(), s.host.RemoveBridge(n.bridgeName()))
 }
 
 // Prune implements worker.Networks: it removes what users have made and no container is on.

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -97,6 +98,7 @@ func TestCreate(t *testing.T) {
 		{network.CreateRequest{Name: "tiny", IPAM: pool("10.78.0.0/31", "", "")}, errdefs.IsInvalidArgument, "no room"},
 		{network.CreateRequest{Name: "mtu", Options: map[string]string{optMTU: "1"}}, errdefs.IsInvalidArgument, "invalid MTU"},
 		{network.CreateRequest{Name: "dev", Options: map[string]string{optName: "../../etc"}}, errdefs.IsInvalidArgument, "invalid bridge name"},
+		{network.CreateRequest{Name: "every", Options: map[string]string{optName: "all"}}, errdefs.IsInvalidArgument, "invalid bridge name"},
 	} {
 		_, err := w.Create(context.Background(), &c.req)
 		if c.want == "" {
@@ -210,6 +212,28 @@ func TestNetworks(t *testing.T) {
 	}
 	if got := ev.take(); !slices.Equal(got, want) {
 		t.Errorf("events are %q, want %q", got, want)
+	}
+}
+
+// A network stays what it was when whoever wanted to remove it has given up: it can be used, and removed.
+func TestRemoveGivenUp(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(&network.CreateRequest{Name: "app"})
+	leave, err := w.turns.take(context.Background(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := w.Remove(ctx, "app"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	leave()
+	r := request("web", on("app"))
+	w.up(r)
+	w.down(r)
+	if err := w.Remove(context.Background(), "app"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -180,7 +180,7 @@ func (a *app) buildFailed(err error) error {
 	if src := failure.wire.GetSource(); src != nil {
 		fmt.Fprint(a.stderr, src.GetQuote())
 	}
-	fmt.Fprintf(a.stderr, "ERROR: failed to build: failed to solve: %s\n", failure.wire.GetMessage())
+	fmt.Fprintf(a.stderr, "ERROR: failed to build: failed to solve: %s\n", ownWords(failure.wire.GetMessage()))
 	if failure.wire.GetKind() == boxbuildv1.ErrorKind_ERROR_KIND_USAGE {
 		return silentError{exitUsage} // whatever the files say
 	}

@@ -93,10 +93,13 @@ func describe(err error) string {
 		}
 	}
 	if f := boxbuildv1.AsFailure(err); f != nil {
-		return "Error response from daemon: " + f.Error()
+		return "Error response from daemon: " + ownWords(f.Error())
 	}
-	return err.Error()
+	return ownWords(err.Error())
 }
+
+// ownWords makes the advice that docker's users and tools know one for those of this program.
+func ownWords(s string) string { return strings.ReplaceAll(s, "'docker login'", "'boxbuild login'") }
 
 func (a *app) complain(message string) {
 	fmt.Fprintln(a.stderr, message)

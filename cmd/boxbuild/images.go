@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path"
@@ -96,10 +97,15 @@ func (a *app) listImages(ctx context.Context, opt *imagesOptions) error {
 		a.printTree(treeRows(list, used))
 		return nil
 	}
-	format := withoutVirtualSize(opt.format)
-	if format == "" {
-		format = formatter.TableFormatKey
+	format := opt.format
+	if format == "" && !opt.quiet {
+		file, err := loadDockerConfig()
+		if err != nil {
+			return err
+		}
+		format = file.ImagesFormat
 	}
+	format = withoutVirtualSize(cmp.Or(format, formatter.TableFormatKey))
 	return formatter.ImageWrite(formatter.ImageContext{
 		Context: formatter.Context{
 			Output: a.stdout,
@@ -114,6 +120,11 @@ func (a *app) listImages(ctx context.Context, opt *imagesOptions) error {
 var virtualSize = regexp.MustCompile(`\.VirtualSize\b`)
 
 func withoutVirtualSize(format string) string { return virtualSize.ReplaceAllString(format, ".Size") }
+
+// daemonRefuses is what docker's daemon would say: filters of images are this program's work here.
+func daemonRefuses(format string, args ...any) error {
+	return fmt.Errorf("Error response from daemon: "+format, args...) //nolint:staticcheck // docker's words
+}
 
 func (o *imagesOptions) parseFilters() error {
 	if o.match != "" {
@@ -132,7 +143,7 @@ func (o *imagesOptions) parseFilters() error {
 			case "false", "0":
 				o.dangling = "false"
 			default:
-				return usagef("invalid filter 'dangling=%s'", value)
+				return daemonRefuses("invalid filter 'dangling=%s'", value)
 			}
 		case "label":
 			o.labels = append(o.labels, value)
@@ -143,13 +154,13 @@ func (o *imagesOptions) parseFilters() error {
 		case "until":
 			age, err := since(value)
 			if err != nil {
-				return usagef("invalid filter 'until=%s': %v", value, err)
+				return daemonRefuses("invalid filter 'until=%s': %v", value, err)
 			}
 			o.until = time.Now().Add(-age)
 		case "reference":
 			o.references = append(o.references, value)
 		default:
-			return usagef("invalid filter '%s'", key)
+			return daemonRefuses("invalid filter '%s'", key)
 		}
 	}
 	return nil
@@ -282,7 +293,7 @@ func created(all []*boxbuildv1.ImageSummary, ref string) (time.Time, error) {
 			return img.GetCreated().AsTime(), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("No such image: %s", ref) //nolint:staticcheck // docker's words
+	return time.Time{}, daemonRefuses("No such image: %s", ref)
 }
 
 // hasLabels says whether labels have all of want: "key" or "key=value".

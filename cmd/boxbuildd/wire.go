@@ -461,7 +461,7 @@ func (w *wiring) worker(ctx context.Context) (*daemon, error) {
 		Login: func(ctx context.Context, host string, auth authn.AuthConfig) (string, error) {
 			return "", w.client.Ping(registry.WithKeychain(ctx, registry.StaticKeychain(host, auth)), host)
 		},
-		About: &boxbuildv1.InfoResponse{Snapshotter: w.snapshotter},
+		About: &boxbuildv1.InfoResponse{Snapshotter: worker.StorageDriver(w.snapshotter)},
 		Busy:  func() bool { return w.containers.Running() > 0 },
 		Close: w.close,
 	}

@@ -216,3 +216,17 @@ func TestCacheDir(t *testing.T) {
 		}
 	}
 }
+
+// The help of the daemon says what it does when nothing is said, also where that is derived from other settings.
+func TestHelpHasDefaults(t *testing.T) {
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	NewDaemon(fs, env(0, nil))
+	text := strings.Join(strings.Fields(FlagUsages(fs)), " ")
+	for _, want := range []string{
+		`(default "/var/lib/boxbuild")`, `(default "unix:///run/boxbuild/boxbuild.sock"`, "0 for never (default 0; boxbuild starts it with 5m)",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in the help", want)
+		}
+	}
+}

@@ -60,15 +60,15 @@ func setList(to func(*Daemon) *[]string) func(*Daemon, pflag.Value) error {
 // then those of buildkitd that are taken for its start scripts only.
 var Flags = []Flag{
 	{Name: "config", Use: Honoured, Note: "Path of the configuration file"},
-	{Name: "root", Use: Honoured, Note: "Directory of all state"},
-	{Name: "addr", kind: array, Use: Honoured, Note: `Address to listen at, such as "unix:///run/boxbuild/boxbuild.sock", "tcp://10.0.0.1:1234", "fd://"; can be given more than once`},
+	{Name: "root", Use: Honoured, Note: `Directory of all state (default "/var/lib/boxbuild")`},
+	{Name: "addr", kind: array, Use: Honoured, Note: `Address to listen at, such as "unix:///run/boxbuild/boxbuild.sock", "tcp://10.0.0.1:1234", "fd://"; can be given more than once (default "unix:///run/boxbuild/boxbuild.sock", with another root boxbuild.sock in that)`},
 	{Name: "group", Use: Honoured, Note: "Group that may connect besides the daemon's user", set: setText(func(d *Daemon) *string { return &d.Group })},
 	{Name: "tlscert", Use: Honoured, Note: "Certificate of the daemon, for tcp://", set: setText(func(d *Daemon) *string { return &d.GRPC.TLS.Cert })},
 	{Name: "tlskey", Use: Honoured, Note: "Key of that certificate", set: setText(func(d *Daemon) *string { return &d.GRPC.TLS.Key })},
 	{Name: "tlscacert", Use: Honoured, Note: "Certificate of the authority that signs those of clients", set: setText(func(d *Daemon) *string { return &d.GRPC.TLS.CA })},
 	{Name: "allow-unauthenticated-tcp", kind: onOff, Use: Honoured, Note: "Let anyone who reaches the tcp:// address become root on this machine", set: setBool(func(d *Daemon) *bool { return &d.AnyoneOverTCP })},
 	{Name: "debugaddr", Use: Honoured, Note: `Serve metrics, health and, to this machine, profiles there, such as "127.0.0.1:6060"`, set: setText(func(d *Daemon) *string { return &d.GRPC.DebugAddress })},
-	{Name: "idle-timeout", kind: duration, Use: Honoured, Note: "End after so long without a call; 0 for never", set: setDuration(func(d *Daemon) *Duration { return &d.IdleTimeout })},
+	{Name: "idle-timeout", kind: duration, Use: Honoured, Note: "End after so long without a call; 0 for never (default 0; boxbuild starts it with 5m)", set: setDuration(func(d *Daemon) *Duration { return &d.IdleTimeout })},
 	{Name: "drain-timeout", kind: duration, Use: Honoured, value: "10m", Note: "How long builds may go on after SIGTERM; 0 cancels them at once", set: setDuration(func(d *Daemon) *Duration { return &d.DrainTimeout })},
 	{Name: "max-parallelism", kind: number, Use: Honoured, Note: "How many steps run at once; 0 for as many as there are CPUs", set: setInt(func(d *Daemon) *int { return &d.MaxParallelism })},
 	{Name: "snapshotter", Use: Honoured, value: "auto", Note: `"auto", "overlay" or "native"`, set: setText(func(d *Daemon) *string { return &d.Snapshotter })},

@@ -229,23 +229,24 @@ func (c *ctr) forgetPending(p *pending) {
 // saidBefore is an attachment which what was said before comes out of first.
 type saidBefore struct {
 	executor.Attachment
-	said io.ReadCloser // nil once it has been read
+	said io.ReadCloser
+	read bool // all of said has been; it is Read's alone
 }
 
 // Read implements executor.Attachment.
 func (s *saidBefore) Read(b []byte) (int, error) {
-	for s.said != nil {
+	for !s.read {
 		n, err := s.said.Read(b)
 		if n > 0 {
 			return n, nil
 		}
-		if err != nil {
-			s.said.Close()
-			s.said = nil
-		}
+		s.read = err != nil
 	}
 	return s.Attachment.Read(b)
 }
+
+// Close implements executor.Attachment.
+func (s *saidBefore) Close() error { return errors.Join(s.said.Close(), s.Attachment.Close()) }
 
 // A onlySaid is an attachment to what was said before, and nothing else.
 type onlySaid struct{ io.ReadCloser }

@@ -168,6 +168,24 @@ func TestAttachLogs(t *testing.T) {
 	f.must(conn.Close())
 }
 
+// Whoever goes before they have read what was said leaves nothing behind, and who does not read at all holds up no daemon that
+// goes: the daemon's end would wait for them.
+func TestAttachLogsUnread(t *testing.T) {
+	f := newFixture(t)
+	id := f.run(request("both"))
+	f.await(id)
+	opt := worker.AttachOptions{Logs: true, Stream: true, Streams: all}
+	conn, err := f.Attach(t.Context(), id, opt)
+	f.must(err)
+	f.must(conn.Close())
+	f.Manager.wg.Wait()
+
+	conn, err = f.Attach(t.Context(), id, opt)
+	f.must(err)
+	f.restart()
+	f.must(conn.Close())
+}
+
 // waitSaid follows the log until it has a text.
 func waitSaid(f *fixture, id, text string) {
 	f.Helper()

@@ -52,10 +52,12 @@ func (m *Manager) Logs(ctx context.Context, ref string, opt worker.LogsOptions, 
 	return logread.Read(ctx, read, fw.write)
 }
 
-// said is what a container has said so far.
+// said is what a container has said so far. It ends when the daemon goes, also if it is not read.
 func (m *Manager) said(c *ctr, s executor.Streams) io.ReadCloser {
 	r, w := io.Pipe()
+	forget := context.AfterFunc(m.life, func() { w.CloseWithError(errClosing) })
 	m.goOn(func() {
+		defer forget()
 		opt := worker.LogsOptions{Stdout: s.Stdout, Stderr: s.Stderr, Tail: -1}
 		err := m.Logs(m.life, c.id, opt, w)
 		w.CloseWithError(err)

@@ -210,27 +210,33 @@ func (s *server) wait(signals <-chan os.Signal) (reason string, signalled bool, 
 			s.started--
 			return "no longer serving", false, fmt.Errorf("serving: %w", err)
 		case now := <-ticker.C:
-			since, quiet := s.idleSince()
-			rest.tick(now, since, quiet)
-			if quiet && idle > 0 && now.Sub(since) >= idle && s.presence.shut(since) {
+			since, resting := s.restSince()
+			rest.tick(now, since, resting)
+			if resting && s.unused() && idle > 0 && now.Sub(since) >= idle && s.presence.shut(since) {
 				return "idle", false, nil
 			}
 		}
 	}
 }
 
-// idleSince returns since when nobody has been there and nothing has run; false if that is not so.
-func (s *server) idleSince() (time.Time, bool) {
+// restSince returns since when nothing has been built or called for, and nobody has left; false if that is not so. Somebody
+// may still be there, with a container, or to see what happens.
+func (s *server) restSince() (time.Time, bool) {
 	called, quiet := s.native.Idle()
-	left, empty := s.presence.since()
+	left, _ := s.presence.since()
 	built, none := s.daemon.Gate.idle() // a build may outlive its client
 	for _, t := range []time.Time{left, built} {
 		if t.After(called) {
 			called = t
 		}
 	}
-	busy := s.daemon.Busy != nil && s.daemon.Busy()
-	return called, quiet && empty && none && !busy
+	return called, quiet && none
+}
+
+// unused says whether nobody is there and no container runs.
+func (s *server) unused() bool {
+	_, empty := s.presence.since()
+	return empty && (s.daemon.Busy == nil || !s.daemon.Busy())
 }
 
 // stop takes no more calls, cancels those under way, and waits for them.

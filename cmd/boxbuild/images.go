@@ -123,7 +123,7 @@ func withoutVirtualSize(format string) string { return virtualSize.ReplaceAllStr
 
 // daemonRefuses is what docker's daemon would say: filters of images are this program's work here.
 func daemonRefuses(format string, args ...any) error {
-	return fmt.Errorf("Error response from daemon: "+format, args...) //nolint:staticcheck // docker's words
+	return fmt.Errorf("Error response from daemon: "+format, args...)
 }
 
 func (o *imagesOptions) parseFilters() error {

@@ -94,7 +94,8 @@ func (c *ctr) change(f func(rec *record)) *record {
 func (c *ctr) save(f func(rec *record)) error {
 	old := c.get()
 	if err := c.m.records.put(c.change(f)); err != nil {
-		c.change(func(rec *record) { *rec = *old })
+		// What could not be written is tried again later, and must then be what the container is.
+		c.note(func(rec *record) { *rec = *old })
 		return err
 	}
 	return nil

@@ -18,16 +18,17 @@ const lazily = 200 * time.Millisecond
 // A recorder writes records in synced transactions: all that is there to be written in one, whoever waits for it. It owns
 // a goroutine until close.
 type recorder struct {
-	db  *bbolt.DB
-	log *slog.Logger
+	update func(func(*bbolt.Tx) error) error // the database's
+	log    *slog.Logger
 
 	wake chan struct{} // has room for one
 	quit chan struct{}
 	done chan struct{}
 
-	mu    sync.Mutex // guards what follows
-	next  *batch
-	timer *time.Timer // for what nobody waits for; nil if there is nothing
+	mu     sync.Mutex // guards what follows
+	next   *batch
+	timer  *time.Timer // for what nobody waits for; nil if there is nothing
+	closed bool        // nothing is written any more
 }
 
 // A batch is what one transaction writes: a record, or nil where one is to be deleted, by ID.
@@ -55,7 +56,7 @@ func newRecorder(db *bbolt.DB, log *slog.Logger) (*recorder, error) {
 		}
 	}
 	r := &recorder{
-		db: db, log: log, next: newBatch(),
+		update: db.Update, log: log, next: newBatch(),
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	go r.run()
@@ -78,6 +79,10 @@ func (r *recorder) remove(id string) error { return r.write(id, nil) }
 
 func (r *recorder) write(id string, raw []byte) error {
 	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return errClosing
+	}
 	b := r.next
 	b.records[id] = raw
 	r.mu.Unlock()
@@ -138,7 +143,7 @@ func (r *recorder) flush() {
 	}
 	r.mu.Unlock()
 	if len(b.records) > 0 {
-		b.err = r.db.Update(func(tx *bbolt.Tx) error {
+		b.err = r.update(func(tx *bbolt.Tx) error {
 			bk := tx.Bucket(bucket)
 			for id, raw := range b.records {
 				if err := apply(bk, id, raw); err != nil {
@@ -174,6 +179,9 @@ func (r *recorder) again(b *batch) {
 
 // close writes what is left.
 func (r *recorder) close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	close(r.quit)
 	<-r.done
 	r.mu.Lock()

@@ -147,6 +147,7 @@ func (c *ctr) again(r *run) {
 			rec.Want = WantRun
 		}
 	})
+	c.tell(false) // who has begun to wait since the last end would miss that there is no other
 	if next.Phase == Restarting {
 		c.scheduleRestart(r, next.Next)
 	}

@@ -48,6 +48,26 @@ func TestOnFailure(t *testing.T) {
 	})
 }
 
+// Who waits for the end of a container that is about to be restarted hears of it if that fails.
+func TestWaitRestarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		id := f.run(withPolicy("on-failure", 1, "exit", "5"))
+		f.inPhase(id, Restarting)
+		ended, err := f.Wait(t.Context(), id, container.WaitConditionNotRunning)
+		f.must(err)
+		f.net.mu.Lock()
+		f.net.fail = errors.New("no network")
+		f.net.mu.Unlock()
+		if got := (<-ended).StatusCode; got != 128 {
+			t.Errorf("the code is %d, want 128", got)
+		}
+		if got := f.state(id); got != "exited 128" {
+			t.Errorf("it is %s", got)
+		}
+	})
+}
+
 // The back-off doubles while runs are short, and begins anew after one of ten seconds.
 func TestBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

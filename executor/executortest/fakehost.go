@@ -130,6 +130,19 @@ func (h *FakeHost) Break(dir string) {
 	}
 }
 
+// Paused says whether the container of dir is frozen.
+func (h *FakeHost) Paused(dir string) bool {
+	h.mu.Lock()
+	b := h.dirs[dir]
+	h.mu.Unlock()
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.paused
+}
+
 // Spec returns what the container of dir was made of, or nil.
 func (h *FakeHost) Spec(dir string) *executor.Spec {
 	h.mu.Lock()

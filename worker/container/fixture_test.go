@@ -55,6 +55,7 @@ var platform = ocispec.Platform{OS: "linux", Architecture: "amd64"}
 // A fixture is a daemon's containers, whose processes are Go functions.
 type fixture struct {
 	late bool // the host tells of the end of an exec only after a while
+	deaf bool // the host cannot reach the keepers that it finds again
 	*testing.T
 	*Manager
 	dir    string
@@ -172,6 +173,9 @@ func (f *fixture) open() {
 	f.must(err)
 	if f.late {
 		host = lateHost{host}
+	}
+	if f.deaf {
+		host = deafHost{host}
 	}
 	f.images, err = image.Open(f.db)
 	f.must(err)
@@ -485,6 +489,22 @@ type lateHost struct{ executor.Host }
 func (h lateHost) Create(ctx context.Context, dir string, spec *executor.Spec, opt executor.HostOptions) (executor.Container, error) {
 	c, err := h.Host.Create(ctx, dir, spec, opt)
 	return lateContainer{c}, err
+}
+
+// A deafHost is a Host that finds containers again, and cannot reach them.
+type deafHost struct{ executor.Host }
+
+// Open implements executor.Host.
+func (h deafHost) Open(ctx context.Context, dir string) (executor.Container, error) {
+	c, err := h.Host.Open(ctx, dir)
+	return deafContainer{c}, err
+}
+
+type deafContainer struct{ executor.Container }
+
+// Signal implements executor.Container.
+func (deafContainer) Signal(context.Context, string, syscall.Signal) error {
+	return errors.New("the keeper does not answer")
 }
 
 type lateContainer struct{ executor.Container }

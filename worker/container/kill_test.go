@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -297,4 +298,57 @@ func TestKilledCheck(t *testing.T) {
 		t.Errorf("its health is %+v, %v", in.State.Health, err)
 	}
 	f.must(f.Remove(ctx, id, worker.RemoveContainerOptions{Force: true}))
+}
+
+// A container whose keeper cannot be reached when the daemon starts may run: it is not ended, does not go, and is not run a
+// second time, whatever its policy.
+func TestUnreachable(t *testing.T) {
+	f := newFixture(t)
+	own := request("sleep")
+	own.HostConfig.AutoRemove = true
+	ids := []string{f.run(withPolicy("always", 0, "sleep")), f.run(own)}
+	f.written(ids[1])
+	f.deaf = true
+	f.kill()
+	f.deaf = false
+	for _, id := range ids {
+		if got := f.state(id); got != "exited 255" {
+			t.Errorf("it is %s", got)
+		}
+		box, err := f.host.Open(t.Context(), filepath.Join(f.dir, "containers", id))
+		f.must(err)
+		if err := box.Signal(t.Context(), "", 0); err != nil {
+			t.Errorf("its process: %v", err)
+		}
+		f.must(box.Delete(t.Context()))
+	}
+}
+
+// A commit that the daemon's end broke off leaves no container frozen that is said to run.
+func TestKilledCommit(t *testing.T) {
+	f := newFixture(t)
+	id := f.run(request("sleep"))
+	f.written(id)
+	c, err := f.find(id)
+	f.must(err)
+	f.must(c.box.Pause(t.Context()))
+	f.kill()
+	if got := f.state(id); got != "running 0" || f.host.Paused(filepath.Join(f.dir, "containers", id)) {
+		t.Errorf("it is %s, and frozen: %v", got, f.host.Paused(filepath.Join(f.dir, "containers", id)))
+	}
+	f.must(f.Kill(t.Context(), id, ""))
+}
+
+// A container whose removal had begun when the daemon was killed, and that ran still, is ended and goes.
+func TestKilledForcedRemoval(t *testing.T) {
+	f := newFixture(t)
+	id := f.run(request("sleep"))
+	c, err := f.find(id)
+	f.must(err)
+	f.must(c.save(func(rec *record) { rec.Want = WantRemove }))
+	f.kill()
+	f.want(second(f.Inspect(t.Context(), id, false)), "No such container")
+	if _, err := f.host.Open(t.Context(), filepath.Join(f.dir, "containers", id)); err == nil {
+		t.Error("its processes are there still")
+	}
 }

@@ -110,8 +110,7 @@ func (c *ctr) restore(ctx context.Context) (start bool) {
 	case errors.As(err, &gone):
 		return c.found(ctx, nil, gone.Exit, gone)
 	case err != nil:
-		c.m.log.Error("finding a container again", "container", c.id, "error", err)
-		return c.found(ctx, nil, executor.Exit{}, err)
+		return c.unknown(err)
 	}
 	var exit executor.Exit
 	switch err := box.Signal(ctx, "", 0); {
@@ -122,8 +121,9 @@ func (c *ctr) restore(ctx context.Context) (start bool) {
 		exit, err = box.Wait(ctx, "")
 		return c.found(ctx, box, exit, err)
 	case errors.As(err, &gone):
-		exit, err = executor.Exit{}, gone
-		return c.found(ctx, box, exit, err)
+		return c.found(ctx, box, executor.Exit{}, gone)
+	case !errors.Is(err, executor.ErrNotRunning):
+		return c.unknown(errors.Join(err, box.Close()))
 	}
 	// It was about to be run when the daemon was killed, and never has been.
 	c.m.warn("removing the keeper of a container that never ran", errors.Join(box.Delete(ctx), box.Close()))
@@ -131,7 +131,23 @@ func (c *ctr) restore(ctx context.Context) (start bool) {
 	return c.idle(ctx)
 }
 
+// unknown records that nobody can say how the container is. It may run: nothing of it is taken away, it does not remove itself,
+// and is not run a second time.
+func (c *ctr) unknown(err error) (start bool) {
+	c.m.log.Error("finding a container again", "container", c.id, "error", err)
+	if now := c.status(); now.Up() {
+		exit := executor.Exit{Code: exitUnknown, At: c.m.now().UTC()}
+		c.note(func(rec *record) { rec.Status = Ended(now, Ending{Exit: exit, Stopped: true}) })
+	}
+	return false
+}
+
 func (c *ctr) goOnRemoving(ctx context.Context) bool {
+	// It runs if the daemon was killed between the two.
+	if box, err := c.m.deps.Host.Open(ctx, c.dir()); err == nil {
+		c.m.warn("ending a container that is to be removed", errors.Join(box.Delete(ctx), box.Close()))
+		c.release(ctx)
+	}
 	c.change(func(rec *record) {
 		if rec.Want = WantRemove; rec.Status.Alive() {
 			rec.Status.Phase = Exited
@@ -174,12 +190,15 @@ func (c *ctr) adopt(ctx context.Context, box executor.Container) {
 	c.endProbes(ctx, box)
 	health := c.startHealth(r)
 	c.change(func(rec *record) { rec.Status.Health = health })
-	// One that is to be paused is made so again: whether it is cannot be seen.
+	// Whether it is frozen cannot be seen, so it is made what it is to be. A commit that the daemon's end broke off has frozen it,
+	// too, and nothing says so.
 	if c.get().Want == WantPause {
 		c.change(func(rec *record) { rec.Status.Phase = Running })
 		c.m.warn("pausing a container again", c.reach(ctx, WantPause))
 	} else if c.status().Phase == Paused {
 		c.m.warn("resuming a container again", c.reach(ctx, WantRun))
+	} else {
+		c.m.warn("resuming a container", box.Resume(ctx))
 	}
 	r.oom.Store(c.status().OOMKilled)
 	c.watchMemory(r)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,9 +44,6 @@ func (m *Manager) Create(ctx context.Context, req *worker.ContainerCreate) (_ *c
 	defer cr.lease.Release()
 	c, err := cr.make(ctx, req)
 	if err != nil {
-		for i := len(cr.undo) - 1; i >= 0; i-- {
-			cr.undo[i]()
-		}
 		return nil, err
 	}
 	c.publish(events.ActionCreate, nil)
@@ -55,7 +53,7 @@ func (m *Manager) Create(ctx context.Context, req *worker.ContainerCreate) (_ *c
 	return &container.CreateResponse{ID: c.id, Warnings: cr.warnings}, nil
 }
 
-func (cr *creation) make(ctx context.Context, req *worker.ContainerCreate) (*ctr, error) {
+func (cr *creation) make(ctx context.Context, req *worker.ContainerCreate) (_ *ctr, err error) {
 	if err := cr.take(ctx, req); err != nil {
 		return nil, err
 	}
@@ -65,6 +63,11 @@ func (cr *creation) make(ctx context.Context, req *worker.ContainerCreate) (*ctr
 	c := newCtr(cr.m, cr.rec)
 	c.turn <- struct{}{} // nobody starts it before it is whole
 	defer c.unlock()
+	defer func() {
+		if err != nil {
+			cr.takeBack(c)
+		}
+	}()
 	if err := cr.m.enter(c); err != nil {
 		return nil, err
 	}
@@ -92,6 +95,16 @@ func (cr *creation) make(ctx context.Context, req *worker.ContainerCreate) (*ctr
 		return nil, err
 	}
 	return c, nil
+}
+
+// takeBack undoes what was made of c, whose turn is held: who has found it meanwhile, and waits, learns that it is none.
+func (cr *creation) takeBack(c *ctr) {
+	for _, undo := range slices.Backward(cr.undo) {
+		undo()
+	}
+	c.change(func(rec *record) { rec.Status.Phase = Gone })
+	c.failPending(nil)
+	c.tell(true)
 }
 
 // take checks the request and makes the record of it, with the image's defaults.
@@ -153,9 +166,11 @@ func (cr *creation) findImage(ctx context.Context, p *ocispec.Platform) error {
 		p = nil
 	}
 	img, err := cr.m.deps.Images.Get(ref, p)
-	if _, other := cr.m.deps.Images.Get(ref, nil); p != nil && other == nil && (errors.Is(err, image.ErrNotFound) || !platforms.Only(*p).Match(img.Platform)) {
-		return worker.NotFoundf("image with reference %s was found but does not provide the specified platform (%s)",
-			ref, platforms.FormatAll(*p))
+	if p != nil && (errors.Is(err, image.ErrNotFound) || err == nil && !platforms.Only(*p).Match(img.Platform)) {
+		if _, other := cr.m.deps.Images.Get(ref, nil); other == nil {
+			return worker.NotFoundf("image with reference %s was found but does not provide the specified platform (%s)",
+				ref, platforms.FormatAll(*p))
+		}
 	}
 	switch {
 	case errors.Is(err, image.ErrNotFound):

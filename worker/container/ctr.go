@@ -31,6 +31,8 @@ type ctr struct {
 	wake    chan struct{} // closed, and replaced, when the status has changed
 	execs   []string      // their IDs
 	health  *prober
+	// restarting is how many users restart it: its end is a part of that, on which AutoRemove does not act.
+	restarting int
 }
 
 // A run is the life of a container's processes from one Start on.
@@ -114,6 +116,20 @@ func (c *ctr) changed() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.wake
+}
+
+// restart begins, or with -1 ends, a restart by a user.
+func (c *ctr) restart(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.restarting += n
+}
+
+// stays says whether an end is a part of a restart.
+func (c *ctr) stays() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.restarting > 0
 }
 
 func (c *ctr) draft() snapshot.Draft { return snapshot.Draft(c.id) }

@@ -99,7 +99,7 @@ func (c *ctr) settle(r *run, exit executor.Exit, err error) {
 	switch {
 	case next.Phase == Restarting:
 		c.scheduleRestart(r, next.Next)
-	case rec.autoRemove() && !rec.Restarted:
+	case rec.autoRemove() && !c.stays():
 		c.m.warn("removing a container that has ended", c.reach(ctx, WantRemove))
 	}
 	close(r.done)

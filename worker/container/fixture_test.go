@@ -414,6 +414,7 @@ type fakeNetwork struct {
 	setups  int
 	fail    error
 	settled bool
+	check   func(r *worker.NetworkRequest) error // nil for one that refuses only nowhere
 }
 
 func newFakeNetwork() *fakeNetwork {
@@ -423,6 +424,9 @@ func newFakeNetwork() *fakeNetwork {
 func (n *fakeNetwork) Check(_ context.Context, r *worker.NetworkRequest) error {
 	if _, ok := r.Endpoints["nowhere"]; ok {
 		return worker.Invalidf("network nowhere not found")
+	}
+	if n.check != nil {
+		return n.check(r)
 	}
 	return nil
 }

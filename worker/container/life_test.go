@@ -3,6 +3,7 @@ package container
 import (
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/moby/moby/api/types/container"
@@ -95,4 +96,55 @@ func TestAutoRemove(t *testing.T) {
 		t.Errorf("events are %q, want %q", got, want)
 	}
 	f.empty()
+}
+
+// Whoever finds a container that is being made, and waits for it, learns that there is none if it cannot be made, when nothing
+// is left of it.
+func TestCreateFails(t *testing.T) {
+	f := newFixture(t)
+	found := make(chan Phase)
+	f.net.check = func(r *worker.NetworkRequest) error {
+		c, err := f.find(r.Name)
+		f.must(err)
+		go func() {
+			defer close(found)
+			if c.lock(t.Context()) == nil {
+				defer c.unlock()
+				_, err := f.find(r.Name)
+				f.want(err, "No such container")
+				found <- c.status().Phase
+			}
+		}()
+		return worker.Invalidf("no")
+	}
+	_, err := f.Create(t.Context(), request("sleep"))
+	f.want(err, "no")
+	if got := <-found; got != Gone {
+		t.Errorf("it is %q, want %q", got, Gone)
+	}
+	<-found
+	f.empty()
+}
+
+// A container that goes when it ends stays while anybody restarts it.
+func TestRestartTogether(t *testing.T) {
+	f := newFixture(t)
+	req := request("sleep")
+	req.HostConfig.AutoRemove = true
+	id := f.run(req)
+	var work sync.WaitGroup
+	for range 4 {
+		work.Go(func() {
+			for range 3 {
+				if err := f.Restart(t.Context(), id, worker.StopOptions{}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	if got := f.state(id); got != "running 0" {
+		t.Errorf("it is %s", got)
+	}
+	f.must(f.Remove(t.Context(), id, worker.RemoveContainerOptions{Force: true}))
 }

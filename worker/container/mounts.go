@@ -157,7 +157,11 @@ func (m *Manager) viewOf(ctx context.Context, id snapshot.ID) (*os.File, error) 
 		return nil, err
 	}
 	f, err := m.open(ctx, mounts)
-	return f, errors.Join(err, m.deps.Snapshots.Discard(context.WithoutCancel(ctx), d))
+	if err = errors.Join(err, m.deps.Snapshots.Discard(context.WithoutCancel(ctx), d)); err != nil && f != nil {
+		f.Close()
+		f = nil
+	}
+	return f, err
 }
 
 // tmpfs reads the options of a tmpfs. Without any it has docker's.

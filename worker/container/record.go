@@ -37,8 +37,6 @@ type record struct {
 	Status Status
 	// Stopped says that a user has stopped it: the policy unless-stopped leaves it so when the daemon starts.
 	Stopped bool `json:",omitempty"`
-	// Restarted says that a user has restarted it, which an end that AutoRemove would act on is a part of.
-	Restarted bool `json:",omitempty"`
 }
 
 // lower is what the writable layer stands on; empty for nothing.

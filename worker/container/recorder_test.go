@@ -80,3 +80,24 @@ func TestRecorderClosed(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A removal that failed says nothing of the volumes that the next one removes.
+func TestRemoveAgain(t *testing.T) {
+	f := newFixture(t)
+	ctx := context.Background()
+	req := request("sleep")
+	req.Config.Volumes = map[string]struct{}{"/data": {}}
+	id := f.create(req)
+	undo := f.full()
+	if err := f.Remove(ctx, id, worker.RemoveContainerOptions{Volumes: true}); err == nil {
+		t.Error("a container was removed, and nothing was written")
+	}
+	undo()
+	c, err := f.find(id)
+	f.must(err)
+	volume := c.get().Mounts[0].Name
+	f.must(f.Remove(ctx, id, worker.RemoveContainerOptions{}))
+	if _, err := f.vols.Inspect(ctx, volume); err != nil {
+		t.Errorf("its volume: %v", err)
+	}
+}

@@ -56,11 +56,9 @@ func (c *ctr) remove(ctx context.Context, opt worker.RemoveContainerOptions) err
 	c.cancelRestart()
 	c.change(func(rec *record) {
 		rec.Want, rec.Stopped = WantRemove, true
-		if opt.Volumes { // Delete removes those that are to go
-			rec.Mounts = slices.Clone(rec.Mounts)
-			for i := range rec.Mounts {
-				rec.Mounts[i].Remove = rec.Mounts[i].Anonymous
-			}
+		rec.Mounts = slices.Clone(rec.Mounts)
+		for i := range rec.Mounts { // Delete removes those that are to go; a try before this one may have wanted it otherwise
+			rec.Mounts[i].Remove = opt.Volumes && rec.Mounts[i].Anonymous
 		}
 	})
 	if rec.Status.Alive() {

@@ -94,7 +94,6 @@ func (m *Manager) startAgain(c *ctr) {
 // restore finds out how the container stands, and says whether it is to be started. The turn is held.
 func (c *ctr) restore(ctx context.Context) (start bool) {
 	rec := c.get()
-	c.change(func(rec *record) { rec.Restarted = false })
 	if p := rec.Status.Phase; p == Removing || p == Dead || rec.Want == WantRemove {
 		return c.goOnRemoving(ctx)
 	}

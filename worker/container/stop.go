@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/sys/signal"
 
@@ -226,15 +227,14 @@ func (m *Manager) Restart(ctx context.Context, ref string, opt worker.StopOption
 		return err
 	}
 	if c.status().Up() {
-		// It is to be there afterwards, also if its end would remove it.
-		c.change(func(rec *record) { rec.Restarted = true })
+		c.restart(1)
 		err := c.stop(ctx, opt)
-		c.change(func(rec *record) { rec.Restarted = false })
+		c.restart(-1)
 		if err != nil {
 			return err
 		}
 	}
-	if err := m.Start(ctx, c.id); err != nil {
+	if err := m.Start(ctx, c.id); err != nil && !errdefs.IsNotModified(err) { // somebody else has started it
 		return err
 	}
 	c.publish(events.ActionRestart, nil)

@@ -55,6 +55,7 @@ var platform = ocispec.Platform{OS: "linux", Architecture: "amd64"}
 // A fixture is a daemon's containers, whose processes are Go functions.
 type fixture struct {
 	late bool // the host tells of the end of an exec only after a while
+	slow bool // the host takes two seconds to let an exec run
 	deaf bool // the host cannot reach the keepers that it finds again
 	*testing.T
 	*Manager
@@ -173,6 +174,9 @@ func (f *fixture) open() {
 	f.must(err)
 	if f.late {
 		host = lateHost{host}
+	}
+	if f.slow {
+		host = slowHost{host}
 	}
 	if f.deaf {
 		host = deafHost{host}
@@ -373,11 +377,15 @@ func (p *plain) Write(b []byte) (int, error) {
 
 // seen is the events, as "action attribute=value".
 type seen struct {
-	mu  sync.Mutex
-	all []events.Message
+	mu   sync.Mutex
+	all  []events.Message
+	tell func(events.Message) // called with each, unless it is nil
 }
 
 func (s *seen) Publish(m events.Message) {
+	if s.tell != nil {
+		s.tell(m)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all = append(s.all, m)
@@ -493,6 +501,31 @@ type lateHost struct{ executor.Host }
 func (h lateHost) Create(ctx context.Context, dir string, spec *executor.Spec, opt executor.HostOptions) (executor.Container, error) {
 	c, err := h.Host.Create(ctx, dir, spec, opt)
 	return lateContainer{c}, err
+}
+
+// A slowHost is a Host whose containers take a while to let an exec run. Who does not wait is not told that it does.
+type slowHost struct{ executor.Host }
+
+// Create implements executor.Host.
+func (h slowHost) Create(ctx context.Context, dir string, spec *executor.Spec, opt executor.HostOptions) (executor.Container, error) {
+	c, err := h.Host.Create(ctx, dir, spec, opt)
+	return slowContainer{c}, err
+}
+
+type slowContainer struct{ executor.Container }
+
+// Run implements executor.Container.
+func (c slowContainer) Run(ctx context.Context, id string) error {
+	err := c.Container.Run(context.WithoutCancel(ctx), id)
+	if id == "" || err != nil {
+		return err
+	}
+	select {
+	case <-time.After(2 * time.Second):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // A deafHost is a Host that finds containers again, and cannot reach them.

@@ -204,7 +204,8 @@ func (p *prober) exec(ctx context.Context, out io.Writer, begun *time.Time) (exe
 	defer reading.Wait()
 	defer conn.Close()
 	p.c.publish(execAction(events.ActionExecCreate, p.args), map[string]string{"execID": execID})
-	if err := p.box.Run(ctx, id); err != nil {
+	// Not given up half way: nobody would know whether it runs, and end it.
+	if err := p.box.Run(context.WithoutCancel(ctx), id); err != nil {
 		return executor.Exit{}, err
 	}
 	*begun = p.c.m.now()

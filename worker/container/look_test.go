@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/boxbuild/boxbuild/frontend"
@@ -398,4 +399,41 @@ func TestStop(t *testing.T) {
 			t.Errorf("after the stop: %s", got)
 		}
 	})
+}
+
+// A check whose time is over before its command is known to run is ended like any other.
+func TestHealthSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.slow = true
+		f.restart()
+		req := request("sleep")
+		req.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "stubborn"}, Interval: time.Second, Timeout: time.Second, Retries: 1}
+		id := f.run(req)
+		f.until(id, func(rec *record) bool { return rec.Status.Health.Status == container.Unhealthy })
+		c, err := f.find(id)
+		f.must(err)
+		pids, err := c.box.Pids(t.Context())
+		if f.must(err); len(pids) != 1 {
+			t.Errorf("%d processes run, want the first alone", len(pids))
+		}
+		f.must(f.Kill(t.Context(), id, ""))
+	})
+}
+
+// Whoever hears of what has become of a container finds it so.
+func TestEventsAfter(t *testing.T) {
+	f := newFixture(t)
+	id := f.create(request("sleep"))
+	c, err := f.find(id)
+	f.must(err)
+	var got []string
+	f.seen.tell = func(m events.Message) { got = append(got, string(m.Action)+" "+string(c.status().Phase)) }
+	f.must(f.Start(t.Context(), id))
+	f.must(f.Pause(t.Context(), id))
+	f.must(f.Unpause(t.Context(), id))
+	f.must(f.Kill(t.Context(), id, ""))
+	if got, want := strings.Join(got, ", "), "start running, pause paused, unpause running, kill running, die exited"; got != want {
+		t.Errorf("events are %q, want %q", got, want)
+	}
 }

@@ -88,6 +88,7 @@ func (c *ctr) Start(ctx context.Context, now Status) (Status, error) {
 	c.mu.Lock()
 	c.box, c.run = r.box, r
 	c.mu.Unlock()
+	c.change(func(rec *record) { rec.Status = now }) // before anybody is told
 	// Who came while it was being started has not been connected yet, and finds the process now, unless it has ended.
 	c.m.warn("attaching to a container", c.connectPending(ctx, r.box))
 	c.publish(events.ActionStart, nil)

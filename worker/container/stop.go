@@ -290,6 +290,7 @@ func (c *ctr) Pause(ctx context.Context, now Status) (Status, error) {
 	}
 	now = c.status() // with the last result
 	now.Phase = Paused
+	c.change(func(rec *record) { rec.Status = now }) // before anybody is told
 	c.publish(events.ActionPause, nil)
 	return now, nil
 }
@@ -304,6 +305,7 @@ func (c *ctr) Resume(ctx context.Context, now Status) (Status, error) {
 		return now, err
 	}
 	now.Phase = Running
+	c.change(func(rec *record) { rec.Status = now })
 	c.resumeHealth()
 	c.publish(events.ActionUnPause, nil)
 	return now, nil

@@ -9,14 +9,17 @@ package libcontainer
 
 int __real_main(int, char **, char **);
 int boxshim_reap(char **);
+void boxshim_signals(void);
 
 // Runs before Go's runtime, and in "boxshim init" after the namespaces have been entered, in the last of the processes
 // that nsenter makes.
 int __wrap_main(int argc, char **argv, char **envp) {
 	if (argc > 2 && !strcmp(argv[1], "--"))
 		return boxshim_reap(argv + 2);
-	if (argc > 1 && !strcmp(argv[1], "init"))
+	if (argc > 1 && !strcmp(argv[1], "init")) {
+		boxshim_signals();
 		prctl(PR_SET_TIMERSLACK, 10 * 1000 * 1000UL, 0, 0, 0);
+	}
 	return __real_main(argc, argv, envp);
 }
 */

@@ -114,11 +114,12 @@ type keychain struct {
 	missed string // a registry whose credentials a client had no time to give
 }
 
-// A credential is asked for once; done is closed when auth and err are set.
+// A credential is asked for once; done is closed when the rest is set.
 type credential struct {
 	done chan struct{}
 	auth authn.AuthConfig
 	err  error
+	left bool // whoever asked has left before there was an answer, which is not for those who waited
 }
 
 func newKeychain(a *asker) *keychain {
@@ -133,21 +134,30 @@ func (k *keychain) Resolve(res authn.Resource) (authn.Authenticator, error) {
 // ResolveContext implements authn.ContextKeychain.
 func (k *keychain) ResolveContext(ctx context.Context, res authn.Resource) (authn.Authenticator, error) {
 	host := res.RegistryStr()
-	k.mu.Lock()
-	c := k.known[host]
-	if c != nil {
+	for {
+		k.mu.Lock()
+		c := k.known[host]
+		if c == nil {
+			c = &credential{done: make(chan struct{})}
+			k.known[host] = c
+			k.mu.Unlock()
+			return k.ask(ctx, c, res)
+		}
 		k.mu.Unlock()
 		select {
 		case <-c.done:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		return c.authenticator()
+		if !c.left {
+			return c.authenticator()
+		}
 	}
-	c = &credential{done: make(chan struct{})}
-	k.known[host] = c
-	k.mu.Unlock()
+}
 
+// ask asks for c, which is known under the name of the registry of res.
+func (k *keychain) ask(ctx context.Context, c *credential, res authn.Resource) (authn.Authenticator, error) {
+	host := res.RegistryStr()
 	defer close(c.done)
 	ans, err := k.asker.ask(ctx, &boxbuildv1.Ask{Question: &boxbuildv1.Ask_Credentials{
 		Credentials: &boxbuildv1.CredentialsQuestion{Registry: host, Repository: res.String()},
@@ -160,7 +170,7 @@ func (k *keychain) ResolveContext(ctx context.Context, res authn.Resource) (auth
 		return authn.Anonymous, nil
 	}
 	if err != nil {
-		c.err = fmt.Errorf("asking the client for credentials of %s: %w", host, err)
+		c.err, c.left = fmt.Errorf("asking the client for credentials of %s: %w", host, err), ctx.Err() != nil
 		k.mu.Lock()
 		delete(k.known, host) // another caller may have more luck
 		k.mu.Unlock()

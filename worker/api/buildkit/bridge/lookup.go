@@ -23,9 +23,10 @@ type entry struct {
 	mine  bool          // guarded by Bridge.mu; announced, and not only waited for
 	b     *Bridge
 	shut  bool // guarded by Bridge.mu; ready is closed
+	calls int  // guarded by Bridge.mu; how many wait for it
 }
 
-// entryFor returns the entry of a build, which may be nobody's yet.
+// entryForLocked returns the entry of a build, which may be nobody's yet.
 func (b *Bridge) entryForLocked(id string) *entry {
 	e := b.builds[id]
 	if e == nil {
@@ -80,7 +81,9 @@ func (b *Bridge) lookup(ctx context.Context) (*conversation, error) {
 	}
 	b.mu.Lock()
 	e := b.entryForLocked(id)
+	e.calls++
 	b.mu.Unlock()
+	defer b.leave(id, e)
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
@@ -90,17 +93,20 @@ func (b *Bridge) lookup(ctx context.Context) (*conversation, error) {
 	case <-t.C:
 	}
 	b.mu.Lock()
-	c, mine := e.c, e.mine
-	if c == nil && !mine && b.builds[id] == e && !e.shut {
-		delete(b.builds, id)
-		e.shut = true
-		close(e.ready)
-	}
-	b.mu.Unlock()
-	if c == nil {
+	defer b.mu.Unlock()
+	if e.c == nil {
 		return nil, errdefs.NewUnknownJobError(id)
 	}
-	return c, nil
+	return e.c, nil
+}
+
+// leave ends a call's waiting. The last one to leave takes the entry of a build along that nobody has begun.
+func (b *Bridge) leave(id string, e *entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e.calls--; e.calls == 0 && !e.mine && b.builds[id] == e {
+		delete(b.builds, id)
+	}
 }
 
 // forward has the conversation of a call answer it.

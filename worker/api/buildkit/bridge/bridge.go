@@ -112,7 +112,7 @@ func (d *direct) Translate(ctx context.Context, req *frontend.Request, env front
 	}
 	select {
 	case <-c.done:
-		return c.output(ctx)
+		return c.output()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

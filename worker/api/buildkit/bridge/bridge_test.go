@@ -167,6 +167,18 @@ func TestLookup(t *testing.T) {
 		if _, err := b.lookup(of(ctx, "another")); !errors.Is(err, context.Canceled) {
 			t.Errorf("a call that is given up: %v", err)
 		}
+		if b.builds["another"] != nil {
+			t.Error("the build that it asked for is remembered")
+		}
+		first := time.Now()
+		go func() { _, _ = b.lookup(of(t.Context(), "shared")) }()
+		time.Sleep(patience - time.Second)
+		if _, err := b.lookup(of(t.Context(), "shared")); !errors.As(err, &unknown) || time.Since(first) != 2*patience-time.Second {
+			t.Errorf("a call that waits beside an earlier one: %v after %v", err, time.Since(first))
+		}
+		if b.builds["shared"] != nil {
+			t.Error("the build that both waited for is remembered")
+		}
 	})
 }
 
@@ -230,7 +242,7 @@ func TestReturn(t *testing.T) {
 	if _, err := c.Return(t.Context(), good); err == nil || !strings.Contains(err.Error(), "already set") {
 		t.Errorf("twice: %v", err)
 	}
-	out, err := c.output(t.Context())
+	out, err := c.output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,8 +261,54 @@ func TestReturn(t *testing.T) {
 	if _, err := c.Return(t.Context(), &pb.ReturnRequest{Error: &spb.Status{Code: int32(codes.NotFound), Message: "lost"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.output(t.Context()); status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), "lost") {
+	if _, err := c.output(); status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), "lost") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestReturnsConfig checks what an image is for where what is returned says nothing, or nothing that makes sense: what the
+// frontend that made it says counts, and a configuration that is none is an error of the build.
+func TestReturnsConfig(t *testing.T) {
+	arm := op.Platform{OS: "linux", Architecture: "arm64"}
+	made := frontend.Image{Platform: arm}
+	made.Config.Platform = arm
+	for _, tc := range []struct {
+		name, config string
+		from         *frontend.Image
+		want, err    string
+	}{
+		{name: "nothing", want: "linux/amd64"},
+		{name: "of a frontend's", from: &made, want: "linux/arm64"},
+		{name: "of its own", config: `{"os":"linux","architecture":"s390x"}`, want: "linux/s390x"},
+		{name: "null", config: "null", err: "null"},
+		{name: "a list", config: "[]", err: "invalid image config"},
+		{name: "broken", config: "{", err: "invalid image config"},
+	} {
+		c := talk(t, &env{})
+		r := newRef(file("x"))
+		r.image = tc.from
+		res := &pb.Result{Result: &pb.Result_Ref{Ref: &pb.Ref{Id: c.add(r)}}, Metadata: map[string][]byte{}}
+		if tc.config != "" {
+			res.Metadata[keyConfig] = []byte(tc.config)
+		}
+		if _, err := c.Return(t.Context(), &pb.ReturnRequest{Result: res}); err != nil {
+			t.Fatal(err)
+		}
+		out, err := c.output()
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%s: got %v, want an error with %q", tc.name, err, tc.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+			continue
+		}
+		img := out.Images[0]
+		if got, has := op.PlatformString(img.Platform), op.PlatformString(img.Config.Platform); got != tc.want || has != tc.want {
+			t.Errorf("%s: got an image for %s with a configuration for %s, want %s", tc.name, got, has, tc.want)
+		}
 	}
 }
 

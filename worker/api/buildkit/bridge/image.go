@@ -264,7 +264,7 @@ func (f *image) run(ctx context.Context, p *program, req *frontend.Request, env 
 	if err != nil {
 		return nil, err
 	}
-	return c.output(ctx)
+	return c.output()
 }
 
 // failure is the error that was returned, if one was.

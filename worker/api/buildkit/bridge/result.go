@@ -1,8 +1,8 @@
 package bridge
 
 import (
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -111,7 +111,7 @@ func refIDs(r *pb.Result) []string {
 }
 
 // output makes of what was returned what the builder builds.
-func (c *conversation) output(context.Context) (*frontend.Output, error) {
+func (c *conversation) output() (*frontend.Output, error) {
 	c.mu.Lock()
 	r, err := c.result, c.err
 	c.mu.Unlock()
@@ -233,7 +233,9 @@ func (c *conversation) image(r *ref, p op.Platform, value func(key string) []byt
 		if r.image != nil {
 			from := *r.image
 			from.Root = img.Root
-			from.Platform = img.Platform
+			if p.OS != "" {
+				from.Platform = p
+			}
 			img = &from
 		}
 	}
@@ -280,16 +282,23 @@ func (c *conversation) completeConfig(img *frontend.Image) error {
 		}
 		return nil
 	}
-	fields := make(map[string]json.RawMessage)
+	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(img.Raw, &fields); err != nil {
 		return fmt.Errorf("invalid image config: %w", err)
+	}
+	if fields == nil {
+		return errors.New("invalid null image config")
 	}
 	changed := false
 	for name, v := range map[string]string{"os": img.Platform.OS, "architecture": img.Platform.Architecture, "variant": img.Platform.Variant} {
 		if have := string(fields[name]); have != "" && have != `""` && have != "null" || v == "" {
 			continue
 		}
-		fields[name], changed = json.RawMessage(strconv.Quote(v)), true
+		quoted, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("completing the image's configuration: %w", err)
+		}
+		fields[name], changed = quoted, true
 	}
 	if changed {
 		raw, err := json.Marshal(fields)

@@ -35,12 +35,15 @@ func openParents(opts *Options) (*parents, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return p, nil
 	}
-	var list []string
-	if err == nil {
-		err = json.Unmarshal(b, &list)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the cgroups of sandboxes: %w", err)
+	}
+	var list []string
+	if err := json.Unmarshal(b, &list); err != nil {
+		// A power cut has taken what was in it, and with that the cgroups. No sandbox must fail for it.
+		if opts.Log != nil {
+			fmt.Fprintf(opts.Log, "the list of the cgroups of sandboxes, %s, is damaged; it is begun anew: %v\n", p.file, err)
+		}
 	}
 	for _, dir := range list {
 		p.known[dir] = true
@@ -67,6 +70,7 @@ func (p *parents) add(ctx context.Context, parent string) error {
 	for d := range p.known {
 		list = append(list, d)
 	}
+	// Not synced: what it names is gone after a power cut, too.
 	b, err := json.Marshal(list)
 	if err == nil {
 		err = os.WriteFile(p.file+".new", b, 0o600)

@@ -181,7 +181,10 @@ func (w *Writer) put(e *entry) {
 		last := bytes.Clone(w.out[before:])
 		w.out = w.out[:before]
 		w.flush()
-		w.note(w.rotate())
+		if err := w.rotate(); err != nil {
+			w.note(err)
+			w.size = 0 // the next try is as far away: each pushes an old file out
+		}
 		w.out = append(w.out, last...)
 	}
 }
@@ -206,7 +209,7 @@ func (w *Writer) note(err error) {
 	}
 }
 
-// rotate starts a new file. If that can't be opened the old one goes on.
+// rotate starts a new file. If that can't be opened the old one goes on, under the name that it has got.
 func (w *Writer) rotate() error {
 	if w.opts.MaxFiles < 2 {
 		if err := w.file.Truncate(0); err != nil {

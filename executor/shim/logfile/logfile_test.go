@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/boxbuild/boxbuild/executor"
 )
 
@@ -214,6 +216,36 @@ func TestRotateOne(t *testing.T) {
 	w.Close()
 	if l := readLines(t, read(t, path)); len(l) != 1 || l[0].Log != "line 06\n" {
 		t.Errorf("lines are %v", l)
+	}
+}
+
+// A full file that cannot be followed by another, for want of descriptors, goes on; the files before it stay, however many
+// lines come meanwhile.
+func TestRotateFails(t *testing.T) {
+	w, path := start(t, executor.Log{Driver: "json-file", MaxSize: 1000, MaxFiles: 4})
+	write := func(from, to int) {
+		for i := from; i < to; i++ {
+			w.Write(1, fmt.Appendf(nil, "line %02d\n", i))
+		}
+	}
+	write(0, 30) // some files are full
+	old := read(t, path+".1")
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	write(30, 44) // fills another one
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, path+".2"); !bytes.Equal(got, old) {
+		t.Errorf("the file before is %q, want %q", got, old)
+	}
+	if err := w.Close(); err == nil {
+		t.Error("nobody learns of it")
 	}
 }
 

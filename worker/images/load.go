@@ -207,6 +207,16 @@ func (s *Service) wanted(ref string, platforms []op.Platform) ([]wantedImage, er
 		}
 		return []wantedImage{*w}, nil
 	}
+	if names, err := s.namesWith(ref); err != nil {
+		return nil, err
+	} else if len(names) > 0 {
+		w, err := s.wantedName(names[0].Ref, platforms)
+		if err != nil {
+			return nil, err
+		}
+		w.name = ""
+		return []wantedImage{*w}, nil
+	}
 	for _, p := range platforms {
 		if _, err := s.findFor(ref, &p); err != nil {
 			return nil, err

@@ -21,6 +21,7 @@ import (
 //   - A name is untagged. If it was the image's last name in that repository its digests there go too, and with the last
 //     reference the image. All this goes for each of its images, if it has them for several platforms.
 //   - By ID the image goes with all its names; if these are of several repositories, or several tags, only by force.
+//   - By the digest of an index all names that have the index go, by force if they are several, and what was theirs alone.
 //   - An image that a container uses stays; by force it loses its names.
 //   - An image that others were committed from stays while these are there, whatever is done; it can lose its names. With
 //     the last of them it goes too, if it has no name, unless NoPrune is set.
@@ -54,8 +55,20 @@ func (s *Service) removeAll(ref string, opt worker.RemoveOptions) (out []worker.
 			return nil, err
 		}
 	}
+	names, err := s.namesWith(ref)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > 0 && len(opt.Platforms) == 0 {
+		return s.removeIndex(ref, names, opt)
+	}
 	for _, img := range wanted {
-		removed, err := s.removeOne(ref, img, opt)
+		var removed []worker.Removed
+		if len(names) > 0 {
+			removed, err = s.removeFromIndex(img, names, opt)
+		} else {
+			removed, err = s.removeOne(ref, img, opt)
+		}
 		out = append(out, removed...)
 		var c *conflict
 		if errors.As(err, &c) {
@@ -70,7 +83,7 @@ func (s *Service) removeAll(ref string, opt worker.RemoveOptions) (out []worker.
 
 func (s *Service) removeOne(ref string, img *image.Image, opt worker.RemoveOptions) ([]worker.Removed, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil || isID(ref, img) && !slices.Contains(img.Names, reference.TagNameOnly(named).String()) {
+	if err != nil || (isID(ref, img) || isDigest(ref)) && !slices.Contains(img.Names, reference.TagNameOnly(named).String()) {
 		return s.removeID(img, opt)
 	}
 	if len(opt.Platforms) > 0 {
@@ -140,6 +153,9 @@ func (s *Service) removeFrom(img *image.Image, left *image.Update, opt worker.Re
 func isID(ref string, img *image.Image) bool {
 	return strings.HasPrefix(img.ID.Encoded(), strings.TrimPrefix(ref, "sha256:"))
 }
+
+// isDigest says whether ref has the form of an ID in full: it is one, or the digest of a document.
+func isDigest(ref string) bool { return digest.Digest(ref).Validate() == nil }
 
 // A conflict is why an image is not removed, in docker's words. It wraps worker.ErrInUse.
 type conflict struct{ text string }

@@ -293,9 +293,9 @@ func (s *Service) Tag(_ context.Context, src, dst string) error {
 	if err != nil {
 		return err
 	}
-	from, err := s.nameOf(src)
+	from, err := s.sourceOf(src, img)
 	if err != nil {
-		from = byDigest(src, img)
+		return err
 	}
 	if len(from.Images) > 1 || len(from.Blobs()) > 0 {
 		u := image.Update{Names: []string{name}, Index: from.OwnIndex(), Documents: from.Manifests()}
@@ -312,6 +312,21 @@ func (s *Service) Tag(_ context.Context, src, dst string) error {
 		return s.images.Update(u)
 	}
 	return translate(s.images.Tag(img.ID, name))
+}
+
+// sourceOf returns what a reference to img means as a whole: a name, or what one would be.
+func (s *Service) sourceOf(ref string, img *image.Image) (*image.Name, error) {
+	if n, err := s.nameOf(ref); err == nil {
+		return n, nil
+	}
+	names, err := s.namesWith(ref)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > 0 {
+		return names[0], nil
+	}
+	return byDigest(ref, img), nil
 }
 
 // byDigest is what a name would be that was pulled as img by a reference with a digest; it has no documents if ref is no

@@ -1,0 +1,119 @@
+package images
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/worker"
+)
+
+// namesWith returns the names whose index has the digest that ref is, as builds for several platforms and registries say
+// what they made or have; none if ref is no digest, or that of something else. A digest can be read as the name "sha256" with a
+// tag, too: where there is that name, ref is the name.
+func (s *Service) namesWith(ref string) ([]*image.Name, error) {
+	d := digest.Digest(ref)
+	if d.Validate() != nil {
+		d = digest.NewDigestFromEncoded(digest.Canonical, ref)
+		if d.Validate() != nil {
+			return nil, nil
+		}
+	}
+	if _, err := s.nameOf(ref); err == nil {
+		return nil, nil
+	}
+	all, err := s.images.Names()
+	if err != nil {
+		return nil, err
+	}
+	is := func(doc *image.Descriptor) bool { return doc != nil && doc.Digest == d && image.IsIndex(doc.MediaType) }
+	return slices.DeleteFunc(all, func(n *image.Name) bool { return !is(n.Index) && !is(n.Served) }), nil
+}
+
+// removeIndex removes what the digest of an index means: the names that have the index, and those of its images that have no
+// other one. The rules are those for an image's ID.
+func (s *Service) removeIndex(ref string, names []*image.Name, opt worker.RemoveOptions) (out []worker.Removed, err error) {
+	if len(names) > 1 && !opt.Force {
+		d := digest.Digest(ref)
+		if d.Validate() == nil {
+			ref = d.Encoded()
+		}
+		return nil, conflictf("delete %s (must be forced) - image is referenced in multiple repositories", short(ref))
+	}
+	var own []*image.Image // what goes with the names
+	for _, n := range names {
+		imgs, err := s.imagesOf(n.Ref)
+		if err != nil {
+			return nil, err
+		}
+		for _, img := range imgs {
+			known := slices.ContainsFunc(own, func(o *image.Image) bool { return o.ID == img.ID })
+			if known || !within(img.Names, names) {
+				continue
+			}
+			if err := s.deletable(img, opt.Force); err != nil {
+				return nil, err
+			}
+			own = append(own, img)
+		}
+	}
+	forced := opt
+	forced.Force = true // that they may go has been found out
+	for _, n := range names {
+		named, err := reference.ParseNormalizedNamed(n.Ref)
+		if err != nil {
+			return out, err
+		}
+		removed, err := s.removeName(named, forced)
+		out = append(out, removed...)
+		if err != nil {
+			return out, err
+		}
+	}
+	for _, img := range own {
+		left, err := s.images.Get(string(img.ID), nil)
+		if errors.Is(err, image.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		removed, err := s.removeID(left, forced)
+		out = append(out, removed...)
+		if err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// within says whether refs are all among names.
+func within(refs []string, names []*image.Name) bool {
+	return !slices.ContainsFunc(refs, func(ref string) bool {
+		return !slices.ContainsFunc(names, func(n *image.Name) bool { return n.Ref == ref })
+	})
+}
+
+// removeFromIndex takes an image away from the names that have an index.
+func (s *Service) removeFromIndex(img *image.Image, names []*image.Name, opt worker.RemoveOptions) (out []worker.Removed, err error) {
+	for _, n := range names {
+		if !slices.Contains(n.Images, img.ID) {
+			continue
+		}
+		removed, err := s.removeOne(n.Ref, img, opt)
+		out = append(out, removed...)
+		if err != nil {
+			return out, fmt.Errorf("%s: %w", image.Familiar(n.Ref), err)
+		}
+		if img, err = s.images.Get(string(img.ID), nil); errors.Is(err, image.ErrNotFound) {
+			return out, nil
+		} else if err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}

@@ -5,8 +5,10 @@
 //	Create, or Ensure ──> volume ──Mount──> in use ──Unmount──> volume ──Remove──> gone
 //	                         └── Hold, Drop: a container that exists, running or not, keeps it from being removed
 //
-// A volume exists when meta.db has its record, which is written after its directory was made and deleted before that is
-// removed; a directory without a record is swept at start. A volume with mount options (nfs, tmpfs, a bind) is mounted
+// A volume exists when meta.db has its record, which is written after its directory was made. What is removed gets another
+// name first, is deleted when the record is gone, and is swept at start; with the record still there it gets its name back. A
+// directory without a record is removed if nothing is in it. If there is, it is nobody's to delete, as where meta.db was
+// lost: a volume that is made under its name has what is in it. A volume with mount options (nfs, tmpfs, a bind) is mounted
 // on its directory while a container uses it, once for all of them, and stays so when the daemon goes, since its
 // containers run on.
 //
@@ -116,18 +118,47 @@ func newVol() *vol {
 	return &vol{turn: make(chan struct{}, 1), holders: make(map[string]bool), users: make(map[string]bool)}
 }
 
-// sweep removes what was being made or removed when the daemon was killed.
+// gonePrefix begins the names of directories that are being removed. Those of volumes begin otherwise.
+const gonePrefix = ".gone-"
+
+// sweep ends what was going on when the daemon was killed.
 func (s *Service) sweep() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("opening the volumes: %w", err)
 	}
 	for _, e := range entries {
-		if s.volumes[e.Name()] != nil {
-			continue
+		name, going := strings.CutPrefix(e.Name(), gonePrefix)
+		known := s.volumes[name] != nil
+		switch {
+		case going && known: // it was not removed: its record is there
+			err = os.Rename(s.gone(name), filepath.Join(s.dir, name))
+		case going:
+			err = os.RemoveAll(s.gone(name))
+		case known, !e.IsDir():
+		default:
+			err = s.dropEmpty(name)
 		}
-		if err := s.removeDir(e.Name()); err != nil {
-			return fmt.Errorf("removing what is left of volume %s: %w", e.Name(), err)
+		if err != nil {
+			return fmt.Errorf("removing what is left of volume %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// gone is where the directory of a volume is while it is being removed.
+func (s *Service) gone(name string) string { return filepath.Join(s.dir, gonePrefix+name) }
+
+// dropEmpty removes the directory of a volume that there is not, unless something is in it.
+func (s *Service) dropEmpty(name string) error {
+	if err := s.unmount(name); err != nil {
+		return err
+	}
+	for _, dir := range []string{s.path(name), filepath.Join(s.dir, name)} {
+		if err := unix.Rmdir(dir); errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {
+			return nil
+		} else if err != nil && !errors.Is(err, unix.ENOENT) {
+			return &os.PathError{Op: "rmdir", Path: dir, Err: err}
 		}
 	}
 	return nil
@@ -235,12 +266,14 @@ func checkRequest(name string, req *volume.CreateRequest) error {
 	return nil
 }
 
-// make makes the directory and then the record. The volume's turn is held.
+// make makes the directory, if there is none, and then the record. The volume's turn is held.
 func (s *Service) make(name string, v *vol, rec record) error {
 	data := s.path(name)
 	err := os.MkdirAll(filepath.Dir(data), 0o701)
 	if err == nil {
-		err = os.Mkdir(data, 0o755)
+		if err = os.Mkdir(data, 0o755); errors.Is(err, fs.ErrExist) {
+			err = nil
+		}
 	}
 	if err == nil {
 		var raw []byte
@@ -255,7 +288,7 @@ func (s *Service) make(name string, v *vol, rec record) error {
 		}
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("creating volume %s: %w", name, err), os.RemoveAll(filepath.Dir(data)))
+		return errors.Join(fmt.Errorf("creating volume %s: %w", name, err), s.dropEmpty(name))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -356,28 +389,40 @@ func (s *Service) remove(name string, v *vol) error {
 	if len(holders) > 0 {
 		return worker.Conflictf("remove %s: volume is in use - [%s]", name, strings.Join(holders, ", "))
 	}
-	err := s.unmount(name)
-	if err == nil {
-		err = s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Delete([]byte(name)) })
-	}
-	if err != nil {
+	if err := s.forget(name); err != nil {
 		s.mu.Lock()
 		v.gone = false
 		s.mu.Unlock()
 		return fmt.Errorf("removing volume %s: %w", name, err)
 	}
-	if err := s.removeDir(name); err != nil {
+	if err := os.RemoveAll(s.gone(name)); err != nil {
 		return fmt.Errorf("removing volume %s: %w", name, err) // the rest is swept at the next start
 	}
 	return nil
 }
 
-// removeDir removes the directory of a volume with nothing mounted on it.
-func (s *Service) removeDir(name string) error {
+// forget removes the record of a volume, and puts its directory away. With an error both are as they were.
+func (s *Service) forget(name string) error {
 	if err := s.unmount(name); err != nil {
 		return err
 	}
-	return os.RemoveAll(filepath.Join(s.dir, name))
+	dir, gone := filepath.Join(s.dir, name), s.gone(name)
+	err := os.RemoveAll(gone) // what an earlier removal could not
+	if err == nil {
+		if err = os.Rename(dir, gone); errors.Is(err, fs.ErrNotExist) {
+			err = nil // somebody else has removed it
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Delete([]byte(name)) }); err != nil {
+		if rerr := os.Rename(gone, dir); !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+		return err
+	}
+	return nil
 }
 
 // publish reports what happened to a volume.

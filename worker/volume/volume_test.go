@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -408,6 +409,66 @@ func TestSweep(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Dir(half)); !os.IsNotExist(err) {
 		t.Errorf("half a volume is still there: %v", err)
+	}
+}
+
+// What has files in it is not swept, as where the database was lost: the volume that is made under its name has them. What was
+// being removed is, unless its record is there still.
+func TestSweepKeeps(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, nil)
+	for _, name := range []string{"kept", "going", "gone"} {
+		create(t, s, volume.CreateRequest{Name: name})
+		if err := os.WriteFile(filepath.Join(s.path(name), "file"), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.db.Update(func(tx *bbolt.Tx) error {
+		return errors.Join(tx.Bucket(bucket).Delete([]byte("kept")), tx.Bucket(bucket).Delete([]byte("gone")))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"going", "gone"} {
+		if err := os.Rename(filepath.Join(dir, "volumes", name), s.gone(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = s.db.Close()
+	s = open(t, dir, nil)
+	if got := names(t, s, nil); !slices.Equal(got, []string{"going"}) {
+		t.Errorf("volumes = %q", got)
+	}
+	create(t, s, volume.CreateRequest{Name: "kept"})
+	for _, name := range []string{"kept", "going"} {
+		if got, err := os.ReadFile(filepath.Join(s.path(name), "file")); err != nil || string(got) != name {
+			t.Errorf("the file of %s is %q, %v", name, got, err)
+		}
+		if err := s.Remove(t.Context(), name, false); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "volumes")); err != nil || len(left) != 0 {
+		t.Errorf("%v is left, %v", left, err)
+	}
+}
+
+// A removal that cannot be written down leaves the volume as it was.
+func TestRemoveUnwritten(t *testing.T) {
+	s := open(t, t.TempDir(), nil)
+	create(t, s, volume.CreateRequest{Name: "one"})
+	file := filepath.Join(s.path("one"), "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.db.Close()
+	if err := s.Remove(t.Context(), "one", false); err == nil {
+		t.Error("it was removed, and nothing was written")
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Errorf("its file: %v", err)
+	}
+	if _, err := s.Inspect(t.Context(), "one"); err != nil {
+		t.Error(err)
 	}
 }
 

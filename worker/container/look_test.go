@@ -437,3 +437,17 @@ func TestEventsAfter(t *testing.T) {
 		t.Errorf("events are %q, want %q", got, want)
 	}
 }
+
+// Who gives a container more time than there are numbers for gives it all.
+func TestStopTimeout(t *testing.T) {
+	f := newFixture(t)
+	c, err := f.find(f.create(request("sleep")))
+	f.must(err)
+	for seconds, want := range map[int]time.Duration{
+		0: 0, 3: 3 * time.Second, -1: -time.Second, 9223372036: 9223372036 * time.Second, 9223372037: -1, 18446744074: -1,
+	} {
+		if got := c.stopTimeout(&seconds); got != want {
+			t.Errorf("%d seconds are %v, want %v", seconds, got, want)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"strconv"
 	"syscall"
@@ -153,6 +154,7 @@ func parseSignal(name string) (syscall.Signal, error) {
 	return sig, nil
 }
 
+// stopTimeout is how long the container has to end; negative means for ever.
 func (c *ctr) stopTimeout(asked *int) time.Duration {
 	seconds := stopTimeout
 	if own := c.get().Config.StopTimeout; own != nil {
@@ -160,6 +162,9 @@ func (c *ctr) stopTimeout(asked *int) time.Duration {
 	}
 	if asked != nil {
 		seconds = *asked
+	}
+	if seconds > math.MaxInt64/int(time.Second) {
+		return -1 // longer than there are numbers for
 	}
 	return time.Duration(seconds) * time.Second
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/csv"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -131,6 +132,9 @@ func (a *app) outputDest(out *boxbuildv1.Output, dest string) (clientOutput, err
 	}
 	if st, err := os.Stat(dest); err == nil && st.IsDir() {
 		return clientOutput{}, usagef("destination directory for %s exporter must be a file: %s is a directory", out.GetType(), dest)
+	}
+	if err := writable(dest); err != nil {
+		return clientOutput{}, fmt.Errorf("ERROR: failed to build: cannot write the output: %w", err)
 	}
 	return clientOutput{file: dest}, nil
 }

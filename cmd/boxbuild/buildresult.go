@@ -35,7 +35,10 @@ func writable(path string) error {
 	switch st, err := os.Stat(path); {
 	case err == nil && st.IsDir():
 		return &fs.PathError{Op: "open", Path: path, Err: unix.EISDIR}
-	case err == nil && !st.Mode().IsRegular():
+	case err == nil && !st.Mode().IsRegular(): // a device or a pipe, which is opened itself
+		if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
+			return &fs.PathError{Op: "open", Path: path, Err: err}
+		}
 		return nil
 	}
 	dir := filepath.Dir(path)
@@ -47,7 +50,7 @@ func writable(path string) error {
 	case err == nil && !st.IsDir():
 		return &fs.PathError{Op: "open", Path: path, Err: unix.ENOTDIR}
 	case err == nil:
-		if err = unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		if err = unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
 			err = &fs.PathError{Op: "open", Path: path, Err: err}
 		}
 	}

@@ -37,6 +37,11 @@ func (a *app) save(ctx context.Context, req *boxbuildv1.SaveRequest, output stri
 	if f, ok := a.stdout.(interface{ Fd() uintptr }); output == "" && ok && term.IsTerminal(int(f.Fd())) {
 		return errors.New("cowardly refusing to save to a terminal. Use the -o flag or redirect")
 	}
+	if output != "" {
+		if err := writable(output); err != nil {
+			return err
+		}
+	}
 	images, err := a.images(ctx)
 	if err != nil {
 		return err

@@ -3,9 +3,11 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -133,5 +135,36 @@ func TestWriteFile(t *testing.T) {
 	}
 	if err := writeFile("/dev/null", 0o640, bytes.NewBufferString("x")); err != nil {
 		t.Errorf("a device: %v", err)
+	}
+}
+
+// What writeFile cannot write is found out before, with the error that it would have; and what it can write is not refused.
+func TestWritable(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	closed := filepath.Join(dir, "closed")
+	if err := os.Mkdir(closed, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	var refused error = syscall.EACCES
+	if os.Geteuid() == 0 {
+		refused = nil // to root modes say nothing
+	}
+	for path, want := range map[string]error{
+		filepath.Join(closed, "new"):      refused,
+		file:                              nil,
+		filepath.Join(dir, "new"):         nil,
+		"/dev/null":                       nil,
+		filepath.Join(dir, "none", "new"): syscall.ENOENT,
+		filepath.Join(file, "new"):        syscall.ENOTDIR,
+		dir:                               syscall.EISDIR,
+	} {
+		err := writable(path)
+		if want == nil && err != nil || want != nil && !errors.Is(err, want) {
+			t.Errorf("%s: got %v, want %v", path, err, want)
+		}
 	}
 }

@@ -75,26 +75,18 @@ func (h *Host) EnsureBridge(b *Bridge) (int, error) {
 }
 
 func (h *Host) ensureBridge(b *Bridge) (int, error) {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = b.Name, b.MTU
-	// An address of its own: else the bridge would take the lowest of its ports' and change it as they come and go.
-	attrs.HardwareAddr = MAC(b.Addrs[0].Addr())
-	err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
-	made := err == nil
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return 0, err
-	}
 	l, err := h.nl.LinkByName(b.Name)
+	if missing(err) {
+		if err := h.makeBridge(b); err != nil && !errors.Is(err, unix.EEXIST) {
+			return 0, err
+		}
+		l, err = h.nl.LinkByName(b.Name)
+	}
 	if err != nil {
 		return 0, err
 	}
 	if l.Type() != "bridge" {
 		return 0, fmt.Errorf("there is an interface of that name that is no bridge but %s", l.Type())
-	}
-	if made {
-		if err := h.nl.LinkSetAlias(l, h.alias()); err != nil {
-			return 0, err
-		}
 	}
 	has6 := false
 	for _, a := range b.Addrs {
@@ -110,6 +102,30 @@ func (h *Host) ensureBridge(b *Bridge) (int, error) {
 		}
 	}
 	return l.Attrs().Index, h.nl.LinkSetUp(l)
+}
+
+// makeBridge makes a bridge, which has its name only when it can be told that it is ours: the kernel takes no alias for what is to
+// be made, and of a daemon that is killed in between there would be a bridge that all who come after it take for somebody
+// else's. Until then it is called like a veth pair, which they remove.
+func (h *Host) makeBridge(b *Bridge) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = h.NewVeth(), b.MTU
+	// An address of its own: else the bridge would take the lowest of its ports' and change it as they come and go.
+	attrs.HardwareAddr = MAC(b.Addrs[0].Addr())
+	if err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return err
+	}
+	l, err := h.nl.LinkByName(attrs.Name)
+	if err != nil {
+		return err
+	}
+	if err = h.nl.LinkSetAlias(l, h.alias()); err == nil {
+		err = h.nl.LinkSetName(l, b.Name)
+	}
+	if err != nil {
+		return errors.Join(err, h.nl.LinkDel(l))
+	}
+	return nil
 }
 
 // writeSysctls sets up a bridge. Packets from 127.0.0.1 may leave by it, and their answers come in, as published ports are

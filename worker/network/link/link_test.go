@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/boxbuild/boxbuild/worker/network/nettest"
 )
@@ -68,6 +69,34 @@ func TestBridge(t *testing.T) {
 	}
 	if _, err := h.EnsureBridge(bridge("lo", "10.9.2.1/24")); err == nil {
 		t.Error("lo is a bridge")
+	}
+}
+
+// There is no moment at which a bridge is there under its name and could be taken for somebody else's: a daemon that is killed
+// then would leave it for good. Before that it has a name under which the next daemon removes it.
+func TestBridgeIsOwn(t *testing.T) {
+	h := open(t, "00000005")
+	updates, done := make(chan netlink.LinkUpdate, 1000), make(chan struct{})
+	defer close(done)
+	if err := netlink.LinkSubscribe(updates, done); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.EnsureBridge(bridge("test-whose", "10.9.5.1/24")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RemoveBridge("test-whose"); err != nil {
+		t.Fatal(err)
+	}
+	for u := range updates {
+		attrs := u.Attrs()
+		switch {
+		case u.Header.Type == unix.RTM_DELLINK && attrs.Name == "test-whose":
+			return
+		case attrs.Name == "test-whose" && attrs.Alias != h.alias():
+			t.Errorf("it has its name, and the alias %q", attrs.Alias)
+		case attrs.Name != "test-whose" && !strings.HasPrefix(attrs.Name, VethPrefix("00000005")):
+			t.Errorf("there is a device %s", attrs.Name)
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ func (m *Manager) Serve(ctx context.Context, conn net.Conn, md map[string][]stri
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
+	defer s.follow(ctx)()
 	err = s.run()
 	m.remove(s)
 	var lost *LostError
@@ -118,7 +119,11 @@ func (m *Manager) Get(ctx context.Context, id string) (*Session, error) {
 func (m *Manager) find(id string) (*Session, <-chan struct{}, *LostError) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.sessions[id]; s != nil && s.ctx.Err() == nil {
+	if s := m.sessions[id]; s != nil {
+		var lost *LostError
+		if errors.As(context.Cause(s.ctx), &lost) { // it is about to be removed
+			return nil, nil, lost
+		}
 		return s, nil, nil
 	}
 	for _, l := range m.lost {

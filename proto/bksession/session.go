@@ -116,7 +116,7 @@ func newSession(ctx context.Context, conn net.Conn, h headers, opt Options) (*Se
 	if h.health > 0 {
 		s.opt.Health = Health{Every: h.health, Timeout: h.health, Failures: 1}
 	}
-	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx)) // follow ends it with ctx
 	s.conn = &watchedConn{Conn: conn, ended: func() { s.end(nil) }}
 	var err error
 	s.cc, err = dial(s.conn)
@@ -125,6 +125,17 @@ func newSession(ctx context.Context, conn net.Conn, h headers, opt Options) (*Se
 
 // end ends the session, if it has not ended, for the given reason; nil if the client has gone.
 func (s *Session) end(why error) { s.cancel(&LostError{ID: s.id, Name: s.name, Why: why}) }
+
+// follow ends the session when ctx ends, until stop is called. A call that ends without a reason has ended with its client.
+func (s *Session) follow(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		why := context.Cause(ctx)
+		if why == context.Canceled { //nolint:errorlint // bare, it is no reason
+			why = nil
+		}
+		s.end(why)
+	})
+}
 
 // run watches the session until it ends, and returns why. Everything that it started has ended then.
 func (s *Session) run() error {
@@ -136,9 +147,6 @@ func (s *Session) run() error {
 	})
 	s.cc.Connect()
 	<-s.ctx.Done()
-	if err := context.Cause(s.ctx); !errors.As(err, new(*LostError)) { // the daemon's own reason
-		s.end(err)
-	}
 	stop()
 	_ = s.conn.Close()
 	_ = s.cc.Close()

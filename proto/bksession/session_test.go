@@ -145,9 +145,36 @@ func TestServeCancelled(t *testing.T) {
 	if err := <-served; !errors.Is(err, reason) {
 		t.Errorf("Serve: %v, want %v", err, reason)
 	}
-	if err := context.Cause(s.Context()); !errors.Is(err, reason) {
-		t.Errorf("cause %v, want %v", err, reason)
+	var lost *LostError
+	if err := context.Cause(s.Context()); !errors.Is(err, reason) || !errors.As(err, &lost) || lost.ID != "x" {
+		t.Errorf("cause %v, want a *LostError for %v", err, reason)
 	}
+	lost = nil
+	if _, err := m.Get(context.Background(), "x"); !errors.As(err, &lost) || !errors.Is(err, reason) {
+		t.Errorf("Get: error %v, want a *LostError for %v", err, reason)
+	}
+}
+
+// Who asks for a session that has ended and is still being cleared away learns that at once, and does not wait for another.
+func TestGetEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(Options{})
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		s, err := m.open(context.Background(), ours, headersOf("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		s.end(nil)
+		var lost *LostError
+		if _, err := m.Get(context.Background(), "x"); !errors.As(err, &lost) || time.Since(begin) != 0 {
+			t.Errorf("error %v after %s, want a *LostError at once", err, time.Since(begin))
+		}
+		if err := errors.Join(s.cc.Close(), ours.Close()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // silent is a client's health service that answers as long as ok says so.

@@ -38,7 +38,7 @@ type Server struct {
 	turns chan struct{} // has a token while somebody makes blobs of a record
 
 	mu     sync.Mutex // guards what follows
-	strays []stray    // spans that are not in a record yet, the oldest first
+	strays []stray    // spans that are not in all records of their traces yet, the oldest first
 	bytes  int        // of them
 }
 

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"path/filepath"
 	"slices"
@@ -71,6 +73,7 @@ type world struct {
 	control controlapi.ControlClient
 	content contentapi.ContentClient
 	traces  tracev1.TraceServiceClient
+	server  *Server
 }
 
 func newWorld(t *testing.T) *world {
@@ -112,7 +115,7 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	return &world{
-		t, store, blobs, controlapi.NewControlClient(conn), contentapi.NewContentClient(conn), tracev1.NewTraceServiceClient(conn),
+		t, store, blobs, controlapi.NewControlClient(conn), contentapi.NewContentClient(conn), tracev1.NewTraceServiceClient(conn), s,
 	}
 }
 
@@ -489,7 +492,10 @@ func TestTrace(t *testing.T) {
 			Resource: &resourcepb.Resource{},
 			ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{{
 				Name: name, TraceId: id(trace), SpanId: id(parent), StartTimeUnixNano: 1, EndTimeUnixNano: 2,
-				Attributes: []*commonpb.KeyValue{{Key: "k", Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_IntValue{IntValue: 5}}}},
+				Attributes: []*commonpb.KeyValue{
+					{Key: "k", Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_IntValue{IntValue: 5}}},
+					{Key: "no number", Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: math.NaN()}}},
+				},
 			}}}},
 		}}})
 		if err != nil {
@@ -498,17 +504,19 @@ func TestTrace(t *testing.T) {
 	}
 	export("early")
 	ctx := context.WithValue(t.Context(), traceKey{}, "00-"+trace+"-"+parent+"-01")
-	_, err := w.history.Wrap(script(func(_ context.Context, send func(solver.Event)) (*worker.BuildResult, error) {
-		v := solver.NewVertex(text("x"), nil, solver.Meta{Name: "step"})
-		send(solver.Event{Kind: solver.Started, Vertex: v})
-		send(solver.Event{Kind: solver.Failed, Vertex: v, Err: errors.New("no")})
-		return nil, errors.New("no")
-	})).Build(ctx, &worker.BuildRequest{ID: "a"}, nil)
-	if err == nil {
-		t.Fatal("it did not fail")
+	for _, build := range []string{"a", "b"} {
+		_, err := w.history.Wrap(script(func(_ context.Context, send func(solver.Event)) (*worker.BuildResult, error) {
+			v := solver.NewVertex(text("x"), nil, solver.Meta{Name: "step"})
+			send(solver.Event{Kind: solver.Started, Vertex: v})
+			send(solver.Event{Kind: solver.Failed, Vertex: v, Err: errors.New("no")})
+			return nil, errors.New("no")
+		})).Build(ctx, &worker.BuildRequest{ID: build}, nil)
+		if err == nil {
+			t.Fatal("it did not fail")
+		}
 	}
-	read := func() map[string]span {
-		return spansOf(t, w.read(w.listen(&controlapi.BuildHistoryRequest{Ref: "a"})[0].GetRecord().GetTrace().GetDigest()))
+	read := func(build string) map[string]span {
+		return spansOf(t, w.read(w.listen(&controlapi.BuildHistoryRequest{Ref: build})[0].GetRecord().GetTrace().GetDigest()))
 	}
 	check := func(got map[string]span, want ...string) {
 		t.Helper()
@@ -524,14 +532,52 @@ func TestTrace(t *testing.T) {
 			t.Errorf("got %v, want %v", names, want)
 		}
 	}
-	got := read()
+	got := read("a")
 	check(got, "build", "early", "step")
 	if got["build"].Parent.SpanID != parent || got["step"].Parent.SpanID != got["build"].SpanContext.SpanID ||
 		got["step"].Status.Code != "Error" || got["early"].Attributes[0].Value.Type != "INT64" {
 		t.Errorf("got %+v", got)
 	}
+	check(read("b"), "build", "early", "step")
 	export("late")
-	check(read(), "build", "early", "late", "step")
+	check(read("a"), "build", "early", "late", "step")
+	check(read("b"), "build", "early", "late", "step")
+	if n := len(w.server.strays); n != 0 || w.server.bytes != 0 {
+		t.Errorf("%d spans of %d bytes are kept that all records have", n, w.server.bytes)
+	}
+}
+
+// TestStrays checks that what spans have in common is bounded like the rest of them, and which values a span cannot have.
+func TestStrays(t *testing.T) {
+	w := newWorld(t)
+	resource := &resourcepb.Resource{Attributes: []*commonpb.KeyValue{{
+		Key: "k", Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: strings.Repeat("x", strayBytes/10)}},
+	}}}
+	spans := &tracepb.ScopeSpans{}
+	for i := range 100 {
+		spans.Spans = append(spans.Spans, &tracepb.Span{TraceId: fmt.Appendf(nil, "%016d", i), SpanId: make([]byte, 8)})
+	}
+	req := &tracev1.ExportTraceServiceRequest{ResourceSpans: []*tracepb.ResourceSpans{{Resource: resource, ScopeSpans: []*tracepb.ScopeSpans{spans}}}}
+	if _, err := w.traces.Export(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.server.strays); n == 0 || n > 10 {
+		t.Errorf("%d spans are kept", n)
+	}
+	list := func(in ...*commonpb.AnyValue) *commonpb.AnyValue {
+		return &commonpb.AnyValue{Value: &commonpb.AnyValue_ArrayValue{ArrayValue: &commonpb.ArrayValue{Values: in}}}
+	}
+	one := &commonpb.AnyValue{Value: &commonpb.AnyValue_BoolValue{BoolValue: true}}
+	inf := &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: math.Inf(1)}}
+	for _, tc := range []struct {
+		name string
+		in   *commonpb.AnyValue
+		want string
+	}{{"one", one, "BOOL"}, {"a list", list(one, one), "BOOLSLICE"}, {"lists", list(list(one)), ""}, {"no number", inf, ""}, {"nothing", list(), ""}} {
+		if got, ok := value(tc.in); ok != (tc.want != "") || ok && got.Type != tc.want {
+			t.Errorf("%s: got %v, %t, want %q", tc.name, got, ok, tc.want)
+		}
+	}
 }
 
 // TestTraceParent checks which headers are taken.

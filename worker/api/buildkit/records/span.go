@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"math"
+	"strings"
 	"time"
 
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
@@ -96,13 +98,13 @@ func writeSpans(w io.Writer, spans []span) error {
 }
 
 // fromOTLP returns a span that a client has sent.
-func fromOTLP(in *tracepb.Span, resource []*commonpb.KeyValue, lib *commonpb.InstrumentationScope, schema string) span {
+func fromOTLP(in *tracepb.Span, resource []attribute, lib *commonpb.InstrumentationScope, schema string) span {
 	trace := hex.EncodeToString(in.GetTraceId())
 	out := span{
 		Name: in.GetName(), SpanContext: newContext(trace, hex.EncodeToString(in.GetSpanId())), Parent: noSpan,
 		SpanKind:  int32(in.GetKind()),
 		StartTime: time.Unix(0, int64(in.GetStartTimeUnixNano())).UTC(), EndTime: time.Unix(0, int64(in.GetEndTimeUnixNano())).UTC(),
-		Attributes: attributes(in.GetAttributes()), Resource: attributes(resource),
+		Attributes: attributes(in.GetAttributes()), Resource: resource,
 		DroppedAttributes: in.GetDroppedAttributesCount(), DroppedEvents: in.GetDroppedEventsCount(), DroppedLinks: in.GetDroppedLinksCount(),
 		Status: spanStatus{Code: "Unset", Description: in.GetStatus().GetMessage()},
 		Scope:  scope{Name: lib.GetName(), Version: lib.GetVersion(), SchemaURL: schema},
@@ -152,23 +154,27 @@ func value(in *commonpb.AnyValue) (attributeValue, bool) {
 	case *commonpb.AnyValue_IntValue:
 		return attributeValue{"INT64", v.IntValue}, true
 	case *commonpb.AnyValue_DoubleValue:
-		return attributeValue{"FLOAT64", v.DoubleValue}, true
+		// JSON has no others.
+		return attributeValue{"FLOAT64", v.DoubleValue}, !math.IsNaN(v.DoubleValue) && !math.IsInf(v.DoubleValue, 0)
 	case *commonpb.AnyValue_ArrayValue:
 		return slice(v.ArrayValue.GetValues())
 	}
 	return attributeValue{}, false
 }
 
-// slice returns a list, whose values have to be of one type.
+// sliceOf ends the name of the type of a list.
+const sliceOf = "SLICE"
+
+// slice returns a list, whose values have to be of one type, and no lists.
 func slice(in []*commonpb.AnyValue) (attributeValue, bool) {
 	var out attributeValue
 	var values []any
 	for _, item := range in {
 		v, ok := value(item)
-		if !ok || out.Type != "" && out.Type != v.Type+"SLICE" {
+		if !ok || strings.HasSuffix(v.Type, sliceOf) || out.Type != "" && out.Type != v.Type+sliceOf {
 			return attributeValue{}, false
 		}
-		out.Type = v.Type + "SLICE"
+		out.Type = v.Type + sliceOf
 		values = append(values, v.Value)
 	}
 	out.Value = values

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	tracev1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -82,7 +83,7 @@ func (s *Server) writeTrace(ctx context.Context, rec *history.Record, w io.Write
 		}
 	}
 	trace, _ := traceOf(rec)
-	return writeSpans(w, s.takeStrays(trace))
+	return writeSpans(w, s.takeStrays(trace, rec.ID))
 }
 
 // spans returns a span for the build, and one for each vertex that anything happened to.
@@ -172,33 +173,42 @@ func (t *tracer) finish() []span {
 	return out
 }
 
-// strayBytes bounds, in bytes as they came, the spans that wait for their build to end.
+// strayBytes bounds, in bytes as they came, the spans that wait for their build to end. What several have in common counts for
+// each: that is how often it is written.
 const strayBytes = 4 << 20
 
-// A stray is a span that is not in the trace of a record yet.
+// A stray is a span that some record of its trace may not have yet: a client may have several builds in one.
 type stray struct {
 	trace string
 	span  span
 	size  int
+	in    []string // the IDs of the records that have it
 }
 
-// takeStrays takes those of a trace.
-func (s *Server) takeStrays(trace string) []span {
+// takeStrays returns those of a trace that a record does not have, which has them from then on.
+func (s *Server) takeStrays(trace, id string) []span {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []span
-	rest := s.strays[:0]
-	for _, st := range s.strays {
-		if st.trace != trace {
-			rest = append(rest, st)
-			continue
+	for i := range s.strays {
+		if st := &s.strays[i]; st.trace == trace && !slices.Contains(st.in, id) {
+			st.in = append(st.in, id)
+			out = append(out, st.span)
 		}
-		out = append(out, st.span)
-		s.bytes -= st.size
 	}
-	clear(s.strays[len(rest):])
-	s.strays = rest
 	return out
+}
+
+// dropStrays forgets those of a trace, all of whose records have them.
+func (s *Server) dropStrays(trace string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.strays = slices.DeleteFunc(s.strays, func(st stray) bool {
+		if st.trace == trace {
+			s.bytes -= st.size
+		}
+		return st.trace == trace
+	})
 }
 
 // claim says whether there are spans that the trace of rec lacks.
@@ -206,12 +216,7 @@ func (s *Server) claim(rec *history.Record) bool {
 	trace, _ := traceOf(rec)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, st := range s.strays {
-		if st.trace == trace {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.strays, func(st stray) bool { return st.trace == trace && !slices.Contains(st.in, rec.ID) })
 }
 
 // A traceServer implements OpenTelemetry's trace service.
@@ -224,26 +229,38 @@ type traceServer struct {
 func (t *traceServer) Export(
 	ctx context.Context, req *tracev1.ExportTraceServiceRequest,
 ) (*tracev1.ExportTraceServiceResponse, error) {
-	traces := map[string]bool{}
+	traces := map[string]bool{} // whether its spans may be forgotten in the end
 	for _, rs := range req.GetResourceSpans() {
+		resource, common := attributes(rs.GetResource().GetAttributes()), proto.Size(rs.GetResource())
 		for _, ss := range rs.GetScopeSpans() {
 			for _, sp := range ss.GetSpans() {
 				if len(sp.GetTraceId()) != 16 || len(sp.GetSpanId()) != 8 {
 					continue
 				}
-				out := fromOTLP(sp, rs.GetResource().GetAttributes(), ss.GetScope(), ss.GetSchemaUrl())
-				t.s.stray(stray{trace: out.SpanContext.TraceID, span: out, size: proto.Size(sp)})
-				traces[out.SpanContext.TraceID] = true
+				out := fromOTLP(sp, resource, ss.GetScope(), ss.GetSchemaUrl())
+				t.s.stray(stray{trace: out.SpanContext.TraceID, span: out, size: proto.Size(sp) + common})
+				traces[out.SpanContext.TraceID] = false
 			}
 		}
 	}
+	running := map[string]bool{}
 	for _, rec := range t.s.opt.History.List() {
 		trace, _ := traceOf(rec)
-		if rec.Status == history.Running || !traces[trace] {
+		if _, ours := traces[trace]; !ours {
 			continue
 		}
+		if rec.Status == history.Running {
+			running[trace] = true
+			continue
+		}
+		traces[trace] = true
 		if _, err := t.s.attachments(ctx, rec); err != nil && !errors.Is(err, history.ErrNotFound) {
 			return nil, wire(err)
+		}
+	}
+	for trace, told := range traces {
+		if told && !running[trace] {
+			t.s.dropStrays(trace)
 		}
 	}
 	return &tracev1.ExportTraceServiceResponse{}, nil

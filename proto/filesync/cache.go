@@ -47,8 +47,8 @@ type remembered struct {
 }
 
 // NewCache returns a cache that keeps at most max entries in memory, DefaultEntries if max is 0 (one directory that has
-// more is kept too, if dir is empty), and its state files in dir, which is made when it is first written to. With an empty dir nothing is kept on disk. What is found there but
-// damaged is ignored.
+// more is kept too, if dir is empty), and its state files in dir, which is made when it is first written to. With an empty
+// dir nothing is kept on disk. What is found there but damaged is ignored.
 func NewCache(dir string, max int) *Cache {
 	if max <= 0 {
 		max = DefaultEntries

@@ -114,7 +114,7 @@ func (s *Store) listing(sum solver.Digest) *listing {
 	return l
 }
 
-// put writes a file under its name, if it is not there with that size.
+// put writes a file under its name, in place of one that is there: it may not be what its name says.
 func (s *Store) put(name string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Join(s.dir, "new"), "")
 	if err != nil {

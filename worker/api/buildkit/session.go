@@ -2,7 +2,6 @@ package buildkit
 
 import (
 	"context"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -70,9 +69,6 @@ func (t *tunnel) Read(p []byte) (int, error) {
 		select {
 		case m, ok := <-t.in:
 			if !ok {
-				if t.err == io.EOF { //nolint:errorlint // Recv returns it bare
-					return 0, io.EOF
-				}
 				return 0, t.err
 			}
 			t.rest = m

@@ -13,7 +13,8 @@
 // Whatever a conversation holds is the build's, and is given back when Translate returns: containers are closed, and calls
 // that are under way are cancelled and waited for. A call is the caller's as well: when that leaves, it is cancelled.
 //
-// Locks: Bridge.mu and conversation.mu are leaves. No call is made while one is held.
+// Lock order: Bridge.mu is a leaf; a conversation's mu comes before that of the one that has asked for it. No call is made while
+// one is held.
 package bridge
 
 import (

@@ -44,13 +44,12 @@ func Ranges(in []solver.Range) []*pb.Range {
 type Teller struct {
 	vertices map[digest.Digest]*controlapi.Vertex
 	order    []digest.Digest
-	files    map[string]*pb.SourceInfo
 	parts    map[partKey]*controlapi.VertexStatus
 }
 
 // New returns a Teller that has heard nothing yet.
 func New() *Teller {
-	return &Teller{vertices: map[digest.Digest]*controlapi.Vertex{}, files: map[string]*pb.SourceInfo{}, parts: map[partKey]*controlapi.VertexStatus{}}
+	return &Teller{vertices: map[digest.Digest]*controlapi.Vertex{}, parts: map[partKey]*controlapi.VertexStatus{}}
 }
 
 // Tell adds what ev says to m.

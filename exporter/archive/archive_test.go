@@ -495,6 +495,17 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// A small archive that names one large config many times does not become large when it is read.
+func TestRepeatedConfig(t *testing.T) {
+	config := `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}` + strings.Repeat(" ", maxDocument-100)
+	const one = `{"Config":"c.json","Layers":[]}`
+	archive := handmade(t,
+		tarFile{name: "c.json", body: config}, tarFile{name: "manifest.json", body: "[" + strings.Repeat(one+",", 30) + one + "]"})
+	if imgs, err := Read(t.Context(), bytes.NewReader(archive), ReadOptions{Blobs: newStore(t)}); !errors.Is(err, layer.ErrTooLarge) {
+		t.Errorf("%d images, error %v", len(imgs), err)
+	}
+}
+
 // Indexes that lead to indexes are followed to a depth, and a fan of them to a number (CVE-2026-53493).
 func TestIndexGraph(t *testing.T) {
 	files := map[digest.Digest]string{}

@@ -16,6 +16,7 @@ import (
 	"github.com/boxbuild/boxbuild/exporter/image"
 	"github.com/boxbuild/boxbuild/snapshot/blob"
 	store "github.com/boxbuild/boxbuild/snapshot/image"
+	"github.com/boxbuild/boxbuild/snapshot/layer"
 )
 
 // interpret finds the images among files. A layout says more than manifest.json, so that it comes first where an archive
@@ -55,11 +56,22 @@ type interpreter struct {
 	ctx       context.Context //nolint:containedctx // it ends with the call that made it
 	src       source
 	manifests int
+	read      int64 // bytes of documents
+}
+
+// file returns a document. An archive may name the same one any number of times, and each is kept: they are counted as they
+// are read.
+func (in *interpreter) file(name string) ([]byte, error) {
+	b, err := in.src.document(name)
+	if in.read += int64(len(b)); err == nil && in.read > maxDocuments {
+		return nil, fmt.Errorf("%s: %w: more than %d bytes of manifests and configs", name, layer.ErrTooLarge, maxDocuments)
+	}
+	return b, err
 }
 
 // optional returns a document, or nil if there is none.
 func (in *interpreter) optional(name string) ([]byte, error) {
-	b, err := in.src.document(name)
+	b, err := in.file(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -157,7 +169,7 @@ func (in *interpreter) named(d Descriptor) ([]byte, error) {
 	if err := blob.Validate(d.Digest); err != nil {
 		return nil, err
 	}
-	b, err := in.src.document(blobName(d.Digest))
+	b, err := in.file(blobName(d.Digest))
 	if err != nil {
 		return nil, err
 	}
@@ -278,7 +290,7 @@ func (in *interpreter) dockerManifest(d dockerImage) (*Manifest, error) {
 	if len(d.Layers) > maxManifests {
 		return nil, fmt.Errorf("%s: it names too many layers", manifestFile)
 	}
-	config, err := in.src.document(d.Config)
+	config, err := in.file(d.Config)
 	if err != nil {
 		return nil, fmt.Errorf("config %.300q: %w", d.Config, err)
 	}

@@ -16,10 +16,11 @@ import (
 
 // Limits of what an archive may hold besides its blobs.
 const (
-	maxDocument  = 4 << 20 // bytes of a manifest, index or config
-	maxManifests = 1000    // in all
-	maxDepth     = 4       // of indexes in indexes
-	maxEntries   = 100_000 // of a tar
+	maxDocument  = 4 << 20  // bytes of a manifest, index or config
+	maxDocuments = 64 << 20 // bytes of all that are read
+	maxManifests = 1000     // in all
+	maxDepth     = 4        // of indexes in indexes
+	maxEntries   = 100_000  // of a tar
 )
 
 // Errors of Read, found with errors.Is.

@@ -101,7 +101,7 @@ func (in *interpreter) document(d Descriptor) ([]byte, error) {
 	if err := blob.Validate(d.Digest); err != nil {
 		return nil, err
 	}
-	b, err := in.src.document(blobName(d.Digest))
+	b, err := in.file(blobName(d.Digest))
 	if err == nil && d.Digest.Algorithm().FromBytes(b) != d.Digest {
 		return nil, fmt.Errorf("%s: %w", blobName(d.Digest), ErrDigest)
 	}

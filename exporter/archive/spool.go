@@ -110,9 +110,10 @@ func blobDigest(name string) (digest.Digest, bool) {
 }
 
 func (s *spooled) blob(_ context.Context, name string) (Descriptor, error) {
-	name, err := inside(name)
+	asked := name
+	name, err := inside(asked)
 	if err != nil {
-		return Descriptor{}, fmt.Errorf("%.300q: %w", name, err)
+		return Descriptor{}, fmt.Errorf("%.300q: %w", asked, err)
 	}
 	for range 10 {
 		if d, ok := s.files[name]; ok {

@@ -7,7 +7,7 @@
 // Read takes all of these, and what Docker wrote before: layers in directories, some as links to others. What an archive
 // says is believed only as far as digests bear it out; see Read.
 //
-// Half-written results have no final name: files and directories are written beside it and renamed.
+// In a directory half-written files have no final name: they are written beside it and renamed.
 package archive
 
 import (

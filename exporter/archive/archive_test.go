@@ -296,25 +296,15 @@ func TestDir(t *testing.T) {
 	}
 }
 
-// A file is replaced when the new one is complete.
-func TestFile(t *testing.T) {
-	p := filepath.Join(t.TempDir(), "out.tar")
-	os.WriteFile(p, []byte("old"), 0o600)
-	bad := mkImage(t, nil, "amd64", "x")
-	bad.Manifests[0].Layers[0] = memLayer{tar: []byte("x"), err: errors.New("broken")}
-	if _, err := NewFile(p, Options{}).Export(t.Context(), bad); err == nil {
-		t.Error("no error")
+// What fails to be written, or to be read, is an error of Write.
+func TestWriteFails(t *testing.T) {
+	img := mkImage(t, nil, "amd64", "x")
+	if _, err := Write(t.Context(), failWriter{}, Options{}, img); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("got %v", err)
 	}
-	if b, _ := os.ReadFile(p); string(b) != "old" {
-		t.Errorf("file has %q", b)
-	}
-	if _, err := NewFile(p, Options{}).Export(t.Context(), mkImage(t, nil, "amd64", "x")); err != nil {
-		t.Fatal(err)
-	}
-	if ents, _ := os.ReadDir(filepath.Dir(p)); len(ents) != 1 {
-		t.Errorf("left %v", ents)
-	}
-	if _, err := NewTar(failWriter{}, Options{}).Export(t.Context(), mkImage(t, nil, "amd64", "x")); !errors.Is(err, io.ErrShortWrite) {
+	broken := errors.New("broken")
+	img.Manifests[0].Layers[0] = memLayer{tar: []byte("x"), err: broken}
+	if _, err := Write(t.Context(), io.Discard, Options{}, img); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -48,53 +47,6 @@ func Write(ctx context.Context, w io.Writer, opt Options, images ...*exporter.Im
 		return Descriptor{}, fmt.Errorf("writing archive: %w", err)
 	}
 	return l.top, nil
-}
-
-// A tarExporter is the Exporter of Write.
-type tarExporter struct {
-	w   io.Writer
-	opt Options
-}
-
-// NewTar returns an Exporter that writes a tar to w.
-func NewTar(w io.Writer, opt Options) exporter.Exporter { return &tarExporter{w, opt} }
-
-// Export implements exporter.Exporter.
-func (e *tarExporter) Export(ctx context.Context, img *exporter.Image) (Descriptor, error) {
-	return Write(ctx, e.w, e.opt, img)
-}
-
-// A fileExporter writes a tar to a file.
-type fileExporter struct {
-	path string
-	opt  Options
-}
-
-// NewFile returns an Exporter that writes a tar to the file at path, which it replaces when the tar is complete.
-func NewFile(path string, opt Options) exporter.Exporter { return &fileExporter{path, opt} }
-
-// Export implements exporter.Exporter.
-func (e *fileExporter) Export(ctx context.Context, img *exporter.Image) (desc Descriptor, err error) {
-	f, err := os.CreateTemp(filepath.Dir(e.path), ".archive-*")
-	if err != nil {
-		return Descriptor{}, fmt.Errorf("writing archive %s: %w", e.path, err)
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if desc, err = Write(ctx, f, e.opt, img); err != nil {
-		return Descriptor{}, err
-	}
-	if err = errors.Join(f.Chmod(0o644), f.Close()); err == nil {
-		err = os.Rename(f.Name(), e.path)
-	}
-	if err != nil {
-		return Descriptor{}, fmt.Errorf("writing archive %s: %w", e.path, err)
-	}
-	return desc, nil
 }
 
 // A dirExporter writes a layout to a directory.

@@ -6,7 +6,7 @@
 //
 // A destination directory belongs to a user, and may hold anything. Nothing in it is followed: a symlink that is in
 // the way of a directory is replaced by one, so that no file is ever written outside. Files appear there whole, by
-// rename. A tar file appears under its name when it is complete.
+// rename.
 package local
 
 import (

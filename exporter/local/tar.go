@@ -3,12 +3,9 @@ package local
 import (
 	"archive/tar"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -46,31 +43,6 @@ func WriteTar(ctx context.Context, w io.Writer, parts []Part, o Options) error {
 	}
 	if err := tw.Close(); err != nil {
 		return fmt.Errorf("writing tar: %w", err)
-	}
-	return nil
-}
-
-// TarFile is WriteTar to a file. It appears under its name only when it is complete, in place of what was there.
-func TarFile(ctx context.Context, file string, parts []Part, o Options) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), ".boxbuild-*.tar")
-	if err != nil {
-		return fmt.Errorf("exporting to %s: %w", file, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	err = WriteTar(ctx, f, parts, o)
-	err = errors.Join(err, f.Chmod(0o644))
-	if o.Owner != nil {
-		err = errors.Join(err, f.Chown(o.Owner.UID, o.Owner.GID))
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("exporting to %s: %w", file, err)
-	}
-	if err := os.Rename(f.Name(), file); err != nil {
-		return fmt.Errorf("exporting to %s: %w", file, err)
 	}
 	return nil
 }

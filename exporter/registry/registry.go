@@ -154,7 +154,8 @@ func (p *push) content(ctx context.Context, img *exporter.Image) (all []*image.A
 		p.opts.Made(image.Contents(all, top))
 		return p.layers(gctx, all)
 	})
-	return all, top, g.Wait()
+	err = g.Wait()
+	return all, top, err
 }
 
 // store pushes manifests by digest, which an index will name.

@@ -10,8 +10,9 @@
 // The process also answers for the DNS servers of containers while no daemon is connected, with copies of their sockets:
 // package names/away.
 //
-// Locks: Table.mu guards the tables, a lease's mu its connections, a names' mu its server, Client.mu the connection to the process. They are
-// leaves, and are held for no I/O. Client.turn is held for a call.
+// Locks: Table.mu guards the tables, a lease's mu its connections, a names' mu its server, Client.mu the connection to the
+// process. They are leaves, and are held for no I/O. A server's mu comes before those of its table. Client.turn is held for a
+// call.
 package carry
 
 import (

@@ -61,14 +61,14 @@ func (s *server) serve(c *net.UnixConn) {
 	defer func() {
 		c.Close()
 		s.mu.Lock()
-		s.conns--
-		alone := s.conns == 0
-		if alone && s.table.empty() {
-			s.listener.Close()
+		defer s.mu.Unlock()
+		if s.conns--; s.conns > 0 {
+			return
 		}
-		s.mu.Unlock()
-		if alone {
-			s.table.leave()
+		// The next daemon is not served before: what it has taken over it answers for.
+		s.table.leave()
+		if s.table.empty() {
+			s.listener.Close()
 		}
 	}()
 	if !trusted(c) {

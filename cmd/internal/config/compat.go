@@ -92,6 +92,10 @@ func (d *Daemon) merge() {
 	if d.Snapshotter == "auto" && w.Snapshotter != "" {
 		d.Snapshotter = snapshotterName(w.Snapshotter)
 	}
+	// Where there are devices, which build has them is for its client to say.
+	if !d.CDI.Disabled && !slices.Contains(d.Entitlements, "device") {
+		d.Entitlements = append(d.Entitlements, "device")
+	}
 	if d.Debug || d.Trace {
 		d.Log.Level = "debug"
 	}

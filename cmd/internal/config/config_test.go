@@ -151,6 +151,34 @@ func TestAddressOfFile(t *testing.T) {
 	}
 }
 
+// What builds may be granted is what the flag says, else what the file says, else the network of the host; and devices, where
+// there are any.
+func TestEntitlements(t *testing.T) {
+	const file = "insecure-entitlements = [\"security.insecure\"]\n"
+	for _, c := range []struct {
+		file string
+		args []string
+		want []string
+	}{
+		{"", nil, []string{"network.host", "device"}},
+		{"[cdi]\ndisabled = true\n", nil, []string{"network.host"}},
+		{"", []string{"--cdi-disabled", "--allow-insecure-entitlement", "device"}, []string{"device"}},
+		{file, nil, []string{"security.insecure", "device"}},
+		{"insecure-entitlements = []\n", nil, []string{"device"}},
+		{"", []string{"--allow-insecure-entitlement", "security.insecure"}, []string{"security.insecure", "device"}},
+		{
+			file,
+			[]string{"--allow-insecure-entitlement", "device", "--allow-insecure-entitlement", "network.host"},
+			[]string{"device", "network.host"},
+		},
+	} {
+		d, err := load(t, c.file, c.args...)
+		if err != nil || !slices.Equal(d.Entitlements, c.want) {
+			t.Errorf("%q %q: got %q, %v, want %q", c.file, c.args, d.Entitlements, err, c.want)
+		}
+	}
+}
+
 // A cgroup is below the root, however it is written, as it is for BuildKit.
 func TestCgroupParent(t *testing.T) {
 	for text, want := range map[string]string{

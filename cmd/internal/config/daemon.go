@@ -46,7 +46,8 @@ type Daemon struct {
 	// MemoryLimit is when the garbage collector works harder, in bytes; 0 for no limit. GOMEMLIMIT goes before it.
 	MemoryLimit Bytes `toml:"memory-limit"`
 	// Entitlements are what builds may be granted besides the usual: "network.host", "security.insecure", "device".
-	// --allow-insecure-entitlement. The network of the host is granted by default.
+	// --allow-insecure-entitlement replaces the list of the file, as that replaces the default, "network.host". Load adds
+	// "device" unless CDI is disabled. A build has what it asks for besides.
 	Entitlements []string `toml:"insecure-entitlements"`
 	// CgroupParent is the cgroup below which the daemon makes its own, which may hold those of others; empty for the root of
 	// all. Load makes it absolute.

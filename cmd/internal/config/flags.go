@@ -78,7 +78,7 @@ var Flags = []Flag{
 	{Name: "log-file", Use: Honoured, Note: "Log to this file instead of standard error", set: setText(func(d *Daemon) *string { return &d.Log.File })},
 	{Name: "debug", kind: onOff, Use: Honoured, Note: "Log everything", set: setBool(func(d *Daemon) *bool { return &d.Debug })},
 	{Name: "trace", kind: onOff, Use: Honoured, Note: "Log everything", set: setBool(func(d *Daemon) *bool { return &d.Trace })},
-	{Name: "allow-insecure-entitlement", kind: list, Use: Honoured, Note: `What builds may be granted: "network.host", "security.insecure", "device"`, set: addEntitlements},
+	{Name: "allow-insecure-entitlement", kind: list, Use: Honoured, Note: `What builds may be granted besides devices, instead of what the file says: "network.host", "security.insecure" (default network.host)`, set: setList(func(d *Daemon) *[]string { return &d.Entitlements })},
 	{Name: "cdi-disabled", kind: onOff, Use: Honoured, Note: "Give builds and containers no devices", set: setBool(func(d *Daemon) *bool { return &d.CDI.Disabled })},
 	{Name: "cdi-spec-dir", kind: list, Use: Honoured, Note: "Directories with descriptions of devices (default /etc/cdi,/var/run/cdi)", set: setList(func(d *Daemon) *[]string { return &d.CDI.SpecDirs })},
 	{Name: "oci-max-parallelism", kind: number, Use: Honoured, Note: "As --max-parallelism", set: setInt(func(d *Daemon) *int { return &d.MaxParallelism })},
@@ -123,11 +123,6 @@ var Flags = []Flag{
 	{Name: "containerd-cni-binary-dir", Use: Accepted, Note: noContainer},
 	{Name: "containerd-cni-pool-size", kind: number, Use: Accepted, Note: noContainer},
 	{Name: "containerd-max-parallelism", kind: number, Use: Accepted, Note: noContainer},
-}
-
-func addEntitlements(d *Daemon, v pflag.Value) error {
-	d.Entitlements = append(d.Entitlements, v.(pflag.SliceValue).GetSlice()...) //nolint:forcetypeassert // it is a list
-	return nil
 }
 
 func setLabels(d *Daemon, v pflag.Value) error {

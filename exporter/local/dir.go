@@ -24,14 +24,11 @@ import (
 // never replaced by a file; that is an error. skipped are the paths of the devices that were left out.
 //
 // After an error some of the files are there, each whole.
-func WriteDir(ctx context.Context, dir string, parts []Part, o Options) (skipped []string, err error) {
+func WriteDir(ctx context.Context, dir string, parts []Part) (skipped []string, err error) {
 	if err := check(parts); err != nil {
 		return nil, err
 	}
-	made := false
-	if err := os.Mkdir(dir, 0o755); err == nil {
-		made = true
-	} else if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("exporting to %s: %w", dir, err)
 	}
 	root, err := dirfd.OpenRoot(dir)
@@ -39,13 +36,7 @@ func WriteDir(ctx context.Context, dir string, parts []Part, o Options) (skipped
 		return nil, fmt.Errorf("exporting to %s: %w", dir, err)
 	}
 	defer dirfd.Close(root)
-	w := &dirWriter{root: root, o: &o}
-	if made && o.Owner != nil {
-		if err := unix.Fchown(root, o.Owner.UID, o.Owner.GID); err != nil {
-			return nil, fmt.Errorf("exporting to %s: %w", dir, err)
-		}
-	}
-	w.files = newCensus(parts)
+	w := &dirWriter{root: root, files: newCensus(parts)}
 	for i := range parts {
 		if err := w.write(ctx, &parts[i]); err != nil {
 			return nil, fmt.Errorf("exporting to %s: %w", dir, err)
@@ -56,7 +47,6 @@ func WriteDir(ctx context.Context, dir string, parts []Part, o Options) (skipped
 
 type dirWriter struct {
 	root    int
-	o       *Options
 	part    *Part
 	files   census
 	prefix  string
@@ -64,7 +54,6 @@ type dirWriter struct {
 	links   []link
 	first   map[uint64]string
 	skipped []string
-	written atomic.Int64
 	temp    atomic.Int64
 }
 
@@ -211,9 +200,6 @@ func (w *dirWriter) regular(ctx context.Context, e *treehash.Entry, to string) e
 		if n != e.Size {
 			return io.ErrUnexpectedEOF
 		}
-		if w.o.Progress != nil {
-			w.o.Progress(w.written.Add(n))
-		}
 		return w.describe(fd, e)
 	})
 }
@@ -221,11 +207,6 @@ func (w *dirWriter) regular(ctx context.Context, e *treehash.Entry, to string) e
 // describe sets the metadata of an open file or directory. Extended attributes are set as far as the destination takes
 // them.
 func (w *dirWriter) describe(fd int, e *treehash.Entry) error {
-	if o := w.o.Owner; o != nil {
-		if err := unix.Fchown(fd, o.UID, o.GID); err != nil {
-			return err
-		}
-	}
 	if err := unix.Fchmod(fd, e.Mode&0o7777); err != nil {
 		return err
 	}
@@ -250,11 +231,6 @@ func (w *dirWriter) special(e *treehash.Entry, to string) error {
 		}
 		if err != nil {
 			return err
-		}
-		if o := w.o.Owner; o != nil {
-			if err := unix.Fchownat(dir, name, o.UID, o.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-				return err
-			}
 		}
 		if !e.IsSymlink() {
 			fd, err := dirfd.Open(dir, name, unix.O_PATH|unix.O_NOFOLLOW)

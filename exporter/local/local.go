@@ -36,18 +36,6 @@ type Part struct {
 // PlatformDir is the name of a platform's directory: "linux/arm/v7" gives "linux_arm_v7".
 func PlatformDir(platform string) string { return strings.ReplaceAll(platform, "/", "_") }
 
-// Owner is a user and a group, by number.
-type Owner struct{ UID, GID int }
-
-// Options are how the files are written.
-type Options struct {
-	// Owner, if set, owns everything in a directory export, instead of the user whom this process runs as. In a tar,
-	// owners are those of the image.
-	Owner *Owner
-	// Progress, if set, is called with the bytes of files written so far. It may be called concurrently.
-	Progress func(written int64)
-}
-
 func (p *Part) mtime(e *treehash.Entry) time.Time {
 	if p.Epoch != nil {
 		return *p.Epoch

@@ -87,7 +87,7 @@ func TestTar(t *testing.T) {
 	img := image(t)
 	var a, b bytes.Buffer
 	for _, w := range []*bytes.Buffer{&a, &b} {
-		if err := WriteTar(t.Context(), w, []Part{{Tree: img}}, Options{}); err != nil {
+		if err := WriteTar(t.Context(), w, []Part{{Tree: img}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -106,7 +106,7 @@ func TestTar(t *testing.T) {
 	parts := []Part{
 		{Dir: PlatformDir("linux/amd64"), Tree: img, Epoch: &epoch}, {Dir: PlatformDir("linux/arm/v7"), Tree: img, Epoch: &epoch},
 	}
-	if err := WriteTar(t.Context(), &a, parts, Options{}); err != nil {
+	if err := WriteTar(t.Context(), &a, parts); err != nil {
 		t.Fatal(err)
 	}
 	tr := tar.NewReader(&a)
@@ -144,7 +144,7 @@ func TestShared(t *testing.T) {
 	}
 	a, b, c := part("linux/amd64", "d/a"), part("linux/arm64", "d/b"), part("linux/arm64", "d/a")
 	out := t.TempDir()
-	if _, err := WriteDir(t.Context(), out, []Part{a, b}, Options{}); err != nil {
+	if _, err := WriteDir(t.Context(), out, []Part{a, b}); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"d/a": "linux/amd64", "d/b": "linux/arm64"} {
@@ -156,10 +156,10 @@ func TestShared(t *testing.T) {
 		t.Errorf("time %v, %v", fi.ModTime(), err)
 	}
 	const want = "cannot overwrite d/a from linux/amd64 with linux/arm64 when split option is disabled"
-	if _, err := WriteDir(t.Context(), t.TempDir(), []Part{a, c}, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := WriteDir(t.Context(), t.TempDir(), []Part{a, c}); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a directory: %v", err)
 	}
-	if err := WriteTar(t.Context(), io.Discard, []Part{a, c}, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+	if err := WriteTar(t.Context(), io.Discard, []Part{a, c}); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("a tar: %v", err)
 	}
 }
@@ -173,7 +173,7 @@ func TestTarFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = os.Remove(src + "/f")
-	if err := WriteTar(t.Context(), io.Discard, []Part{{Tree: img}}, Options{}); err == nil || !strings.Contains(err.Error(), `"/f"`) {
+	if err := WriteTar(t.Context(), io.Discard, []Part{{Tree: img}}); err == nil || !strings.Contains(err.Error(), `"/f"`) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -182,12 +182,8 @@ func TestTarFails(t *testing.T) {
 func TestDir(t *testing.T) {
 	img := image(t)
 	dst := filepath.Join(t.TempDir(), "a", "b")
-	owner := &Owner{UID: os.Getuid(), GID: os.Getgid()}
-	if os.Getuid() == 0 {
-		owner = &Owner{UID: 12, GID: 34}
-	}
 	for range 2 {
-		skipped, err := WriteDir(t.Context(), dst, []Part{{Tree: img}}, Options{Owner: owner})
+		skipped, err := WriteDir(t.Context(), dst, []Part{{Tree: img}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +202,7 @@ func TestDir(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if st.Mode != want || int(st.Uid) != owner.UID || st.Mtim.Nano() != 1e18+5e8 {
+		if st.Mode != want || int(st.Uid) != os.Getuid() || st.Mtim.Nano() != 1e18+5e8 {
 			t.Errorf("%s: mode %o, want %o; owner %d; time %d", name, st.Mode, want, st.Uid, st.Mtim.Nano())
 		}
 	}
@@ -236,7 +232,7 @@ func TestDirConfined(t *testing.T) {
 	_ = os.MkdirAll(dst+"/bin", 0o755)
 	_ = os.Symlink(outside+"/sh", dst+"/bin/sh")
 	_ = os.WriteFile(dst+"/empty", nil, 0o644)
-	if _, err := WriteDir(t.Context(), dst, []Part{{Tree: image(t)}}, Options{}); err != nil {
+	if _, err := WriteDir(t.Context(), dst, []Part{{Tree: image(t)}}); err != nil {
 		t.Fatal(err)
 	}
 	list, _ := os.ReadDir(outside)
@@ -252,7 +248,7 @@ func TestDirConfined(t *testing.T) {
 	// A directory is not removed for a file.
 	full := t.TempDir()
 	_ = os.MkdirAll(full+"/etc/conf/mine", 0o755)
-	if _, err := WriteDir(t.Context(), full, []Part{{Tree: image(t)}}, Options{}); !errors.Is(err, unix.EISDIR) {
+	if _, err := WriteDir(t.Context(), full, []Part{{Tree: image(t)}}); !errors.Is(err, unix.EISDIR) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -15,12 +15,12 @@ import (
 
 // WriteTar writes the parts to w as one tar. Sockets are left out; everything else is as in the image, but for times,
 // which are whole seconds.
-func WriteTar(ctx context.Context, w io.Writer, parts []Part, o Options) error {
+func WriteTar(ctx context.Context, w io.Writer, parts []Part) error {
 	if err := check(parts); err != nil {
 		return err
 	}
 	tw := tar.NewWriter(w)
-	t := &tarWriter{tw: tw, o: &o, buf: make([]byte, 256<<10)}
+	t := &tarWriter{tw: tw, buf: make([]byte, 256<<10)}
 	files := newCensus(parts)
 	for i := range parts {
 		p := &parts[i]
@@ -48,13 +48,11 @@ func WriteTar(ctx context.Context, w io.Writer, parts []Part, o Options) error {
 }
 
 type tarWriter struct {
-	tw      *tar.Writer
-	o       *Options
-	part    *Part
-	prefix  string
-	links   map[uint64]string // the first name of inodes with several
-	written int64
-	buf     []byte
+	tw     *tar.Writer
+	part   *Part
+	prefix string
+	links  map[uint64]string // the first name of inodes with several
+	buf    []byte
 }
 
 func (t *tarWriter) entry(ctx context.Context, e *treehash.Entry) error {
@@ -109,10 +107,6 @@ func (t *tarWriter) entry(ctx context.Context, e *treehash.Entry) error {
 	}
 	if err != nil {
 		return fmt.Errorf("exporting %q: %w", e.Path, err)
-	}
-	t.written += n
-	if t.o.Progress != nil {
-		t.o.Progress(t.written)
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func (b *Builder) exportFiles(ctx context.Context, r *result, p *plan) error {
 		sending := map[worker.OutputType]string{worker.OutputLocal: "copying files", worker.OutputTar: "sending tarball"}
 		return pr.part(sending[p.Type], func() error {
 			if p.Dest.Dir != "" {
-				skipped, err := local.WriteDir(ctx, p.Dest.Dir, parts, local.Options{})
+				skipped, err := local.WriteDir(ctx, p.Dest.Dir, parts)
 				for _, s := range skipped {
 					r.em.emit(solver.Event{Kind: solver.Warned, Vertex: pr.v, Warning: solver.Warning{
 						Short: fmt.Sprintf("device %s was left out: a directory is no place for devices", s),
@@ -105,7 +105,7 @@ func (b *Builder) exportFiles(ctx context.Context, r *result, p *plan) error {
 				}
 				return err
 			}
-			return closed(p.Dest.Stream, local.WriteTar(ctx, p.Dest.Stream, parts, local.Options{}))
+			return closed(p.Dest.Stream, local.WriteTar(ctx, p.Dest.Stream, parts))
 		})
 	})
 }

@@ -162,7 +162,7 @@ func (m *monitor) watch(ctx context.Context, all bool) (<-chan error, error) {
 					case slices.Contains(begin, e.Action):
 						m.add(ctx, e.Actor.ID)
 					case slices.Contains(end, e.Action):
-						m.remove(e.Actor.ID)
+						m.remove(func(r *row) bool { return r.name == e.Actor.ID })
 					}
 				case err := <-r.Err:
 					if errors.Is(err, io.EOF) {
@@ -198,14 +198,15 @@ func (m *monitor) add(ctx context.Context, name string) {
 	m.readers.Go(func() { m.read(ctx, r) })
 }
 
-func (m *monitor) remove(name string) {
+func (m *monitor) remove(which func(r *row) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.rows = slices.DeleteFunc(m.rows, func(r *row) bool {
-		if r.name == name {
+		if which(r) {
 			r.cancel()
+			return true
 		}
-		return r.name == name
+		return false
 	})
 }
 
@@ -229,7 +230,7 @@ func (m *monitor) read(ctx context.Context, r *row) {
 		var v container.StatsResponse
 		if err := dec.Decode(&v); err != nil {
 			if errors.Is(err, io.EOF) {
-				m.remove(r.name) // it is gone
+				m.remove(func(other *row) bool { return other == r }) // it is gone; one of its name may have come since
 			} else {
 				fail(err)
 			}

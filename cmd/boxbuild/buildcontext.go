@@ -184,21 +184,48 @@ func isArchive(b []byte) bool {
 	return err == nil || errors.Is(err, tar.ErrInsecurePath)
 }
 
-// upload sends standard input to the daemon.
+// upload sends standard input to the daemon. When that is over it does not wait for whoever writes standard input.
 func (s *buildStream) upload(stream boxbuildv1.Builds_ChannelClient, r io.Reader) error {
-	buf := make([]byte, 256<<10)
+	ctx := stream.Context()
+	parts := make(chan upPart)
+	// A read of standard input ends with that, or with the program, and with nothing else.
+	go func() {
+		for {
+			buf := make([]byte, chunkSize)
+			n, err := io.ReadFull(r, buf)
+			select {
+			case parts <- upPart{buf[:n], err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
 	for {
-		n, err := io.ReadFull(r, buf)
-		if n > 0 {
-			if err := stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Data{Data: buf[:n]}}); err != nil {
+		var p upPart
+		select {
+		case p = <-parts:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if len(p.data) > 0 {
+			if err := stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Data{Data: p.data}}); err != nil {
 				return err
 			}
 		}
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		case errors.Is(p.err, io.EOF), errors.Is(p.err, io.ErrUnexpectedEOF):
 			return stream.Send(&boxbuildv1.Chunk{Chunk: &boxbuildv1.Chunk_Eof{Eof: true}})
-		case err != nil:
-			return fmt.Errorf("reading standard input: %w", err)
+		case p.err != nil:
+			return fmt.Errorf("reading standard input: %w", p.err)
 		}
 	}
+}
+
+// An upPart is what one read of standard input has brought.
+type upPart struct {
+	data []byte
+	err  error
 }

@@ -206,6 +206,20 @@ func TestExporters(t *testing.T) {
 	if got, err := none.FindExporters(t.Context(), nil, nil); err != nil || got != nil {
 		t.Errorf("a client without: got %v, %v", got, err)
 	}
+	for name, half := range map[string]*exporterprovider.Exporter{
+		"a client that is only told the end": exporterprovider.New(nil, exporterprovider.WithFinalizeCallback(func(context.Context, map[string]string) error { return nil })),
+		"a client that is only asked": exporterprovider.New(func(context.Context, map[string][]byte, []string) ([]*exporter.ExporterRequest, error) {
+			return nil, nil
+		}),
+	} {
+		s, _ := open(t, m, "", half)
+		if got, err := s.FindExporters(t.Context(), nil, nil); err != nil || len(got) != 0 {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+		if err := s.FinalizeExport(t.Context(), nil); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // What a client says in an error cannot change a terminal, or fill it.

@@ -55,8 +55,10 @@ type Options struct {
 	// Gateway returns the frontend that runs an image, by what the request says of it; nil if there is none.
 	Gateway func(attrs map[string]string, inputs map[string]*pb.Definition) (frontend.Frontend, error)
 	// Direct returns the frontend of a build that its client directs itself, and what is called after the build. It is
-	// called before the build begins. It is nil if there is none.
-	Direct func(id string, inputs map[string]*pb.Definition) (frontend.Frontend, func(), error)
+	// called before the build begins. returned, which may be nil, is called with the metadata of the result and the IDs by which
+	// the client knows its trees, and can look at them until it is back. It is nil if there is none.
+	Direct func(id string, inputs map[string]*pb.Definition, returned func(ctx context.Context, metadata map[string][]byte, refs []string),
+	) (frontend.Frontend, func(), error)
 	// FreeSpace returns how many bytes are free where the cache is.
 	FreeSpace func() (int64, error)
 	// Inputs returns the frontend for Dockerfiles with trees that the client has made, as definitions.

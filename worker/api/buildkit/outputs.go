@@ -38,28 +38,47 @@ func (b *build) outputs(ctx context.Context, req *worker.BuildRequest) ([]worker
 	return out, nil
 }
 
-// more are the outputs that the client chooses when it knows what a frontend says of the result. Their places come after
-// those of the request.
+// A choice is what a client has answered that was asked which outputs it wants.
+type choice struct {
+	outputs  []worker.Output
+	warnings []solver.Warning
+	err      error
+}
+
+// more are the outputs that the client chooses when it knows what a frontend says of the result. A client that directs the
+// build itself has been asked before, while it could still look at the result.
 func (b *build) more(ctx context.Context, metadata map[string][]byte) ([]worker.Output, []solver.Warning, error) {
+	if b.choice == nil {
+		b.choose(ctx, metadata, nil)
+	}
+	return b.choice.outputs, b.choice.warnings, b.choice.err
+}
+
+// choose has the client choose outputs of a result whose trees it knows by the IDs refs. Their places come after those of the
+// request.
+func (b *build) choose(ctx context.Context, metadata map[string][]byte, refs []string) {
+	c := &choice{}
+	b.choice = c
 	sess, err := b.sess.get(ctx)
 	if err != nil {
-		return nil, nil, err
+		c.err = err
+		return
 	}
-	list, err := sess.FindExporters(ctx, metadata, nil)
+	list, err := sess.FindExporters(ctx, metadata, refs)
 	if err != nil {
-		return nil, nil, err
+		c.err = err
+		return
 	}
-	var out []worker.Output
 	said := &worker.BuildRequest{}
 	for i, e := range list {
 		x := &controlapi.Exporter{Type: e.Type, Attrs: e.Attrs}
 		o, err := b.output(ctx, len(b.in.GetExporters())+i, x, said)
-		if err != nil {
-			return nil, said.Warnings, err
+		if c.warnings = said.Warnings; err != nil {
+			c.outputs, c.err = nil, err
+			return
 		}
-		out, b.chosen = append(out, o), append(b.chosen, x)
+		c.outputs, b.chosen = append(c.outputs, o), append(b.chosen, x)
 	}
-	return out, said.Warnings, nil
 }
 
 // output is one exporter, which clients know by its place in the request.

@@ -137,6 +137,7 @@ type build struct {
 	in     *controlapi.SolveRequest
 	sess   *lateSession           // nil if the request names none
 	chosen []*controlapi.Exporter // by the client, when it knew what was made
+	choice *choice                // that it has made already; nil before
 	done   []func()
 }
 

@@ -81,7 +81,11 @@ func (b *build) direct(req *worker.BuildRequest) (err error) {
 	if b.server.opt.Direct == nil {
 		return &frontend.UsageError{Message: "the request has neither a frontend nor a definition"}
 	}
-	use, done, err := b.server.opt.Direct(b.in.GetRef(), b.in.GetFrontendInputs())
+	var returned func(context.Context, map[string][]byte, []string)
+	if req.More != nil {
+		returned = b.choose
+	}
+	use, done, err := b.server.opt.Direct(b.in.GetRef(), b.in.GetFrontendInputs(), returned)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,8 +12,11 @@ import (
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/exporter"
+	"github.com/moby/buildkit/session/exporter/exporterprovider"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/solver/pb"
@@ -189,6 +193,45 @@ func TestChosenOutputs(t *testing.T) {
 	}
 	if got := resp.ExporterResponse["image.name"]; got != "chosen:1" || c.final["image.name"] != got {
 		t.Errorf("the response is %v, the client was told %v", resp.ExporterResponse, c.final)
+	}
+}
+
+// TestChosenByDirector checks that a client which directs a build can look at the result when it is asked for outputs, and that
+// it may have no answer to one half of the questions.
+func TestChosenByDirector(t *testing.T) {
+	d := start(t)
+	var seen []string
+	ask := func(ctx context.Context, _ map[string][]byte, refs []string) ([]*exporter.ExporterRequest, error) {
+		for _, r := range refs {
+			resp, err := d.c.GatewayClientForBuild("directed").ReadDir(ctx, &gatewaypb.ReadDirRequest{Ref: r, DirPath: "/"})
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range resp.GetEntries() {
+				seen = append(seen, e.GetPath())
+			}
+		}
+		return []*exporter.ExporterRequest{{Type: "image", Attrs: map[string]string{"name": "directed:1"}}}, nil
+	}
+	build := func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		return c.Solve(ctx, gateway.SolveRequest{Definition: definition(ctx, t, llb.Scratch().File(llb.Mkfile("/made", 0o644, nil)))})
+	}
+	opt := client.SolveOpt{Ref: "directed", EnableSessionExporter: true, Session: []session.Attachable{exporterprovider.New(ask)}}
+	resp, _, err := d.direct(t.Context(), opt, build)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := resp.ExporterResponse["image.name"]; got != "directed:1" || !slices.Equal(seen, []string{"made"}) {
+		t.Errorf("the image is %q, the client has seen %q", got, seen)
+	}
+	told := false
+	opt.Ref, opt.Session = "told", []session.Attachable{exporterprovider.New(nil, exporterprovider.WithFinalizeCallback(
+		func(context.Context, map[string]string) error {
+			told = true
+			return nil
+		}))}
+	if _, _, err := d.direct(t.Context(), opt, build); err != nil || !told {
+		t.Errorf("a client that is only told the end: %v, told %v", err, told)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/distribution/reference"
@@ -84,8 +85,10 @@ func New(opt Options) (*Bridge, error) {
 func (b *Bridge) Register(g grpc.ServiceRegistrar) { pb.RegisterLLBBridgeServer(g, service{Bridge: b}) }
 
 // Direct returns the frontend of a build that its client directs, under the ID that the client's calls bring along. The
-// calls are waited for from now on. done ends that, and is to be called when the build is over.
-func (b *Bridge) Direct(id string, inputs map[string]*opspb.Definition) (use frontend.Frontend, done func(), err error) {
+// calls are waited for from now on. done ends that, and is to be called when the build is over. returned, which may be nil, is
+// told the metadata of the result and the IDs of its refs, which the client may look at until it is back.
+func (b *Bridge) Direct(id string, inputs map[string]*opspb.Definition, returned func(ctx context.Context, metadata map[string][]byte, refs []string),
+) (use frontend.Frontend, done func(), err error) {
 	if id == "" {
 		return nil, nil, &frontend.UsageError{Message: "a build that its client directs needs an ID"}
 	}
@@ -93,14 +96,15 @@ func (b *Bridge) Direct(id string, inputs map[string]*opspb.Definition) (use fro
 	if err != nil {
 		return nil, nil, err
 	}
-	return &direct{b: b, entry: e, inputs: inputs}, func() { b.forget(id, e) }, nil
+	return &direct{b: b, entry: e, inputs: inputs, returned: returned}, func() { b.forget(id, e) }, nil
 }
 
 // A direct is the frontend of a build that its client directs.
 type direct struct {
-	b      *Bridge
-	entry  *entry
-	inputs map[string]*opspb.Definition
+	b        *Bridge
+	entry    *entry
+	inputs   map[string]*opspb.Definition
+	returned func(ctx context.Context, metadata map[string][]byte, refs []string) // may be nil
 }
 
 // Translate implements frontend.Frontend: it lasts until the client has returned a result, or ctx ends.
@@ -113,10 +117,16 @@ func (d *direct) Translate(ctx context.Context, req *frontend.Request, env front
 	}
 	select {
 	case <-c.done:
-		return c.output()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	out, err := c.output()
+	if err == nil && d.returned != nil {
+		ids := refIDs(c.result) // nobody writes it any more
+		slices.Sort(ids)
+		d.returned(ctx, c.result.GetMetadata(), ids)
+	}
+	return out, err
 }
 
 // depthKey is the key of how deep in frontends a context is.

@@ -153,7 +153,7 @@ func TestLookup(t *testing.T) {
 		if _, err := b.announce("late"); err == nil {
 			t.Error("two builds have one ID")
 		}
-		_, done, err := b.Direct("short", nil)
+		_, done, err := b.Direct("short", nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,8 +20,8 @@ type sent struct {
 	eof  bool
 }
 
-func (s *sent) Context() context.Context                 { return s.ctx }
-func (s *sent) Recv() (*boxbuildv1.Chunk, error)         { return nil, io.EOF }
+func (s *sent) Context() context.Context         { return s.ctx }
+func (s *sent) Recv() (*boxbuildv1.Chunk, error) { return nil, io.EOF }
 
 func (s *sent) Send(c *boxbuildv1.Chunk) error {
 	s.eof = s.eof || c.GetEof()

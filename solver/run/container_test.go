@@ -3,6 +3,7 @@ package run_test
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,7 @@ func TestContainer(t *testing.T) {
 		{Dest: "/", Input: 0, Output: op.NoOutput},
 		{Dest: "/cache", Input: op.NoInput, Output: op.NoOutput, Type: op.MountCache, Cache: op.CacheMount{ID: "c", Sharing: op.SharingLocked}},
 		{Dest: "/tmp", Input: op.NoInput, Output: op.NoOutput, Type: op.MountTmpfs},
+		{Dest: "/none", Input: op.NoInput, Output: op.NoOutput, ReadOnly: true},
 	}}
 	x.Meta.Cwd = "/"
 	c, err := r.runner.NewContainer(ctx, x, []solver.Result{base})
@@ -73,7 +75,17 @@ func TestContainer(t *testing.T) {
 		t.Errorf("a link leads out of the container to %q", data)
 	}
 	root.Close()
-	for _, i := range []int{-1, 2, 3} {
+	if _, out := process("ls -A /none; touch /none/x 2>/dev/null || echo refused"); out != "refused\n" {
+		t.Errorf("a read-only mount of nothing: %q", out)
+	}
+	if root, err = c.Mount(3); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := fs.ReadDir(root.FS(), "."); err != nil || len(entries) > 0 {
+		t.Errorf("from outside, a mount of nothing has %v, %v", entries, err)
+	}
+	root.Close()
+	for _, i := range []int{-1, 2, 4} {
 		if root, err := c.Mount(i); err == nil {
 			t.Errorf("mount %d is opened", i)
 			root.Close()

@@ -251,6 +251,40 @@ func TestBindFromStage(t *testing.T) {
 	}
 }
 
+// TestBindNothing checks that the empty tree can be mounted like any other: empty, read-only if that is asked for, and
+// without a trace. It is an input that a mount does without, or the result of a step that has nothing.
+func TestBindNothing(t *testing.T) {
+	r := newRig(t)
+	nothing := diff(r.busybox(), r.busybox())
+	for _, input := range []int{op.NoInput, 1} {
+		for _, tc := range []struct {
+			sel, script, want string
+			readOnly          bool
+		}{
+			{"", "ls -A /m; (echo x > /m/x) 2>/dev/null || echo refused", "refused\n", true},
+			{"/", "ls -A /m; (echo y > /m/y) 2>/dev/null || echo refused", "refused\n", true},
+			{"", "ls -A /m; echo x > /m/x && ls /m", "x\n", false},
+		} {
+			mount := op.ExecMount{Type: op.MountBind, Input: input, Selector: tc.sel, Output: op.NoOutput, Dest: "/m", ReadOnly: tc.readOnly}
+			inputs := []*solver.Vertex{nothing}
+			if input == op.NoInput {
+				inputs = nil
+			}
+			res, log := r.run(shWith(r.busybox(), inputs, tc.script, mount))
+			if got := r.changes(res); log != tc.want || len(got) != 0 {
+				t.Errorf("input %d, %+v: the step says %q, and the layer has %q", input, tc, log, got)
+			}
+			mount.Selector = "/none"
+			if _, err := r.solve(t.Context(), shWith(r.busybox(), inputs, tc.script, mount)); err == nil || !strings.Contains(err.Error(), "/none") {
+				t.Errorf("input %d, %+v: a path that it lacks: %v", input, tc, err)
+			}
+		}
+	}
+	if drafts, err := filepath.Glob(filepath.Join(r.dir, "snapshots", "new-*")); err != nil || len(drafts) != 0 {
+		t.Errorf("drafts are left: %q (%v)", drafts, err)
+	}
+}
+
 // TestReadWriteBind checks that a bind mount may be written to if it is asked for, that what is written is thrown away,
 // and that it is refused otherwise.
 func TestReadWriteBind(t *testing.T) {

@@ -113,10 +113,14 @@ func (r *Runner) Open(ctx context.Context, res solver.Result) (tree treehash.Tre
 	}, nil
 }
 
-// view mounts a snapshot for reading. An error that says that it does not exist is solver.ErrMiss.
+// view mounts a snapshot for reading, "" being the empty tree. An error that says that it does not exist is solver.ErrMiss.
 func (r *Runner) view(ctx context.Context, id snapshot.ID) (f *os.File, done func(), err error) {
 	d := snapshot.Draft(newName())
-	m, err := r.deps.Snapshots.View(ctx, d, id)
+	prepare := r.deps.Snapshots.View
+	if id == "" {
+		prepare = r.deps.Snapshots.Prepare // there is nothing to view, but a draft of nothing is empty
+	}
+	m, err := prepare(ctx, d, id)
 	if err != nil {
 		return nil, nil, missIfGone(err)
 	}

@@ -94,9 +94,10 @@ func (s *Server) Pull(stream boxbuildv1.Images_PullServer) error {
 			if err != nil {
 				return err
 			}
-			return stream.Send(&boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Result{Result: &boxbuildv1.Pulled{
+			out := &boxbuildv1.PullOutput{Output: &boxbuildv1.PullOutput_Result{Result: &boxbuildv1.Pulled{
 				Name: res.Name, Digest: res.Digest.String(), Id: res.ID.String(), Updated: res.Updated,
-			}}})
+			}}}
+			return x.do(func() error { return stream.Send(out) })
 		}
 		if !start.GetAllTags() {
 			return pull(start.GetRef())
@@ -164,10 +165,10 @@ func (s *Server) Push(stream boxbuildv1.Images_PushServer) error {
 			if err != nil {
 				return err
 			}
-			err = stream.Send(&boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Result{Result: &boxbuildv1.Pushed{
+			out := &boxbuildv1.PushOutput{Output: &boxbuildv1.PushOutput_Result{Result: &boxbuildv1.Pushed{
 				MediaType: desc.MediaType, Digest: desc.Digest.String(), Size: desc.Size, Name: name,
-			}}})
-			if err != nil {
+			}}}
+			if err := x.do(func() error { return stream.Send(out) }); err != nil {
 				return err
 			}
 		}
@@ -226,7 +227,7 @@ func (s *Server) Load(stream boxbuildv1.Images_LoadServer) error {
 		for _, l := range loaded {
 			out.Images = append(out.Images, &boxbuildv1.LoadedImage{Name: l.Name, Id: l.ID.String()})
 		}
-		return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Loaded{Loaded: out}})
+		return x.do(func() error { return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Loaded{Loaded: out}}) })
 	})
 }
 

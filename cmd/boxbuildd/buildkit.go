@@ -68,7 +68,7 @@ func (w *wiring) frontends(host op.Platform) (*bridge.Bridge, error) {
 	gateway := w.cfg.Frontends.Gateway
 	return bridge.New(bridge.Options{
 		Dockerfile: dockerfile.New(), Platform: host, AllowedRepositories: gateway.AllowedRepositories, NoImages: !gateway.On(),
-		Workers: func(ctx context.Context) []*apitypes.WorkerRecord { return w.workers(ctx) },
+		Workers: func(ctx context.Context) []*apitypes.WorkerRecord { return w.workers(ctx) }, Log: w.log,
 	})
 }
 

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 
@@ -48,6 +49,7 @@ type Options struct {
 	NoImages bool
 	// MaxDepth is how many frontends may ask one another for a result; 0 for 16.
 	MaxDepth int
+	Log      *slog.Logger // slog.Default() if nil
 }
 
 // defaultDepth is how deep frontends may be nested. A Dockerfile whose frontend reads a Dockerfile has a depth of 2.
@@ -66,6 +68,9 @@ type Bridge struct {
 func New(opt Options) (*Bridge, error) {
 	if opt.Dockerfile == nil {
 		return nil, errors.New("bridge: no frontend for Dockerfiles")
+	}
+	if opt.Log == nil {
+		opt.Log = slog.Default()
 	}
 	if opt.MaxDepth <= 0 {
 		opt.MaxDepth = defaultDepth

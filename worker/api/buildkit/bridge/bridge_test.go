@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	apitypes "github.com/moby/buildkit/api/types"
 	"github.com/moby/buildkit/client/buildid"
 	pb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
@@ -96,7 +98,7 @@ func file(data string) solver.Input {
 
 func newBridge(t *testing.T, opt Options) *Bridge {
 	t.Helper()
-	opt.Dockerfile, opt.Platform = notDocker{}, op.Platform{OS: "linux", Architecture: "amd64"}
+	opt.Dockerfile, opt.Platform, opt.Log = notDocker{}, op.Platform{OS: "linux", Architecture: "amd64"}, slog.New(slog.DiscardHandler)
 	b, err := New(opt)
 	if err != nil {
 		t.Fatal(err)
@@ -475,6 +477,14 @@ func TestStdio(t *testing.T) {
 	pong, err := pb.NewLLBBridgeClient(conn).Ping(t.Context(), &pb.PingRequest{})
 	if err != nil || len(pong.GetFrontendAPICaps()) == 0 || len(pong.GetLLBCaps()) == 0 {
 		t.Errorf("got %v, %v", pong, err)
+	}
+	calls := pb.NewLLBBridgeClient(conn)
+	c.b.opt.Workers = func(context.Context) []*apitypes.WorkerRecord { panic("a mistake") }
+	if _, err := calls.Ping(t.Context(), &pb.PingRequest{}); status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "a mistake") {
+		t.Errorf("a call that panics: %v", err)
+	}
+	if _, err := calls.Inputs(t.Context(), &pb.InputsRequest{}); err != nil {
+		t.Errorf("the next call: %v", err)
 	}
 	end()
 	if _, err := out.Write([]byte("x")); !errors.Is(err, errClosed) {

@@ -1,17 +1,21 @@
 package bridge
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
 
 	pb "github.com/moby/buildkit/frontend/gateway/pb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/boxbuild/boxbuild/frontend"
 )
@@ -25,7 +29,10 @@ func serveStdio(c *conversation, p *frontend.ProcessSpec) (end func()) {
 	in, out := newHalf(), newHalf()
 	p.Stdin, p.Stdout = in.r, out.w
 	conn := &stdioConn{r: out.r, w: in.w, closed: make(chan struct{})}
-	srv := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.WaitForHandlers(true))
+	srv := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.WaitForHandlers(true),
+		grpc.UnaryInterceptor(c.b.guardUnary), grpc.StreamInterceptor(c.b.guardStream),
+	)
 	healthpb.RegisterHealthServer(srv, health.NewServer())
 	pb.RegisterLLBBridgeServer(srv, c)
 	var served sync.WaitGroup
@@ -35,6 +42,27 @@ func serveStdio(c *conversation, p *frontend.ProcessSpec) (end func()) {
 		conn.Close()
 		srv.Stop()
 		served.Wait()
+	}
+}
+
+// guardUnary and guardStream make a panic the error of one call, as the daemon's own server does: no program from an image ends
+// the daemon.
+func (b *Bridge) guardUnary(
+	ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (resp any, err error) {
+	defer b.recovered(info.FullMethod, &err)
+	return handler(ctx, req)
+}
+
+func (b *Bridge) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer b.recovered(info.FullMethod, &err)
+	return handler(srv, stream)
+}
+
+func (b *Bridge) recovered(method string, err *error) {
+	if r := recover(); r != nil {
+		b.opt.Log.Error("handler panicked", "method", method, "panic", r, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, fmt.Sprintf("internal error in %s: %v", method, r))
 	}
 }
 

@@ -227,7 +227,9 @@ func (s *Server) Load(stream boxbuildv1.Images_LoadServer) error {
 		for _, l := range loaded {
 			out.Images = append(out.Images, &boxbuildv1.LoadedImage{Name: l.Name, Id: l.ID.String()})
 		}
-		return x.do(func() error { return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Loaded{Loaded: out}}) })
+		return x.do(func() error {
+			return stream.Send(&boxbuildv1.LoadOutput{Output: &boxbuildv1.LoadOutput_Loaded{Loaded: out}})
+		})
 	})
 }
 

@@ -16,6 +16,8 @@ type NetworkRequest struct {
 	Endpoints map[string]*network.EndpointSettings
 	// Joined is, for the mode container:…, the ID of the one whose namespace it shares.
 	Joined string
+	// LinkNames are the names, without a slash, of the containers that HostConfig.Links has by ID.
+	LinkNames map[string]string
 	// Dir is the directory of the container. What Setup returns for /etc/hosts and /etc/resolv.conf is written there, to
 	// "hosts" and "resolv.conf", which the container sees: to change them while it runs they are written in place.
 	Dir string

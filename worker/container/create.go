@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -121,6 +120,8 @@ func (cr *creation) take(ctx context.Context, req *worker.ContainerCreate) error
 	if host.NetworkMode.IsContainer() && len(config.ExposedPorts) > 0 { // what an image exposes is no wish of the user's
 		return worker.Invalidf("conflicting options: port exposing and the container type network mode")
 	}
+	given := string(host.NetworkMode)
+	host = cr.m.joinsByID(host)
 	cr.readOnlyTop = req.ReadOnlyTop
 	cr.rec = &record{
 		ID: newID(), Name: trimSlash(req.Name), Created: cr.m.now().UTC(), Config: config, HostConfig: host,
@@ -131,6 +132,9 @@ func (cr *creation) take(ctx context.Context, req *worker.ContainerCreate) error
 		for name, e := range req.NetworkingConfig.EndpointsConfig {
 			if e == nil {
 				e = new(network.EndpointSettings)
+			}
+			if name == given {
+				name = string(host.NetworkMode)
 			}
 			cr.rec.Endpoints[name] = e.Copy()
 		}
@@ -202,29 +206,13 @@ func noImage(ref string) error {
 	return worker.NotFoundf("No such image: %s", ref)
 }
 
-// links refuses links to containers that there are not. On networks that users make they are names only.
-func (cr *creation) links() error {
-	if cr.rec.HostConfig.NetworkMode.IsUserDefined() {
-		return nil
-	}
-	for _, l := range cr.rec.HostConfig.Links {
-		name, _, _ := strings.Cut(l, ":")
-		c, err := cr.m.find(trimSlash(name))
-		if err != nil {
-			return worker.Invalidf("could not get container for %s: %v", name, err) // "not found" would have clients pull the image
-		}
-		if c.get().HostConfig.NetworkMode.IsHost() {
-			return worker.Invalidf("conflicting options: host type networking can't be used with links. This would result in undefined behavior")
-		}
-	}
-	return nil
-}
-
 // network checks what the network is asked for.
 func (cr *creation) network(ctx context.Context) error {
-	if err := cr.links(); err != nil {
+	host, err := cr.m.linksByID(cr.rec.HostConfig)
+	if err != nil {
 		return err
 	}
+	cr.rec.HostConfig = host
 	r, err := cr.m.networkRequest(cr.rec)
 	if err != nil {
 		return err

@@ -56,7 +56,7 @@ func (m *Manager) inspect(rec *record) *container.InspectResponse {
 	out := &container.InspectResponse{
 		ID: rec.ID, Created: zeroOr(rec.Created), Path: file, Args: args, Image: string(rec.Image), Name: "/" + rec.Name,
 		ResolvConfPath: m.filePath(rec, "resolv.conf"), HostsPath: m.filePath(rec, "hosts"), HostnamePath: m.filePath(rec, "hostname"),
-		RestartCount: s.Restarts, Driver: worker.StorageDriver(m.deps.Driver), Platform: rec.Platform.OS, HostConfig: rec.HostConfig, Config: rec.Config,
+		RestartCount: s.Restarts, Driver: worker.StorageDriver(m.deps.Driver), Platform: rec.Platform.OS, HostConfig: m.shownHost(rec), Config: rec.Config,
 		Mounts: m.mountPoints(rec), NetworkSettings: m.networkSettings(rec),
 		State: &container.State{
 			Status: container.ContainerState(s.Phase), Running: s.Up(), Paused: s.Phase == Paused, Restarting: s.Phase == Restarting,

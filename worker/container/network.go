@@ -34,6 +34,11 @@ func (m *Manager) networkRequest(rec *record) (*worker.NetworkRequest, error) {
 	r := &worker.NetworkRequest{
 		ID: rec.ID, Name: rec.Name, Config: rec.Config, HostConfig: rec.HostConfig, Endpoints: rec.Endpoints, Dir: m.dir(rec.ID),
 	}
+	if len(rec.HostConfig.Links) > 0 && !rec.HostConfig.NetworkMode.IsUserDefined() {
+		host := *rec.HostConfig
+		host.Links, r.LinkNames = m.links(rec)
+		r.HostConfig = &host
+	}
 	if !rec.HostConfig.NetworkMode.IsContainer() {
 		return r, nil
 	}

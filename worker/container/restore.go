@@ -22,6 +22,7 @@ const restoring = 8
 func (m *Manager) Restore(ctx context.Context) error {
 	all := m.all()
 	for _, c := range all {
+		m.nameByID(c)
 		for _, p := range c.get().Mounts {
 			if p.Type == mount.TypeVolume {
 				m.warn("holding a volume of a container", m.deps.Volumes.Hold(p.Name, c.id))

@@ -259,6 +259,10 @@ func TestHostsAndLinks(t *testing.T) {
 	if w.Settings(web.ID) != nil {
 		t.Error("something is left")
 	}
+	web.HostConfig.Links, web.LinkNames = []string{db.ID + ":store"}, map[string]string{db.ID: "renamed"}
+	if _, err := w.Setup(context.Background(), web); err == nil || !strings.HasSuffix(err.Error(), "Cannot link to a non running container: /renamed AS /web/store") {
+		t.Errorf("got %v", err)
+	}
 	w.up(db)
 	got, err := w.Setup(context.Background(), web)
 	if err != nil {

@@ -258,6 +258,9 @@ func (s *Service) describeNames(out *worker.NetworkSetup, sb *sandbox, r *worker
 			break // on others, links are names in their DNS
 		}
 		other := s.sandboxNamedLocked(name)
+		if called, ok := r.LinkNames[name]; ok {
+			name = called
+		}
 		if other == nil {
 			return worker.Conflictf("Cannot link to a non running container: /%s AS /%s/%s", name, sb.Name, alias)
 		}

@@ -40,7 +40,8 @@ func Status(err error) error {
 	if err == nil {
 		return nil
 	}
-	p := status.New(Code(err), Message(err)).Proto()
+	// Text that is not UTF-8, as a Dockerfile may have, could not be sent, and would take the details along.
+	p := status.New(Code(err), strings.ToValidUTF8(Message(err), "\uFFFD")).Proto()
 	var have interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &have) {
 		p.Details = have.GRPCStatus().Proto().GetDetails()

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/boxbuild/boxbuild/executor"
@@ -27,6 +28,17 @@ type step string
 
 func (s step) WriteKey(h *solver.Hasher) { h.Str("step", string(s)) }
 func (s step) String() string            { return string(s) }
+
+// TestText checks that an error can be sent whatever it quotes, with its details.
+func TestText(t *testing.T) {
+	err := Status(&frontend.SourceError{
+		File: "Dockerfile", Text: []byte("RU\xff\n"), Ranges: []solver.Range{{Start: 1, End: 1}}, Err: errors.New("unknown instruction: RU\xff"),
+	})
+	p := status.Convert(err).Proto()
+	if _, err := proto.Marshal(p); err != nil || len(p.GetDetails()) == 0 || p.GetMessage() != "unknown instruction: RU\uFFFD" {
+		t.Errorf("got %q with %d details, %v", p.GetMessage(), len(p.GetDetails()), err)
+	}
+}
 
 // TestDetails checks that a client makes of a status what the error had: every type, in the usual nesting.
 func TestDetails(t *testing.T) {

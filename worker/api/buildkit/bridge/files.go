@@ -98,18 +98,12 @@ func (c *conversation) Evaluate(ctx context.Context, in *pb.EvaluateRequest) (*p
 	})
 }
 
-func (c *conversation) evaluate(ctx context.Context, refs ...*ref) error {
+func (c *conversation) evaluate(ctx context.Context, r *ref) error {
 	ev, ok := c.env.(frontend.Evaluator)
 	if !ok {
 		return lacks("evaluate results")
 	}
-	for _, r := range refs {
-		err := r.make(ctx, func(ctx context.Context) error { return ev.Evaluate(ctx, r.in) })
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.make(ctx, func(ctx context.Context) error { return ev.Evaluate(ctx, r.in) })
 }
 
 func stats(list []frontend.FileInfo) []*fstypes.Stat {

@@ -410,6 +410,26 @@ func TestSolve(t *testing.T) {
 	}
 }
 
+// TestFinal checks that a solve of an old client's is the build's result, with whatever attributes it comes.
+func TestFinal(t *testing.T) {
+	for attrs, ok := range map[string]bool{"": true, "null": true, `{"note":"eA=="}`: true, "[]": false} {
+		c := talk(t, &env{})
+		_, err := c.Solve(t.Context(), &pb.SolveRequest{
+			Frontend: dockerfileV0, FrontendOpt: map[string]string{"platform": "linux/arm64"}, Final: true, ExporterAttr: []byte(attrs),
+		})
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", attrs, err)
+		}
+		if !ok {
+			continue
+		}
+		out, err := c.output()
+		if err != nil || len(out.Images) != 1 || out.Images[0].Platform.Architecture != "arm64" {
+			t.Errorf("%s: got %+v, %v", attrs, out, err)
+		}
+	}
+}
+
 // TestBroken checks that why a ref cannot be made is found out once, and that to have given up is not remembered.
 func TestBroken(t *testing.T) {
 	e := &env{broken: errors.New("broken")}

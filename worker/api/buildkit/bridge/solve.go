@@ -221,12 +221,14 @@ func (c *conversation) final(in *pb.SolveRequest, id string, r *result) error {
 	if !in.GetFinal() {
 		return nil
 	}
-	md := map[string][]byte{}
+	var given map[string][]byte
 	if len(in.GetExporterAttr()) > 0 {
-		if err := json.Unmarshal(in.GetExporterAttr(), &md); err != nil {
+		if err := json.Unmarshal(in.GetExporterAttr(), &given); err != nil {
 			return status.Errorf(codes.InvalidArgument, "reading the exporter's attributes: %v", err)
 		}
 	}
+	md := make(map[string][]byte, len(given)+len(r.metadata))
+	maps.Copy(md, given)
 	maps.Copy(md, r.metadata)
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -54,6 +54,16 @@ type Env interface {
 // ErrNoFile says that a path leads to what is no regular file, or to a symlink that leads round in circles.
 var ErrNoFile = errors.New("not a regular file")
 
+// A LargeFileError says that a directory of the client's has a file that is larger than the source allows (op.Local.Largest).
+type LargeFileError struct {
+	Path      string // in the directory, with a slash before it
+	Size, Max int64  // bytes
+}
+
+func (e *LargeFileError) Error() string {
+	return fmt.Sprintf("%.300q has %d bytes, more than the %d allowed", e.Path, e.Size, e.Max)
+}
+
 // A HeadReader is an Env that can read the beginning of a file of any size.
 type HeadReader interface {
 	// ReadHead is ReadFile for at most the first n bytes.

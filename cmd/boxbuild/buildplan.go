@@ -199,6 +199,8 @@ func (a *app) planDockerfile(req *boxbuildv1.BuildRequest, opt *buildOptions) er
 		return fmt.Errorf("ERROR: failed to build: failed to read dockerfile: open %s: no such file or directory", filepath.Base(path))
 	} else if st.IsDir() {
 		return fmt.Errorf("ERROR: failed to build: failed to read dockerfile: %s is a directory", path)
+	} else if st.Size() > maxDockerfile {
+		return fmt.Errorf("ERROR: failed to build: failed to read dockerfile: %s has %d bytes, more than the %d allowed", path, st.Size(), maxDockerfile)
 	}
 	dir, err := directory("dockerfile", filepath.Dir(path))
 	if err != nil {

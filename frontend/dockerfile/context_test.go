@@ -91,3 +91,31 @@ func TestCopyWithoutContext(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLargeDefinition checks that a Dockerfile or .dockerignore which is too large to be read does not come, and that a file which
+// only could be the Dockerfile is in nobody's way.
+func TestLargeDefinition(t *testing.T) {
+	const text = "FROM scratch\nCOPY a /\n"
+	large := strings.Repeat("#", maxFile+1)
+	for name, tt := range map[string]struct {
+		files map[string]string
+		want  string // the beginning of the error; none if it is built
+	}{
+		"Dockerfile":     {map[string]string{"Dockerfile": large}, `failed to read dockerfile: "/Dockerfile" has 16777217 bytes`},
+		"only the other": {map[string]string{"dockerfile": large}, `failed to read dockerfile: "/dockerfile" has 16777217 bytes`},
+		"also the other": {map[string]string{"Dockerfile": text, "dockerfile": large}, ""},
+		"its ignore": {
+			map[string]string{"Dockerfile": text, "Dockerfile.dockerignore": large},
+			`failed to read dockerfile: "/Dockerfile.dockerignore" has 16777217 bytes`,
+		},
+		"ignore":       {map[string]string{"Dockerfile": text, ignoreName: large}, `reading .dockerignore: "/.dockerignore" has 16777217 bytes`},
+		"another file": {map[string]string{"Dockerfile": text, "a": large}, ""},
+	} {
+		c := dockerfileCase(t, text)
+		c.env.dirs["context"], c.env.dirs["dockerfile"] = tt.files, tt.files
+		_, err := New().Translate(t.Context(), c.req, c.env)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.HasPrefix(err.Error(), tt.want)) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}

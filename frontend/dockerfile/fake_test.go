@@ -90,7 +90,10 @@ func (e *fakeEnv) Pin(_ context.Context, src op.Source) (op.Source, error) {
 		}
 		h := sha256.New()
 		for _, name := range slices.Sorted(maps.Keys(dir)) {
-			if selected(src, name) {
+			if size := int64(len(dir[name])); selected(src, name) {
+				if src.Largest > 0 && size > src.Largest {
+					return nil, &frontend.LargeFileError{Path: "/" + name, Size: size, Max: src.Largest}
+				}
 				fmt.Fprintf(h, "%q %q\n", name, dir[name])
 			}
 		}

@@ -12,6 +12,7 @@ import (
 // far above what a Dockerfile that could be built needs.
 const (
 	maxText   = 10 << 20  // bytes of a Dockerfile
+	maxFile   = 16 << 20  // bytes of a file that is fetched to be read: what Env.ReadFile returns
 	maxDense  = 4 << 20   // bytes of it that are neither comments nor long here-documents
 	maxParsed = 40 << 20  // bytes that the parser may take for it: see sizes
 	maxSteps  = 10_000    // instructions in a Dockerfile; some are 2 KiB each

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -113,7 +114,7 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	name := s.name + ignoreName
 	if l, ok := from.(*op.Local); ok {
 		only := *l
-		only.Include, only.Exclude = nil, nil
+		only.Include, only.Exclude, only.Largest = nil, nil, maxFile
 		only.Follow = append([]string{name}, names...)
 		from = &only
 	}
@@ -127,12 +128,12 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 	}
 	return begin(ctx, step, func(ctx context.Context) error {
 		var in solver.Input
-		var err error
+		var refused, err error
 		if isGiven {
 			in = treeInput(given)
 		} else if fetched != nil {
 			in = fetched.input
-		} else if in, err = pinInput(ctx, env, from, step); err != nil {
+		} else if in, refused, err = pinDefinition(ctx, env, from, names, step); err != nil {
 			return fmt.Errorf("failed to read dockerfile: %w", err)
 		}
 		var missing error
@@ -149,6 +150,9 @@ func (s *source) read(ctx context.Context, req *frontend.Request, env frontend.E
 			}
 			s.name, s.text, missing = n, text, nil
 			break
+		}
+		if missing != nil && refused != nil {
+			return fmt.Errorf("failed to read dockerfile: %w", refused)
 		}
 		if missing != nil {
 			return &frontend.UsageError{Message: "failed to read dockerfile: open " + s.name + ": no such file or directory"}
@@ -203,9 +207,13 @@ func readBegin(ctx context.Context, env frontend.Env, in solver.Input, name stri
 // readIgnore reads the .dockerignore at the root of a directory of the client's; nil if there is none.
 func readIgnore(ctx context.Context, env frontend.Env, dir *op.Local, step string) (text []byte, err error) {
 	only := *dir
-	only.Include, only.Exclude, only.Follow = nil, nil, []string{ignoreName}
+	only.Include, only.Exclude, only.Follow, only.Largest = nil, nil, []string{ignoreName}, maxFile
 	err = env.Step(ctx, step, func(ctx context.Context) error {
 		in, err := pinInput(ctx, env, &only, step)
+		var large *frontend.LargeFileError
+		if errors.As(err, &large) {
+			return fmt.Errorf("reading %s: %w", ignoreName, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -213,6 +221,26 @@ func readIgnore(ctx context.Context, env frontend.Env, dir *op.Local, step strin
 		return err
 	})
 	return text, err
+}
+
+// pinDefinition is pinInput for a directory that has the Dockerfile under one of those names. A file of another name than the
+// first is read only if there is none of that, and may else be anything: one that is too large is left out, and refused says so.
+func pinDefinition(ctx context.Context, env frontend.Env, from op.Source, names []string, step string) (in solver.Input, refused, err error) {
+	in, err = pinInput(ctx, env, from, step)
+	var large *frontend.LargeFileError
+	l, ok := from.(*op.Local)
+	if !ok || !errors.As(err, &large) {
+		return in, nil, err
+	}
+	name := strings.TrimPrefix(large.Path, "/")
+	if !slices.Contains(names[1:], name) {
+		return in, nil, err
+	}
+	rest := *l
+	rest.Follow = slices.DeleteFunc(slices.Clone(l.Follow), func(n string) bool { return n == name })
+	refused = err
+	in, err = pinInput(ctx, env, &rest, step)
+	return in, refused, err
 }
 
 // pinInput pins src and returns it as an input.

@@ -88,6 +88,9 @@ func (d *dir) Tree(ctx context.Context, sel Selection) (treehash.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := sel.allowsAll(root); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", d.path, err)
+	}
 	if root != prev {
 		h := hashing{root: d.fd, cache: d.o.Cache, workers: d.o.Workers}
 		if err := h.run(ctx, root); err != nil {

@@ -18,6 +18,7 @@ package filesync
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/boxbuild/boxbuild/solver/treehash"
 )
@@ -40,10 +41,47 @@ type Selection struct {
 	// the symlinks and what those lead to are added to Include, as BuildKit's followpaths are. If the root is among them
 	// they add nothing.
 	Follow []string
+	// Largest is how many bytes a file may have; 0 means any. One that has more is a LargeFileError, before it is read, or sent.
+	Largest int64
 	// Fresh has a client that sends its files send all of them, whatever is known of them: LLB's local.differ=none. A
 	// Source that compares contents anyway need not look at it.
 	Fresh bool
 	// Hint tells directories of one name apart that have different content: what was received under another is not what a
 	// transfer continues. A Source that compares contents anyway need not look at it.
 	Hint string
+}
+
+// A LargeFileError says that a file is larger than a Selection allows.
+type LargeFileError struct {
+	Path      string // from the root, or its last component
+	Size, Max int64  // bytes
+}
+
+func (e *LargeFileError) Error() string {
+	return fmt.Sprintf("%.300q has %d bytes, more than the %d allowed", e.Path, e.Size, e.Max)
+}
+
+// allows returns an error for a regular file that is larger than is wanted.
+func (s *Selection) allows(e *treehash.Entry) error {
+	if s.Largest > 0 && e.IsRegular() && e.Size > s.Largest {
+		return &LargeFileError{Path: e.Path, Size: e.Size, Max: s.Largest}
+	}
+	return nil
+}
+
+// allowsAll is allows for all files below n.
+func (s *Selection) allowsAll(n *node) error {
+	if s.Largest <= 0 {
+		return nil
+	}
+	for i := range n.entries {
+		err := s.allows(&n.entries[i])
+		if sub := n.sub[i]; err == nil && sub != nil {
+			err = s.allowsAll(sub)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -268,6 +268,9 @@ func (in *Intake) place(d *intakeDir, rel string, e *treehash.Entry, to hardLink
 // regular says whether the content of a regular file has to come.
 func (in *Intake) regular(n *node, i int, old *node, at int, to hardLink) (*IncomingFile, error) {
 	e := &n.entries[i]
+	if err := in.req.Select.allows(e); err != nil {
+		return nil, err
+	}
 	if to.to != nil {
 		if to.n, to.i = n, i; old != nil {
 			n.content[i] = old.content[at]

@@ -75,6 +75,10 @@ func (r *remote) Tree(ctx context.Context, sel Selection) (treehash.Tree, error)
 		return nil, r.dead
 	}
 	t, err := r.transfer(ctx, sel)
+	var large *LargeFileError
+	if errors.As(err, &large) { // nothing is under way
+		return nil, fmt.Errorf("reading the client's files: %w", err)
+	}
 	if err != nil {
 		_ = r.s.Send(append([]byte{msgFail}, "the builder has given up"...))
 		r.dead = fmt.Errorf("reading the client's files: %w", err)
@@ -99,10 +103,11 @@ func (r *remote) transfer(ctx context.Context, sel Selection) (treehash.Tree, er
 	}
 	root := r.store.known(sum)
 	if root == nil {
-		if root, err = r.receive(ctx, sum); err != nil {
+		if root, err = r.receive(ctx, sum, &sel); err != nil {
 			return nil, err
 		}
 		if err := r.store.trim(); err != nil {
+			r.store.release(root)
 			return nil, err
 		}
 	}
@@ -120,12 +125,12 @@ func (r *remote) transfer(ctx context.Context, sel Selection) (treehash.Tree, er
 }
 
 // receive fetches a tree and has the store remember it.
-func (r *remote) receive(ctx context.Context, sum solver.Digest) (*node, error) {
+func (r *remote) receive(ctx context.Context, sum solver.Digest, sel *Selection) (*node, error) {
 	if err := r.store.busy.Acquire(ctx, 1); err != nil {
 		return nil, context.Cause(ctx)
 	}
 	defer r.store.busy.Release(1)
-	root, err := r.fetch(ctx, sum)
+	root, err := r.fetch(ctx, sum, sel)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +139,7 @@ func (r *remote) receive(ctx context.Context, sum solver.Digest) (*node, error) 
 }
 
 // fetch gets what the store lacks of a tree.
-func (r *remote) fetch(ctx context.Context, sum solver.Digest) (*node, error) {
+func (r *remote) fetch(ctx context.Context, sum solver.Digest, sel *Selection) (*node, error) {
 	f := &fetch{remote: r, lists: map[solver.Digest]*listing{}, counts: map[solver.Digest]int64{}}
 	if err := f.listings(ctx, sum); err != nil {
 		return nil, err
@@ -142,11 +147,14 @@ func (r *remote) fetch(ctx context.Context, sum solver.Digest) (*node, error) {
 	if n := f.count(sum, 0); n > int64(r.o.MaxEntries) {
 		return nil, bad("more than %d files, or directories more than %d deep", r.o.MaxEntries, maxDepth)
 	}
-	if err := f.contents(ctx); err != nil {
-		return nil, err
-	}
 	root, err := f.build(sum, "/")
 	if err != nil {
+		return nil, err
+	}
+	if err := sel.allowsAll(root); err != nil {
+		return nil, err
+	}
+	if err := f.contents(ctx); err != nil {
 		return nil, err
 	}
 	root.sum = sum

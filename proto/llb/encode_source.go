@@ -165,6 +165,9 @@ func (s *sourcing) local(l *op.Local) string {
 	s.list(pb.AttrMetadataTransferExclude, l.MetadataExceptions, pb.CapSourceMetadataTransfer)
 	if !s.opt.Unpinned {
 		s.set(attrRoot, l.Root, "")
+		if l.Largest > 0 {
+			s.set(attrLargest, strconv.FormatInt(l.Largest, 10), "")
+		}
 	}
 	return schemeLocal + "://" + l.Name
 }

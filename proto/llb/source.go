@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,7 @@ const (
 const (
 	attrTagged   = "boxbuild.tagged"   // of an image: op.Image.Tagged
 	attrRoot     = "boxbuild.root"     // of a directory: op.Local.Root
+	attrLargest  = "boxbuild.largest"  // op.Local.Largest
 	attrCommit   = "boxbuild.commit"   // of a repository: op.Git.Commit
 	attrDigest   = "boxbuild.digest"   // of a file: op.HTTP.Digest
 	attrName     = "boxbuild.name"     // op.HTTP.Name
@@ -294,6 +296,7 @@ func decodeLocal(name string, a *attrs) *op.Local {
 		l.MetadataOnly = only
 	}
 	l.MetadataExceptions = a.list(pb.AttrMetadataTransferExclude, string(pb.CapSourceMetadataTransfer))
+	l.Largest = a.number(attrLargest, "", 1, math.MaxInt64)
 	l.Root = a.text(attrRoot, "")
 	if strings.Trim(l.Root, "0123456789abcdef") != "" {
 		a.fail(attrRoot, errors.New("not in lower-case hex"))

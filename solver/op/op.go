@@ -131,6 +131,9 @@ type Local struct {
 	// ".fsutil-metadata" that describes everything.
 	MetadataOnly       bool
 	MetadataExceptions []string
+	// Largest is how many bytes a file may have; 0 means any. One that has more is an error as soon as that is known, and is
+	// not read.
+	Largest int64
 	// Unique is LLB's local.unique, which makes definitions differ. It has no influence on the tree.
 	Unique string
 	// Root is the Merkle root of what the other fields select, in lower-case hex; set by pinning.
@@ -169,6 +172,9 @@ func (l *Local) WriteKey(h *solver.Hasher) {
 	if l.MetadataOnly {
 		h.Bool("metadataonly", true) // also without exceptions, which would write nothing
 		h.Strs("metadataonly.except", l.MetadataExceptions)
+	}
+	if l.Largest > 0 {
+		h.Int("largest", l.Largest)
 	}
 }
 

@@ -184,9 +184,14 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	}
 	tctx, arrived := counting(ctx, "transferring "+l.Name+":")
 	tree, err := dir.Tree(tctx, filesync.Selection{
-		Include: l.Include, Exclude: l.Exclude, Follow: l.Follow, Fresh: l.Differ == op.DifferNone, Hint: l.SharedKey,
+		Include: l.Include, Exclude: l.Exclude, Follow: l.Follow, Largest: l.Largest,
+		Fresh: l.Differ == op.DifferNone, Hint: l.SharedKey,
 	})
 	arrived()
+	var large *filesync.LargeFileError
+	if errors.As(err, &large) {
+		return nil, &frontend.LargeFileError{Path: path.Join("/", large.Path), Size: large.Size, Max: large.Max}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the %s directory: %w", l.Name, err)
 	}
@@ -200,7 +205,7 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 		return nil, fmt.Errorf("reading the %s directory: its tree has no root digest", l.Name)
 	}
 	pinned := *l
-	pinned.Root = rooted.Root().String()
+	pinned.Root, pinned.Largest = rooted.Root().String(), 0
 	remove := e.b.deps.Runner.AddTree(ctx, pinned.Root, tree)
 	e.atClose(remove)
 	return &pinned, nil

@@ -102,10 +102,8 @@ func (m *Manager) edit(to *frontend.ImageConfig, rec *record, opt *worker.Commit
 	if to.OS == "" {
 		to.Platform = rec.Platform
 	}
-	for _, change := range opt.Changes {
-		if err := m.deps.Maker.ApplyChange(to, change); err != nil {
-			return worker.Invalidf("%v", err)
-		}
+	if err := m.deps.Maker.ApplyChanges(to, opt.Changes); err != nil {
+		return worker.Invalidf("%v", err)
 	}
 	return nil
 }

@@ -101,8 +101,8 @@ func (m *Manager) meter(action string, begin time.Time, err error) {
 type Maker interface {
 	// Derive stores an image, and returns its ID.
 	Derive(ctx context.Context, d *worker.Derivation) (digest.Digest, error)
-	// ApplyChange applies an instruction of a Dockerfile, as `docker commit --change` has it, to a config.
-	ApplyChange(c *frontend.ImageConfig, change string) error
+	// ApplyChanges applies instructions of a Dockerfile, as `docker commit --change` has them, to a config.
+	ApplyChanges(c *frontend.ImageConfig, changes []string) error
 }
 
 // A Manager keeps containers. It is safe for concurrent use.

@@ -336,11 +336,11 @@ func (m *maker) Derive(ctx context.Context, d *worker.Derivation) (digest.Digest
 	return m.f.addImage(d.Name, &c, nil), nil
 }
 
-func (m *maker) ApplyChange(c *frontend.ImageConfig, change string) error {
-	if change == "bad" {
+func (m *maker) ApplyChanges(c *frontend.ImageConfig, changes []string) error {
+	if slices.Contains(changes, "bad") {
 		return errors.New("bad change")
 	}
-	c.Config.Env = append(c.Config.Env, change)
+	c.Config.Env = append(c.Config.Env, changes...)
 	return nil
 }
 

@@ -33,7 +33,7 @@ func Maker(next Deriver, among worker.Images, to worker.Events) Deriver {
 // A Deriver makes images of containers.
 type Deriver interface {
 	Derive(ctx context.Context, d *worker.Derivation) (digest.Digest, error)
-	ApplyChange(c *frontend.ImageConfig, change string) error
+	ApplyChanges(c *frontend.ImageConfig, changes []string) error
 }
 
 type images struct {

@@ -101,7 +101,7 @@ type deriver struct{ id digest.Digest }
 
 func (d deriver) Derive(context.Context, *worker.Derivation) (digest.Digest, error) { return d.id, nil }
 
-func (d deriver) ApplyChange(*frontend.ImageConfig, string) error { return nil }
+func (d deriver) ApplyChanges(*frontend.ImageConfig, []string) error { return nil }
 
 // What happens to an image that is there has its labels, by which events are filtered, and an image that is committed
 // under a name is said to have been tagged.

@@ -115,11 +115,3 @@ func applyFrom(ctx context.Context, t layer.Target, tar func(ctx context.Context
 	<-written
 	return res, err
 }
-
-// ApplyChange applies an instruction of a Dockerfile to a config.
-func (s *Service) ApplyChange(c *frontend.ImageConfig, change string) error {
-	if err := applyChange(c, change); err != nil {
-		return worker.Invalidf("change %q: %v", change, err)
-	}
-	return nil
-}

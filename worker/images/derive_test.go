@@ -48,7 +48,7 @@ func TestDerive(t *testing.T) {
 		}{{"added", 2}, {"", 1}} {
 			id, err := s.Derive(t.Context(), &worker.Derivation{
 				Base: base, Parent: parent, Tar: layerOf(tt.file, "more"), Name: "made:1", History: ocispec.History{Comment: "why"},
-				Edit: func(c *frontend.ImageConfig) error { return s.ApplyChange(c, "ENV A=b") },
+				Edit: func(c *frontend.ImageConfig) error { return s.ApplyChanges(c, []string{"ENV A=b"}) },
 			})
 			if err != nil {
 				t.Fatal(err)

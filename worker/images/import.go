@@ -5,14 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/docker/go-connections/nat"
-	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -42,10 +36,8 @@ func (s *Service) Import(ctx context.Context, r io.Reader, opt worker.ImportOpti
 		c.Platform = *opt.Platform
 	}
 	c.Created = &now
-	for _, ch := range opt.Changes {
-		if err := applyChange(&c, ch); err != nil {
-			return "", &frontend.UsageError{Message: fmt.Sprintf("change %q: %v", ch, err)}
-		}
+	if err := applyChanges(&c, opt.Changes); err != nil {
+		return "", &frontend.UsageError{Message: err.Error()}
 	}
 	l := s.deps.Leases.Acquire("import")
 	defer l.Release()
@@ -101,93 +93,4 @@ func (s *Service) importLayer(ctx context.Context, r io.Reader) (_ image.Layer, 
 	}
 	derived, err := s.deps.Layers.DiffIDs.Wait(ctx, id)
 	return derived.layer(id), err
-}
-
-// applyChange applies an instruction of a Dockerfile to a config.
-func applyChange(c *frontend.ImageConfig, change string) error {
-	ast, err := parser.Parse(strings.NewReader(change))
-	if err != nil {
-		return err
-	}
-	for _, n := range ast.AST.Children {
-		cmd, err := instructions.ParseCommand(n)
-		if err != nil {
-			return err
-		}
-		if err := applyCommand(c, cmd); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func applyCommand(c *frontend.ImageConfig, cmd instructions.Command) error {
-	conf := &c.Config
-	switch cmd := cmd.(type) {
-	case *instructions.CmdCommand:
-		conf.Cmd = shellForm(cmd.ShellDependantCmdLine)
-	case *instructions.EntrypointCommand:
-		conf.Entrypoint = shellForm(cmd.ShellDependantCmdLine)
-	case *instructions.EnvCommand:
-		for _, kv := range cmd.Env {
-			conf.Env = setEnv(conf.Env, kv.Key, kv.Value)
-		}
-	case *instructions.LabelCommand:
-		for _, kv := range cmd.Labels {
-			set(&conf.Labels, kv.Key, kv.Value)
-		}
-	case *instructions.ExposeCommand:
-		ports, _, err := nat.ParsePortSpecs(cmd.Ports)
-		if err != nil {
-			return err
-		}
-		for p := range ports {
-			set(&conf.ExposedPorts, string(p), struct{}{})
-		}
-	case *instructions.VolumeCommand:
-		for _, v := range cmd.Volumes {
-			set(&conf.Volumes, v, struct{}{})
-		}
-	case *instructions.UserCommand:
-		conf.User = cmd.User
-	case *instructions.WorkdirCommand:
-		conf.WorkingDir = path.Join("/", conf.WorkingDir, cmd.Path)
-		if path.IsAbs(cmd.Path) {
-			conf.WorkingDir = path.Clean(cmd.Path)
-		}
-	case *instructions.OnbuildCommand:
-		conf.OnBuild = append(conf.OnBuild, cmd.Expression)
-	case *instructions.StopSignalCommand:
-		conf.StopSignal = cmd.Signal
-	case *instructions.HealthCheckCommand:
-		conf.Healthcheck = cmd.Health
-	default:
-		return fmt.Errorf("%s is not allowed here", strings.ToUpper(cmd.Name()))
-	}
-	return nil
-}
-
-func set[V any](m *map[string]V, k string, v V) {
-	if *m == nil {
-		*m = make(map[string]V)
-	}
-	(*m)[k] = v
-}
-
-// shellForm returns a command line, with the default shell before one that is not in JSON.
-func shellForm(l instructions.ShellDependantCmdLine) []string {
-	if l.PrependShell {
-		return []string{"/bin/sh", "-c", strings.Join(l.CmdLine, " ")}
-	}
-	return slices.Clone(l.CmdLine)
-}
-
-func setEnv(env []string, key, value string) []string {
-	for i, e := range env {
-		if k, _, _ := strings.Cut(e, "="); k == key {
-			env[i] = key + "=" + value
-			return env
-		}
-	}
-	return append(env, key+"="+value)
 }

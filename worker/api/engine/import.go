@@ -107,7 +107,7 @@ func (s *Server) commit(ctx context.Context, c *call) error {
 		return err
 	}
 	opt := worker.CommitOptions{
-		Author: c.get("author"), Message: c.get("comment"), Changes: changes(c.form["changes"]),
+		Author: c.get("author"), Message: c.get("comment"), Changes: c.form["changes"],
 		NoPause: !c.isOr("pause", true), Config: conf.config(),
 	}
 	if ref != nil {
@@ -118,19 +118,6 @@ func (s *Server) commit(ctx context.Context, c *call) error {
 		return err
 	}
 	return c.send(http.StatusCreated, container.CommitResponse{ID: id})
-}
-
-// changes are instructions, each on a line of its own: some clients send several in one value.
-func changes(values []string) []string {
-	var out []string
-	for _, v := range values {
-		for line := range strings.Lines(v) {
-			if line = strings.TrimSpace(line); line != "" {
-				out = append(out, line)
-			}
-		}
-	}
-	return out
 }
 
 var errNoContainers = worker.Errorf(errors.ErrUnsupported, "this daemon runs no containers")

@@ -433,6 +433,23 @@ func TestLayerBlobs(t *testing.T) {
 		if desc, err := built.Blob(t.Context(), exporter.Form{Compression: exporter.Zstd, Force: true, Docker: true}); err != nil || desc.MediaType != dockerZstd {
 			t.Errorf("zstd with Docker's media types: got %v, %v", desc, err)
 		}
+		// What has come compressed in one way goes on so, by either name, unless that is forced.
+		z := packed(l, tarOf(t, "z", "1"), nil)
+		only, err := l.Unpack(t.Context(), []Packed{z}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		zstd, err := l.Layer(only[0].Snapshot, z.DiffID).Blob(t.Context(), exporter.Form{Compression: exporter.Zstd, Force: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Blobs.Delete(z.Blob.Digest); err != nil {
+			t.Fatal(err)
+		}
+		desc, err = l.Layer(only[0].Snapshot, z.DiffID).Blob(t.Context(), exporter.Form{Docker: true})
+		if err != nil || desc.Digest != zstd.Digest || desc.MediaType != dockerZstd {
+			t.Errorf("a layer that is there as zstd only: got %v, %v, want %v", desc, err, zstd)
+		}
 		if err := l.Images.SetBlob(d, descs[0], "localhost/y"); err != nil || len(built.Origins()) != 1 {
 			t.Errorf("origins %v, %v", built.Origins(), err)
 		}

@@ -114,7 +114,7 @@ func (s *stored) find(ctx context.Context, d digest.Digest, form exporter.Form) 
 		if c == form.Compression {
 			return typed(b, form), true, nil
 		}
-		if other == nil && (c != exporter.Zstd || !form.Docker) {
+		if other == nil {
 			other = &b
 		}
 	}

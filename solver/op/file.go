@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -200,9 +201,17 @@ func (c *Copy) writeKey(h *solver.Hasher) {
 	h.Bool("copy.emptywildcard", c.EmptyWildcard)
 	h.Strs("copy.include", c.Include)
 	h.Strs("copy.exclude", c.Exclude)
+	if c.picksBelow() {
+		h.Int("copy.way", 1) // results without it have the owner of the source on directories that were there
+	}
 	h.Bool("copy.alwaysreplace", c.AlwaysReplace)
 	h.Strs("copy.required", c.Required)
 	writeTime(h, c.Time)
+}
+
+// picksBelow says whether the patterns may pick something without the directory that it is in.
+func (c *Copy) picksBelow() bool {
+	return len(c.Include) > 0 || slices.ContainsFunc(c.Exclude, func(p string) bool { return strings.Contains(p, "!") })
 }
 
 func writeOwner(h *solver.Hasher, o *Owner) {

@@ -22,6 +22,8 @@ type Item struct {
 	// Rel is the path of the entry below what Source names; empty for that itself, which comes first.
 	Rel   string
 	Entry *Entry
+	// Way says that the entry is a directory that the patterns do not pick, but only something in it.
+	Way bool
 }
 
 // Match returns the entries that sel picks from t: for each path that is selected the entry there, then what is below
@@ -83,7 +85,7 @@ func (w *matchWalk) dir(ctx context.Context, dir, rel string, st State) (bool, e
 			continue
 		}
 		mark := len(w.out)
-		w.out = append(w.out, Item{Source: w.source, Rel: r, Entry: e})
+		w.out = append(w.out, Item{Source: w.source, Rel: r, Entry: e, Way: v == Walk})
 		found := v == Pick
 		if e.IsDir() {
 			below, err := w.dir(ctx, e.Path, r, sub)

@@ -267,6 +267,9 @@ type dstDir struct {
 	pending  atomic.Int32    // jobs and directories in it that are not done, and one while jobs are being queued
 	finish   *meta           // what the directory gets when it is done
 	timeOnly bool            // of that, only the time
+	modeOnly bool            // of that, only the mode
+	kept     int64           // the time that it then gets back, unless names were added
+	named    atomic.Bool     // some were, or some were replaced
 	xattr    map[string][]byte
 	odd      atomic.Bool // files in it are not created as asked: a default ACL, or an inherited group
 	probed   atomic.Bool
@@ -323,6 +326,12 @@ func (d *dstDir) complete() error {
 		return nil
 	}
 	err := func() error {
+		if d.modeOnly {
+			if err := unix.Fchmod(d.up, d.finish.mode&0o7777); err != nil || d.named.Load() {
+				return err
+			}
+			return setTime(d.up, d.kept)
+		}
 		if !d.timeOnly {
 			if err := unix.Fchown(d.up, int(d.finish.uid), int(d.finish.gid)); err != nil {
 				return err
@@ -390,12 +399,41 @@ func (e *engine) sub(d *dstDir, name string, it *treehash.Item, top bool) (*dstD
 			c.prev = -1
 		}
 	}
-	m := e.metaOf(it.Entry)
-	c.finish, c.xattr = &m, it.Entry.Xattr
-	c.timeOnly = top && (belowDir || !made)
+	if err := e.finishOf(c, it, top, made); err != nil {
+		c.close()
+		return nil, err
+	}
+	if made && !belowDir {
+		d.named.Store(true)
+	}
 	c.pending.Store(1)
 	d.pending.Add(1)
 	return c, nil
+}
+
+// finishOf says what a directory that was made or entered gets when it is done.
+func (e *engine) finishOf(c *dstDir, it *treehash.Item, top, made bool) error {
+	m := e.metaOf(it.Entry)
+	c.finish, c.xattr = &m, it.Entry.Xattr
+	if made && c.low < 0 {
+		return nil
+	}
+	if c.timeOnly = top; top || !it.Way {
+		return nil
+	}
+	// What is only the way to something keeps its owner, whatever the copy says. It gets the mode of the source all the
+	// same, as in BuildKit.
+	c.modeOnly, m.mode = true, it.Entry.Mode
+	was := c.up
+	if made {
+		was = c.low
+	}
+	var st dirfd.Stat
+	if err := dirfd.Fstat(was, &st); err != nil {
+		return fmt.Errorf("reading directory %q: %w", c.path, bare(err))
+	}
+	c.kept = st.MTime
+	return nil
 }
 
 // occupied deals with something that is where a directory has to be. It says whether there is a new directory now; if

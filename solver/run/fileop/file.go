@@ -38,6 +38,7 @@ func (w *copier) do(ctx context.Context, j *job) error {
 		w.done(d)
 		return nil
 	}
+	j.dir.named.Store(true)
 	for _, it := range j.files {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

@@ -128,15 +128,15 @@ func TestServers(t *testing.T) {
 				url := gittest.Serve(t, kind).Publish(r, "r.git")
 				c := newClient(t)
 				for ref, want := range map[string]Resolved{
-					"":                    {"refs/heads/main", second},
-					"main":                {"refs/heads/main", second},
-					"heads/main":          {"refs/heads/main", second},
-					"light":               {"refs/tags/light", first},
-					"refs/tags/annotated": {"refs/tags/annotated", first},
-					"side/way":            {"refs/heads/side/way", first},
-					"refs/pull/1/head":    {"refs/pull/1/head", first},
-					"pull/1/head":         {"refs/pull/1/head", first},
-					first:                 {"", first},
+					"":                    {Ref: "refs/heads/main", Commit: second},
+					"main":                {Ref: "refs/heads/main", Commit: second},
+					"heads/main":          {Ref: "refs/heads/main", Commit: second},
+					"light":               {Ref: "refs/tags/light", Commit: first},
+					"refs/tags/annotated": {Ref: "refs/tags/annotated", Commit: first},
+					"side/way":            {Ref: "refs/heads/side/way", Commit: first},
+					"refs/pull/1/head":    {Ref: "refs/pull/1/head", Commit: first},
+					"pull/1/head":         {Ref: "refs/pull/1/head", Commit: first},
+					first:                 {Ref: "", Commit: first},
 				} {
 					q := &Query{Remote: Remote{URL: url}, Ref: ref}
 					if got, err := c.Resolve(context.Background(), q); err != nil || got != want {
@@ -219,13 +219,13 @@ func TestResolveErrors(t *testing.T) {
 	for _, sum := range []string{tag[:7], first[:7]} {
 		for keep, want := range map[bool]string{false: first, true: tag} {
 			q := &Query{Remote: Remote{URL: url}, Ref: "annotated", Checksum: sum, KeepTag: keep}
-			if got, err := c.Resolve(context.Background(), q); err != nil || got.Commit != want {
+			if got, err := c.Resolve(context.Background(), q); err != nil || got.Commit != want || (got.Peeled == first) != keep {
 				t.Errorf("Resolve with checksum %s, keeping the tag %v: %v, %v, want %s", sum, keep, got, err, want)
 			}
 		}
 	}
 	q := &Query{Remote: Remote{URL: "http://127.0.0.1:1/none.git"}, Ref: "topic", Checksum: first, ByCommit: true}
-	if got, err := c.Resolve(context.Background(), q); err != nil || got != (Resolved{"refs/heads/topic", first}) {
+	if got, err := c.Resolve(context.Background(), q); err != nil || got != (Resolved{Ref: "refs/heads/topic", Commit: first}) {
 		t.Errorf("by commit: %v, %v", got, err)
 	}
 }

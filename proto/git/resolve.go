@@ -24,7 +24,7 @@ type Query struct {
 	Ref string
 	// Checksum, if not empty, is what the hash has to begin with.
 	Checksum string
-	// KeepTag asks for the hash of an annotated tag itself, rather than of its commit.
+	// KeepTag asks for the hash of an annotated tag itself, rather than of its commit alone.
 	KeepTag bool
 	// ByCommit takes Checksum, a full hash, for the commit without asking the remote; Ref is a name for it only.
 	ByCommit bool
@@ -34,6 +34,7 @@ type Query struct {
 type Resolved struct {
 	Ref    string // the full name; empty if a hash was asked for
 	Commit string // the hash of a commit, or of a tag of one
+	Peeled string // the hash of the commit, as the remote says, if Commit is that of a tag
 }
 
 // CheckRef refuses what is no name of a ref and would mean something else to git. The text of a leading dash's error is
@@ -158,7 +159,10 @@ func pick(refs map[string]string, q *Query, url string) (Resolved, error) {
 	if err := q.check(r.Commit, peeled); err != nil {
 		return Resolved{}, err
 	}
-	if peeled != "" && !q.KeepTag {
+	switch {
+	case q.KeepTag:
+		r.Peeled = peeled
+	case peeled != "":
 		r.Commit = peeled
 	}
 	return r, nil

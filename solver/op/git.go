@@ -172,10 +172,11 @@ func RedactGit(raw string) string {
 	return scheme + "://" + user + authority[i:] + tail
 }
 
-// Question returns what pinning g depends on and nothing else, so that equal questions have one answer in a build.
+// Question returns what pinning g depends on and nothing else, so that equal questions have one answer in a build. Whether
+// the tag or its commit is wanted is none of it: both are of one answer.
 func (g *Git) Question() *Git {
 	return &Git{
-		Remote: g.Remote, Ref: g.Ref, Checksum: g.Checksum, KeepGitDir: g.Keeps(), FetchByCommit: g.FetchByCommit,
+		Remote: g.Remote, Ref: g.Ref, Checksum: g.Checksum, FetchByCommit: g.FetchByCommit,
 		AuthTokenSecret: g.AuthTokenSecret, AuthHeaderSecret: g.AuthHeaderSecret, SSH: g.SSH, KnownHosts: g.KnownHosts,
 		Bundle: g.Bundle, BundleSession: g.BundleSession, BundleStore: g.BundleStore, Signature: g.Signature,
 	}

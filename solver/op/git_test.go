@@ -74,9 +74,13 @@ func TestGitQuestion(t *testing.T) {
 		if gitKey(*g.Question()) == gitKey(*base.Question()) {
 			t.Errorf("%s is not asked for", name)
 		}
-		g.Subdir, g.CommitTime = "x", true
 		plain := g
-		plain.Subdir, plain.CommitTime = "", false
+		g.Subdir, g.CommitTime, g.KeepGitDir = "x", true, true
+		kept := plain
+		kept.KeepGitDir = true
+		if gitKey(*kept.Question()) != gitKey(*plain.Question()) {
+			t.Errorf("%s: whether the tag or its commit is wanted is asked for", name)
+		}
 		if gitKey(*g.Question()) != gitKey(*plain.Question()) {
 			t.Errorf("%s: what is done with the commit is asked for", name)
 		}

@@ -23,43 +23,17 @@ import (
 	"github.com/boxbuild/boxbuild/solver/session"
 )
 
-// PinGit finds the commit that src means. Of the client it takes secrets and the SSH agent.
-func (r *Runner) PinGit(ctx context.Context, src *op.Git) (*op.Git, error) {
-	remote, done, err := r.gitRemote(ctx, src)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	found, err := r.deps.Git.Resolve(ctx, &git.Query{
-		Remote: *remote, Ref: src.Ref, Checksum: src.Checksum, KeepTag: src.Keeps(), ByCommit: src.FetchByCommit,
-	})
-	if git.Denied(err) && src.AuthTokenSecret != "" {
-		err = fmt.Errorf("%w (a secret can let the build in: --secret id=%s)", err, src.AuthTokenSecret)
-	}
-	if err != nil {
-		return nil, err
-	}
-	pinned := *src
-	pinned.Ref, pinned.Commit = found.Ref, found.Commit
-	if src.Signature != nil {
-		if err := r.verifyGit(ctx, &pinned, remote); err != nil {
-			return nil, fmt.Errorf("verifying the signature of %s: %w", &pinned, err)
-		}
-	}
-	return &pinned, nil
-}
-
-// verifyGit checks the signature of a pinned source: that of the tag by which it was found, or else of the commit.
-func (r *Runner) verifyGit(ctx context.Context, src *op.Git, remote *git.Remote) error {
-	at := *src
-	if strings.HasPrefix(src.Ref, "refs/tags/") && !src.Keeps() {
-		found, err := r.deps.Git.Resolve(ctx, &git.Query{Remote: *remote, Ref: src.Ref, KeepTag: true})
+// verifyGit checks the signature of what src was found to mean: that of the tag by which it was found, or else of the commit.
+func (r *Runner) verifyGit(ctx context.Context, src *op.Git, m *GitMeta, remote *git.Remote) error {
+	hash := m.Hash
+	if src.FetchByCommit && strings.HasPrefix(m.Ref, "refs/tags/") { // which nobody was asked for
+		found, err := r.deps.Git.Resolve(ctx, &git.Query{Remote: *remote, Ref: m.Ref, KeepTag: true})
 		if err != nil {
 			return err
 		}
-		at.Commit = found.Commit
+		hash = found.Commit
 	}
-	objects, err := r.deps.Git.Objects(ctx, gitSource(&at, remote))
+	objects, err := r.deps.Git.Objects(ctx, &git.Source{Remote: *remote, Commit: hash, Ref: m.Ref})
 	if err != nil {
 		return err
 	}
@@ -67,8 +41,8 @@ func (r *Runner) verifyGit(ctx context.Context, src *op.Git, remote *git.Remote)
 	keys, policy := []byte(want.PublicKeys), signature.Policy{RejectExpired: want.RejectExpired}
 	var tagErr error
 	if len(objects.Tag) > 0 && !want.IgnoreSignedTag {
-		if at.Commit != src.Commit && !bytes.HasPrefix(objects.Tag, []byte("object "+src.Commit+"\n")) {
-			return errors.New("the tag was moved meanwhile, or is one of another tag")
+		if hash != m.Commit && !bytes.HasPrefix(objects.Tag, []byte("object "+m.Commit+"\n")) {
+			return errors.New("the tag is not one of that commit, or is one of another tag")
 		}
 		if tagErr = signature.Git(objects.Tag, keys, policy); tagErr == nil {
 			return nil

@@ -41,6 +41,7 @@ type env struct {
 	mu      sync.Mutex // guards what follows
 	dirs    map[string]filesync.Source
 	pins    map[solver.Key]*pin
+	refs    map[[2]string]*run.GitMeta // by remote and ref
 	cleanup []func()
 	reads   int
 	closed  bool
@@ -54,6 +55,7 @@ type env struct {
 type pin struct {
 	done chan struct{} // closed when what follows is set
 	src  op.Source
+	git  *run.GitMeta // instead of src, of a repository
 	err  error
 	// givenUp says that there is no answer, as who asked does not want it any more.
 	givenUp bool
@@ -103,6 +105,63 @@ func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
 	if _, img := src.(*op.Image); src.Pinned() && !img {
 		return src, nil
 	}
+	if g, ok := src.(*op.Git); ok {
+		m, err := e.gitMeta(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		return m.Pin(g), nil
+	}
+	p, err := e.ask(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	return p.src, nil
+}
+
+// gitMeta asks what a reference means once a build: directories of one branch are of one commit, and a tag that moves is what
+// it was when somebody asked first.
+func (e *env) gitMeta(ctx context.Context, g *op.Git) (*run.GitMeta, error) {
+	p, err := e.ask(ctx, g.Question())
+	if err != nil {
+		return nil, err
+	}
+	return p.git, nil
+}
+
+// askGit asks the remote, unless it has said already what the reference means: then neither another checksum nor another way
+// to be let in changes that.
+func (e *env) askGit(ctx context.Context, g *op.Git) (*run.GitMeta, error) {
+	if g.FetchByCommit || g.Bundle != "" {
+		return e.b.deps.Runner.GitMeta(ctx, g, nil) // the remote is not asked
+	}
+	name := [2]string{g.Remote, g.Ref}
+	e.mu.Lock()
+	known := e.refs[name]
+	e.mu.Unlock()
+	for {
+		m, err := e.b.deps.Runner.GitMeta(ctx, g, known)
+		if err != nil {
+			return nil, err
+		}
+		e.mu.Lock()
+		first := e.refs[name]
+		if first == nil {
+			if e.refs == nil {
+				e.refs = make(map[[2]string]*run.GitMeta)
+			}
+			e.refs[name], first = m, m
+		}
+		e.mu.Unlock()
+		if first == known || *first == *m {
+			return m, nil
+		}
+		known = first // somebody else was quicker
+	}
+}
+
+// ask returns the answer to a question, which has no error then.
+func (e *env) ask(ctx context.Context, src op.Source) (*pin, error) {
 	key := keyOf(src)
 	for {
 		e.mu.Lock()
@@ -118,12 +177,12 @@ func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
 		e.mu.Unlock()
 		if first {
 			e.answer(ctx, key, p, src)
-			return p.src, p.err
+			return p, p.err
 		}
 		select {
 		case <-p.done:
 			if !p.givenUp {
-				return p.src, p.err
+				return p, p.err
 			}
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -133,7 +192,11 @@ func (e *env) Pin(ctx context.Context, src op.Source) (op.Source, error) {
 
 // answer finds the answer p to a question. That ctx has ended meanwhile is none for others.
 func (e *env) answer(ctx context.Context, key solver.Key, p *pin, src op.Source) {
-	p.src, p.err = e.pin(ctx, src)
+	if g, ok := src.(*op.Git); ok {
+		p.git, p.err = e.askGit(ctx, g)
+	} else {
+		p.src, p.err = e.pin(ctx, src)
+	}
 	if p.givenUp = p.err != nil && ctx.Err() != nil; p.givenUp {
 		e.mu.Lock()
 		delete(e.pins, key)
@@ -171,8 +234,6 @@ func (e *env) pin(ctx context.Context, src op.Source) (op.Source, error) {
 		return e.pinHTTP(ctx, s)
 	case *op.OCILayout:
 		return e.pinLayout(ctx, s)
-	case *op.Git:
-		return e.pinGit(ctx, s)
 	}
 	return nil, fmt.Errorf("%s: this kind of source is not supported", src)
 }
@@ -208,29 +269,6 @@ func (e *env) pinLocal(ctx context.Context, l *op.Local) (op.Source, error) {
 	pinned.Root, pinned.Largest = rooted.Root().String(), 0
 	remove := e.b.deps.Runner.AddTree(ctx, pinned.Root, tree)
 	e.atClose(remove)
-	return &pinned, nil
-}
-
-// pinGit asks what a ref means once a build: directories of one branch are of one commit.
-func (e *env) pinGit(ctx context.Context, s *op.Git) (op.Source, error) {
-	q := s.Question()
-	if keyOf(q) == keyOf(s) { // it is the question: to ask it again would be to wait for itself
-		pinned, err := e.b.deps.Runner.PinGit(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		return pinned, nil
-	}
-	src, err := e.Pin(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	answer, ok := src.(*op.Git)
-	if !ok {
-		return nil, fmt.Errorf("pinning %s: got %s", s, src)
-	}
-	pinned := *s
-	pinned.Ref, pinned.Commit = answer.Ref, answer.Commit
 	return &pinned, nil
 }
 

@@ -57,7 +57,7 @@ func (e *env) ResolveGit(ctx context.Context, src *op.Git, objects bool) (*front
 	if !ok {
 		return nil, fmt.Errorf("resolving %s: it is no repository", allowed)
 	}
-	m, err := e.b.deps.Runner.GitMeta(ctx, src, objects)
+	m, err := e.gitMeta(ctx, src)
 	if err != nil {
 		return nil, err
 	}
@@ -65,9 +65,14 @@ func (e *env) ResolveGit(ctx context.Context, src *op.Git, objects bool) (*front
 	if m.Commit != m.Hash {
 		out.CommitChecksum = m.Commit
 	}
-	if m.Objects != nil {
-		out.Commit, out.Tag = m.Objects.Commit, m.Objects.Tag
+	if !objects {
+		return out, nil
 	}
+	have, err := e.b.deps.Runner.GitObjects(ctx, src, m)
+	if err != nil {
+		return nil, err
+	}
+	out.Commit, out.Tag = have.Commit, have.Tag
 	return out, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -157,7 +158,8 @@ func TestResolveHTTP(t *testing.T) {
 	}
 }
 
-// TestResolveGit checks what is said of references to a repository: a branch and an annotated tag, with their objects.
+// TestResolveGit checks what is said of references to a repository: a branch and an annotated tag, with their objects. Each is
+// asked for once a build.
 func TestResolveGit(t *testing.T) {
 	d := start(t)
 	dir := t.TempDir()
@@ -169,8 +171,15 @@ func TestResolveGit(t *testing.T) {
 		}
 		return strings.TrimSpace(string(out))
 	}
+	write := func(text string) {
+		if err := os.WriteFile(filepath.Join(dir, "file"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		git("add", "file")
+	}
 	git("init", "-q", "-b", "main", ".")
-	git("commit", "-q", "--allow-empty", "-m", "the commit")
+	write("old")
+	git("commit", "-q", "-a", "-m", "the commit")
 	git("tag", "-a", "v1", "-m", "the tag")
 	git("update-server-info")
 	srv := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(dir))))
@@ -193,6 +202,29 @@ func TestResolveGit(t *testing.T) {
 		}
 		if g := ask("v1"); g.Ref != "refs/tags/v1" || g.Checksum != tag || g.CommitChecksum != commit || !strings.HasSuffix(string(g.TagObject), "\n\nthe tag\n") || len(g.CommitObject) == 0 {
 			t.Errorf("the tag: got %+v", g)
+		}
+		// A tag that has moved meanwhile is what it was, in answers and in what is built, with and without .git.
+		write("new")
+		git("commit", "-q", "-a", "-m", "another")
+		git("tag", "-f", "v1")
+		git("update-server-info")
+		if g := ask("v1"); g.Checksum != tag || g.CommitChecksum != commit {
+			t.Errorf("the tag when it has moved: got %+v", g)
+		}
+		for name, want := range map[string]string{".git/HEAD": commit, "file": "old"} {
+			opts := []llb.GitOption{llb.GitRef("v1")}
+			if name != "file" {
+				opts = append(opts, llb.KeepGitDir())
+			}
+			ref, err := solved(ctx, c, llb.Git(srv.URL+"/.git", "", opts...), true)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			got, err := ref.ReadFile(ctx, gateway.ReadRequest{Filename: name})
+			if err != nil || strings.TrimSpace(string(got)) != want {
+				t.Errorf("%s: got %q, %v, want %s", name, got, err, want)
+			}
 		}
 		return gateway.NewResult(), nil
 	})

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	tracev1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
@@ -28,6 +29,7 @@ type Tracer struct {
 	provider   *sdktrace.TracerProvider
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
+	clients    *forwarder // of what clients send of their own
 }
 
 // protocolOf returns how spans are sent, as the variables of OpenTelemetry say; "" if they are not.
@@ -86,6 +88,7 @@ func newTracer(ctx context.Context, opt Options) (*Tracer, error) {
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { opt.Log.Warn("sending traces", "error", err) }))
 	t := newTracerTo(sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about)))
+	t.clients = newForwarder(ctx, client, opt.Log)
 	opt.Log.Info("sending traces", "protocol", protocol)
 	return t, nil
 }
@@ -98,6 +101,9 @@ func newTracerTo(p *sdktrace.TracerProvider) *Tracer {
 }
 
 func (t *Tracer) close(ctx context.Context) error {
+	if t.clients != nil {
+		t.clients.close(ctx)
+	}
 	if err := t.provider.Shutdown(ctx); err != nil {
 		return fmt.Errorf("sending the last traces: %w", err)
 	}
@@ -136,13 +142,16 @@ func (t *Tracer) parent(ctx context.Context) context.Context {
 	return t.propagator.Extract(ctx, carrier(md))
 }
 
-// serverOptions have the calls of a gRPC server know the client's span. They have no spans themselves: a build's has all
+// serverOptions have the calls of a gRPC server know the client's span, and what a client sends of its own sent on. They have no spans themselves: a build's has all
 // that one would want to know, and other calls are short.
 func (t *Tracer) serverOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(func(
 			ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
 		) (any, error) {
+			if spans, ok := req.(*tracev1.ExportTraceServiceRequest); ok && t.clients != nil {
+				t.clients.add(spans)
+			}
 			return handler(t.parent(ctx), req)
 		}),
 		grpc.ChainStreamInterceptor(func(

@@ -9,13 +9,16 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -31,7 +34,7 @@ type collector struct {
 	collectorpb.UnimplementedTraceServiceServer
 	mu    sync.Mutex // guards all below
 	spans []*tracepb.Span
-	name  string // of the service
+	names []string // of the services, as they came
 }
 
 func (c *collector) Export(_ context.Context, req *collectorpb.ExportTraceServiceRequest) (*collectorpb.ExportTraceServiceResponse, error) {
@@ -40,7 +43,7 @@ func (c *collector) Export(_ context.Context, req *collectorpb.ExportTraceServic
 	for _, r := range req.GetResourceSpans() {
 		for _, a := range r.GetResource().GetAttributes() {
 			if a.GetKey() == "service.name" {
-				c.name = a.GetValue().GetStringValue()
+				c.names = append(c.names, a.GetValue().GetStringValue())
 			}
 		}
 		for _, s := range r.GetScopeSpans() {
@@ -102,7 +105,7 @@ func (b *building) Export(ctx context.Context, _ *collectorpb.ExportTraceService
 }
 
 // A client's span is the parent of the build's, and that one of those of the steps, with what became of each, by both
-// protocols of OTLP.
+// protocols of OTLP. What the client tells of its own span, as buildctl and buildx do, goes where the others go.
 func TestSpans(t *testing.T) {
 	for _, protocol := range []string{"grpc", "http/protobuf"} {
 		t.Run(strings.ReplaceAll(protocol, "/", "-"), func(t *testing.T) {
@@ -120,8 +123,8 @@ func TestSpans(t *testing.T) {
 			}
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			if c.name != "my-builder" {
-				t.Errorf("the service is called %q", c.name)
+			if slices.Sort(c.names); !slices.Equal(slices.Compact(c.names), []string{"my-builder", "my-client"}) {
+				t.Errorf("the services are called %q", c.names)
 			}
 			checkSpans(t, c.spans)
 		})
@@ -147,9 +150,21 @@ func call(t *testing.T, tel *Telemetry, p *play) {
 	}
 	defer conn.Close()
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-"+clientTrace+"-"+clientSpan+"-01")
-	if _, err := collectorpb.NewTraceServiceClient(conn).Export(ctx, &collectorpb.ExportTraceServiceRequest{}); err != nil {
+	if _, err := collectorpb.NewTraceServiceClient(conn).Export(ctx, ofClient()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ofClient is what the client tells of its own span.
+func ofClient() *collectorpb.ExportTraceServiceRequest {
+	trace, _ := hex.DecodeString(clientTrace)
+	span, _ := hex.DecodeString(clientSpan)
+	return &collectorpb.ExportTraceServiceRequest{ResourceSpans: []*tracepb.ResourceSpans{{
+		Resource: &resourcepb.Resource{Attributes: []*commonpb.KeyValue{{
+			Key: "service.name", Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: "my-client"}},
+		}}},
+		ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{{TraceId: trace, SpanId: span, Name: "client"}}}},
+	}}}
 }
 
 func checkSpans(t *testing.T, spans []*tracepb.Span) {
@@ -162,8 +177,11 @@ func checkSpans(t *testing.T, spans []*tracepb.Span) {
 		byName[s.GetName()] = s
 	}
 	build := byName["build"]
-	if len(spans) != 5 || hex.EncodeToString(build.GetParentSpanId()) != clientSpan {
+	if len(spans) != 6 || hex.EncodeToString(build.GetParentSpanId()) != clientSpan {
 		t.Fatalf("%d spans, the build's has the parent %x", len(spans), build.GetParentSpanId())
+	}
+	if c := byName["client"]; hex.EncodeToString(c.GetSpanId()) != clientSpan {
+		t.Errorf("the client's span is %v", c)
 	}
 	if got := attributes(build); got["boxbuild.build.id"] != "b1" || got["boxbuild.outcome"] != "error" || got["boxbuild.steps.cached"] != "1" {
 		t.Errorf("the build has %v", got)
@@ -237,5 +255,51 @@ func TestNothingWanted(t *testing.T) {
 	}
 	if err := tel.Close(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A deaf collector answers when it is told to.
+type deaf struct {
+	otlptrace.Client
+	got    int // spans
+	asked  chan struct{}
+	answer chan struct{}
+}
+
+// UploadTraces implements otlptrace.Client.
+func (d *deaf) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpans) error {
+	d.asked <- struct{}{}
+	d.got += len(spans)
+	select {
+	case <-d.answer:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// A collector that does not answer holds up no client: what fits waits, and what is too much is dropped. At the end what waits
+// is sent, and a collector that still does not answer is given up when the daemon will not wait any more.
+func TestDeafCollector(t *testing.T) {
+	d := &deaf{asked: make(chan struct{}, 2), answer: make(chan struct{})}
+	f := newForwarder(t.Context(), d, slog.New(slog.DiscardHandler))
+	f.add(ofClient())
+	<-d.asked
+	large := ofClient()
+	large.ResourceSpans[0].SchemaUrl = strings.Repeat("x", forwardBytes)
+	f.add(ofClient())
+	f.add(large)
+	f.add(ofClient())
+	if len(f.waiting) != 2 || f.bytes != 2*proto.Size(ofClient()) {
+		t.Errorf("%d wait, %d bytes", len(f.waiting), f.bytes)
+	}
+	d.answer <- struct{}{}
+	<-d.asked
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f.close(ctx)
+	f.add(ofClient())
+	if d.got != 3 || len(f.waiting) != 0 {
+		t.Errorf("%d were sent, %d wait", d.got, len(f.waiting))
 	}
 }

@@ -74,8 +74,8 @@ func (w *walk) name(it unstable.Iterator) (parts []string, row int) {
 func (w *walk) table(parts []string, row int) {
 	for _, k := range Keys {
 		pattern := k.parts()
-		for n := len(parts); n <= len(pattern); n++ {
-			// What a table can hold is not known here: any name will do for the rest.
+		// What a table can hold is not known here: any name will do for the rest. One of what is below "**" may have more parts.
+		for n := len(parts); n <= max(len(parts), len(pattern)); n++ {
 			if k.matches(append(parts[:len(parts):len(parts)], pattern[len(pattern)-(n-len(parts)):]...)) {
 				return
 			}

@@ -164,6 +164,10 @@ func TestUse(t *testing.T) {
 	}{
 		{text: "[worker.oci]\nbinary = \"crun\"\n", warning: "boxbuildd.toml:2: worker.oci.binary has no effect: boxshim starts the steps"},
 		{text: "[worker.oci.stargzSnapshotter.blob]\nvalid = true\n", warning: "worker.oci.stargzSnapshotter.blob.valid has no effect"},
+		{text: "[ghacache.verify.policy]\ntimestampThreshold = 1\n", warning: "boxbuildd.toml:2: ghacache.verify.policy.timestampThreshold has no effect"},
+		{text: "[cache.gha.verify.policy]\n[cache.gha.verify.policy.more]\ntlogThreshold = 1\n", warning: "boxbuildd.toml:3: cache.gha.verify.policy.more.tlogThreshold has no effect"},
+		{text: "[worker.oci.stargzSnapshotter.blob.a]\nvalid = true\n", warning: "stargzSnapshotter.blob.a.valid has no effect"},
+		{text: "[ghacache.verify.polic.y]\nx = 1\n[ghacach.verify.policy]\n", err: "boxbuildd.toml:3: unknown key ghacach.verify.policy", warning: "ghacache.verify.polic.y.x"},
 		{text: "[worker.containerd]\nenabled = false\n"},
 		{text: "[worker.containerd]\nenabled = true\n", err: "boxbuildd.toml:2: worker.containerd.enabled true is not supported: boxbuild needs no containerd"},
 		{text: "worker.containerd.enabled = true\n", err: "boxbuildd.toml:1: worker.containerd.enabled true is not supported"},

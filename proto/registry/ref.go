@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,6 +21,18 @@ const (
 	dockerHubKey   = "https://index.docker.io/v1/"
 )
 
+// A refError is a name that cannot be one: of the class errdefs.ErrInvalidArgument.
+type refError struct {
+	what, ref string
+	err       error
+}
+
+func (e *refError) Error() string { return fmt.Sprintf("parsing %s %q: %v", e.what, e.ref, e.err) }
+
+func (e *refError) Unwrap() error { return e.err }
+
+func (e *refError) InvalidParameter() {}
+
 // A Repo names a repository: a registry's host as the user wrote it, in lower case, with the port if one was given, and
 // the path. The zero Repo is invalid. Repo implements authn.Resource.
 type Repo struct {
@@ -32,10 +45,10 @@ type Repo struct {
 func ParseRepo(s string) (Repo, error) {
 	named, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
-		return Repo{}, fmt.Errorf("parsing repository %q: %w", s, err)
+		return Repo{}, &refError{what: "repository", ref: s, err: err}
 	}
 	if !reference.IsNameOnly(named) {
-		return Repo{}, fmt.Errorf("parsing repository %q: it has a tag or digest", s)
+		return Repo{}, &refError{what: "repository", ref: s, err: errors.New("it has a tag or digest")}
 	}
 	return repoOf(named), nil
 }
@@ -92,12 +105,12 @@ type Ref struct {
 func ParseRef(s string) (Ref, error) {
 	named, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
-		return Ref{}, fmt.Errorf("parsing reference %q: %w", s, err)
+		return Ref{}, &refError{what: "reference", ref: s, err: err}
 	}
 	ref := Ref{Repo: repoOf(named)}
 	if d, ok := named.(reference.Digested); ok {
 		if ref.Digest, err = ParseDigest(d.Digest().String()); err != nil {
-			return Ref{}, fmt.Errorf("parsing reference %q: %w", s, err)
+			return Ref{}, &refError{what: "reference", ref: s, err: err}
 		}
 	}
 	switch t, ok := named.(reference.Tagged); {

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
@@ -47,6 +48,9 @@ func TestParseRef(t *testing.T) {
 		got := ref.String()
 		if err != nil {
 			got = ""
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("ParseRef(%q): %v is not known as an invalid argument", tt.in, err)
+			}
 		}
 		if got != tt.want {
 			t.Errorf("ParseRef(%q) = %q, %v; want %q", tt.in, got, err, tt.want)

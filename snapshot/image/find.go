@@ -53,7 +53,7 @@ func find(tx *bbolt.Tx, ref string, p *ocispec.Platform) (*Image, error) {
 	if maybeID {
 		return byPrefix(tx, ref, hex)
 	}
-	return nil, fmt.Errorf("parsing reference %.300q: %w", ref, err)
+	return nil, &ReferenceError{Ref: ref, Err: err}
 }
 
 // byDocument finds an image by the digest of an index or a manifest, which a name or the image has: it is what builds and

@@ -189,20 +189,35 @@ func (i *Image) check() error {
 	return nil
 }
 
+// A ReferenceError is a name or an ID that cannot be one. It is of the class errdefs.ErrInvalidArgument.
+type ReferenceError struct {
+	Ref string
+	Err error
+}
+
+func (e *ReferenceError) Error() string {
+	return fmt.Sprintf("parsing reference %.300q: %v", e.Ref, e.Err)
+}
+
+func (e *ReferenceError) Unwrap() error { return e.Err }
+
+// InvalidParameter marks the class.
+func (e *ReferenceError) InvalidParameter() {}
+
 // Normalize returns the canonical form of a reference as a user writes it, with a tag and without a digest:
-// "busybox" is "docker.io/library/busybox:latest".
+// "busybox" is "docker.io/library/busybox:latest". Its errors are *ReferenceError.
 func Normalize(ref string) (string, error) {
 	n, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return "", fmt.Errorf("parsing reference %.300q: %w", ref, err)
+		return "", &ReferenceError{Ref: ref, Err: err}
 	}
 	t, ok := reference.TagNameOnly(n).(reference.NamedTagged)
 	if !ok {
-		return "", fmt.Errorf("parsing reference %.300q: it has a digest and no tag", ref)
+		return "", &ReferenceError{Ref: ref, Err: errors.New("it has a digest and no tag")}
 	}
 	t, err = reference.WithTag(reference.TrimNamed(n), t.Tag())
 	if err != nil {
-		return "", fmt.Errorf("parsing reference %.300q: %w", ref, err)
+		return "", &ReferenceError{Ref: ref, Err: err}
 	}
 	return t.String(), nil
 }

@@ -13,7 +13,8 @@ type GRPC struct {
 	// Address is as Daemon.Addrs.
 	Address []string `toml:"address"`
 	// DebugAddress is where metrics, health and, for clients on this machine, profiles are served over HTTP: "host:port",
-	// "tcp://host:port" or "unix:///path"; nowhere if empty. --debugaddr.
+	// "tcp://host:port" or "unix:///path"; nowhere if empty. --debugaddr,
+	// BUILDKITD_DEBUGADDR.
 	DebugAddress string `toml:"debugAddress"`
 	// UID and GID own the sockets; nil for those of the daemon. Daemon.Group goes before GID.
 	UID *int `toml:"uid"`

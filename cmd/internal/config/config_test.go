@@ -179,6 +179,29 @@ func TestEntitlements(t *testing.T) {
 	}
 }
 
+// buildkitd's variables stand for flags that are not given: they go before the file, and flags before them.
+func TestVariables(t *testing.T) {
+	const file = "[log]\nlevel = \"error\"\n[grpc]\ndebugAddress = \"127.0.0.1:1\"\n"
+	for _, c := range []struct {
+		level, addr         string
+		args                []string
+		wantLevel, wantAddr string
+	}{
+		{"", "", nil, "error", "127.0.0.1:1"},
+		{"trace", "0.0.0.0:2", nil, "debug", "0.0.0.0:2"},
+		{"debug", "0.0.0.0:2", []string{"--log-level", "warn", "--debugaddr", "127.0.0.1:3"}, "warn", "127.0.0.1:3"},
+	} {
+		vars := map[string]string{"BUILDKITD_LOG_LEVEL": c.level, "BUILDKITD_DEBUGADDR": c.addr}
+		d, err := loadIn(t, file, vars, c.args...)
+		if err != nil || d.Log.Level != c.wantLevel || d.GRPC.DebugAddress != c.wantAddr {
+			t.Errorf("%+v: got %s, %s, %v", c, d.Log.Level, d.GRPC.DebugAddress, err)
+		}
+	}
+	if _, err := loadIn(t, "", map[string]string{"BUILDKITD_LOG_LEVEL": "loud"}); err == nil || !strings.Contains(err.Error(), `"loud" is none of`) {
+		t.Errorf("a level that there is not: %v", err)
+	}
+}
+
 // A cgroup is below the root, however it is written, as it is for BuildKit.
 func TestCgroupParent(t *testing.T) {
 	for text, want := range map[string]string{

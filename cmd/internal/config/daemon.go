@@ -101,7 +101,7 @@ type CDI struct {
 
 // Log configures what is logged.
 type Log struct {
-	// Level is debug, info, warn or error. --log-level, or debug with --debug; "info".
+	// Level is debug, info, warn or error. --log-level, or debug with --debug; BUILDKITD_LOG_LEVEL; "info".
 	Level string `toml:"level"`
 	// Format is text or json. --log-format; "text".
 	Format string `toml:"format"`

@@ -29,6 +29,8 @@ type Flag struct {
 	// Note is the usage of one that is honoured, and of any other why it changes nothing or is refused.
 	Note  string
 	value any // the default to show
+	// env is the variable that stands for one that is not given, as with buildkitd; one that is empty is none.
+	env string
 	// set takes the value of one that was given; nil for those that are bound to a variable.
 	set func(d *Daemon, v pflag.Value) error
 }
@@ -67,13 +69,13 @@ var Flags = []Flag{
 	{Name: "tlskey", Use: Honoured, Note: "Key of that certificate", set: setText(func(d *Daemon) *string { return &d.GRPC.TLS.Key })},
 	{Name: "tlscacert", Use: Honoured, Note: "Certificate of the authority that signs those of clients", set: setText(func(d *Daemon) *string { return &d.GRPC.TLS.CA })},
 	{Name: "allow-unauthenticated-tcp", kind: onOff, Use: Honoured, Note: "Let anyone who reaches the tcp:// address become root on this machine", set: setBool(func(d *Daemon) *bool { return &d.AnyoneOverTCP })},
-	{Name: "debugaddr", Use: Honoured, Note: `Serve metrics, health and, to this machine, profiles there, such as "127.0.0.1:6060"`, set: setText(func(d *Daemon) *string { return &d.GRPC.DebugAddress })},
+	{Name: "debugaddr", Use: Honoured, env: "BUILDKITD_DEBUGADDR", Note: `Serve metrics, health and, to this machine, profiles there, such as "127.0.0.1:6060" (BUILDKITD_DEBUGADDR)`, set: setText(func(d *Daemon) *string { return &d.GRPC.DebugAddress })},
 	{Name: "idle-timeout", kind: duration, Use: Honoured, Note: "End after so long without a call; 0 for never (default 0; boxbuild starts it with 5m)", set: setDuration(func(d *Daemon) *Duration { return &d.IdleTimeout })},
 	{Name: "drain-timeout", kind: duration, Use: Honoured, value: "10m", Note: "How long builds may go on after SIGTERM; 0 cancels them at once", set: setDuration(func(d *Daemon) *Duration { return &d.DrainTimeout })},
 	{Name: "max-parallelism", kind: number, Use: Honoured, Note: "How many steps run at once; 0 for as many as there are CPUs", set: setInt(func(d *Daemon) *int { return &d.MaxParallelism })},
 	{Name: "snapshotter", Use: Honoured, value: "auto", Note: `"auto", "overlay" or "native"`, set: setText(func(d *Daemon) *string { return &d.Snapshotter })},
 	{Name: "shim", Use: Honoured, Note: "Path of boxshim", set: setText(func(d *Daemon) *string { return &d.Shim })},
-	{Name: "log-level", Use: Honoured, value: "info", Note: `"debug", "info", "warn" or "error"`, set: setText(func(d *Daemon) *string { return &d.Log.Level })},
+	{Name: "log-level", Use: Honoured, env: "BUILDKITD_LOG_LEVEL", value: "info", Note: `"debug", "info", "warn" or "error" (BUILDKITD_LOG_LEVEL)`, set: setText(func(d *Daemon) *string { return &d.Log.Level })},
 	{Name: "log-format", Use: Honoured, value: "text", Note: `"text" or "json"`, set: setText(func(d *Daemon) *string { return &d.Log.Format })},
 	{Name: "log-file", Use: Honoured, Note: "Log to this file instead of standard error", set: setText(func(d *Daemon) *string { return &d.Log.File })},
 	{Name: "debug", kind: onOff, Use: Honoured, Note: "Log everything", set: setBool(func(d *Daemon) *bool { return &d.Debug })},
@@ -186,10 +188,15 @@ func (d *Daemon) addFlags(fs *pflag.FlagSet) {
 	}
 }
 
-// setFlags lays the flags that were given over d.
+// setFlags lays the flags that were given over d, and the variables that stand for flags that were not.
 func (d *Daemon) setFlags(fs *pflag.FlagSet) error {
 	for _, f := range Flags {
 		given := fs.Lookup(f.Name)
+		if v := d.env.Getenv(f.env); v != "" && !given.Changed {
+			if err := fs.Set(f.Name, v); err != nil {
+				return fmt.Errorf("%s: %w", f.env, err)
+			}
+		}
 		if !given.Changed {
 			continue
 		}

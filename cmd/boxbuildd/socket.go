@@ -52,6 +52,9 @@ func listenUnix(path string, uid, gid int) (*socket, error) {
 	return &socket{UnixListener: l, path: path, info: info}, nil
 }
 
+// Addr implements net.Listener: the name that clients know, where the kernel only knows the one that it was made under.
+func (s *socket) Addr() net.Addr { return &net.UnixAddr{Net: "unix", Name: s.path} }
+
 // publish gives the socket its owner, its mode and its name.
 func publish(temp, path string, uid, gid int) (os.FileInfo, error) {
 	if err := os.Lchown(temp, uid, gid); err != nil {

@@ -165,13 +165,24 @@ type Output struct {
 type Dest struct {
 	// Dir is a directory of this machine that the daemon writes itself, after it has checked that the client may.
 	Dir string
-	// Stream takes a tar; the files of a directory output are one too, which the client unpacks.
+	// Stream takes a tar; the files of a directory output are one too, which the client unpacks. An archive of an image that it
+	// answers with ErrDeclined has been exported all the same. It may be a Described.
 	Stream io.WriteCloser
 	// Files takes what a directory output has, for a client that asks for the files that it lacks. The trees are valid
 	// until it returns.
 	Files func(ctx context.Context, parts []local.Part) error
 	// Blob takes the blobs of an oci output one by one: layers, configurations, manifests, and the index if there is one.
 	Blob func(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error
+}
+
+// ErrDeclined is the error of a stream whose client has looked at what is to come and wants none of it, since it has that
+// already.
+var ErrDeclined = errors.New("the client has the output already")
+
+// A Described is a stream that wants to know what it takes.
+type Described interface {
+	// Describe is called before the first byte of an image's archive, with what BuildResult.Metadata says of this output.
+	Describe(metadata map[string]string)
 }
 
 // A BuildResult is what a build made.

@@ -58,6 +58,8 @@ type Options struct {
 	// Made, if set, is told what each image consists of once its layers are there in the form asked for, and before anything
 	// is written.
 	Made func(exporter.Contents)
+	// Begin, if set, is told what the index says of the last image, before Write writes the first byte.
+	Begin func(top Descriptor)
 }
 
 // An entry is a file of an archive.

@@ -26,6 +26,9 @@ func Write(ctx context.Context, w io.Writer, opt Options, images ...*exporter.Im
 	if err != nil {
 		return Descriptor{}, err
 	}
+	if opt.Begin != nil {
+		opt.Begin(l.top)
+	}
 	bw := bufio.NewWriterSize(w, 128<<10)
 	tw := tar.NewWriter(bw)
 	for _, d := range l.dirs() {

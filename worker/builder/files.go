@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/boxbuild/boxbuild/exporter"
@@ -45,13 +46,36 @@ func (b *Builder) exportArchive(ctx context.Context, r *result, p *plan) error {
 				sent = pr.begin("sending tarball")
 			}
 		}}
+		var top exporter.Descriptor
+		opt.Begin = func(desc exporter.Descriptor) {
+			top = desc
+			if s, ok := p.Dest.Stream.(worker.Described); ok {
+				s.Describe(r.told(p, desc))
+			}
+		}
 		desc, err := writeArchive(ctx, p, opt, img)
+		if errors.Is(err, worker.ErrDeclined) {
+			desc, err = top, nil
+		}
 		if err != nil {
 			return err
 		}
 		r.named(p)
 		return b.keep(ctx, r, desc, made.Documents)
 	})
+}
+
+// told is what the metadata of the build's result will say of an archive that desc describes.
+func (r *result) told(p *plan, desc exporter.Descriptor) map[string]string {
+	res := &worker.BuildResult{Metadata: make(map[string]string)}
+	if id := r.out.Metadata[metaConfig]; id != "" {
+		res.Metadata[metaConfig] = id
+	}
+	if len(p.names) > 0 {
+		res.Metadata[metaName] = strings.Join(p.names, ",")
+	}
+	_ = describe(res, desc) // that it cannot be the export itself tells
+	return res.Metadata
 }
 
 // writeArchive writes an image to where the output goes.

@@ -12,6 +12,7 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
 
 	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/frontend"
@@ -135,12 +136,12 @@ func (b *build) output(ctx context.Context, place int, e *controlapi.Exporter, r
 		o.Dest.Blob = b.exportBlob
 		return o, nil
 	}
-	o.Dest.Stream = &lateStream{open: func() (bksession.OutputStream, error) {
+	o.Dest.Stream = &lateStream{open: func(md map[string]string) (bksession.OutputStream, error) {
 		sess, err := b.sess.get(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return sess.SendStream(context.WithoutCancel(ctx), place, nil)
+		return sess.SendStream(context.WithoutCancel(ctx), place, md)
 	}}
 	return o, nil
 }
@@ -195,14 +196,28 @@ func (b *build) pushed(o *worker.Output, req *worker.BuildRequest) {
 // behind at the client. It is not safe for concurrent use.
 type lateStream struct {
 	once sync.Once
-	open func() (bksession.OutputStream, error)
+	open func(md map[string]string) (bksession.OutputStream, error)
+	md   map[string]string // what the client is told of it
 	to   bksession.OutputStream
 	err  error
 }
 
+// Describe implements worker.Described.
+func (w *lateStream) Describe(metadata map[string]string) { w.md = metadata }
+
 func (w *lateStream) start() error {
-	w.once.Do(func() { w.to, w.err = w.open() })
+	w.once.Do(func() { w.to, w.err = w.open(w.md) })
 	return w.err
+}
+
+// declined returns err, as worker.ErrDeclined if the client has said so: BuildKit's clients do that who have no place for the
+// bytes.
+func declined(err error) error {
+	var said *bksession.CallError
+	if errors.As(err, &said) && said.Code == codes.AlreadyExists {
+		return fmt.Errorf("%w: %w", worker.ErrDeclined, err)
+	}
+	return err
 }
 
 // Write implements io.Writer.
@@ -210,7 +225,8 @@ func (w *lateStream) Write(p []byte) (int, error) {
 	if err := w.start(); err != nil {
 		return 0, err
 	}
-	return w.to.Write(p)
+	n, err := w.to.Write(p)
+	return n, declined(err)
 }
 
 // Close says that all is written, and waits until the client has stored it.
@@ -218,7 +234,7 @@ func (w *lateStream) Close() error {
 	if err := w.start(); err != nil {
 		return err
 	}
-	return w.to.Close()
+	return declined(w.to.Close())
 }
 
 // CloseWithError ends the stream without the client taking it for whole.

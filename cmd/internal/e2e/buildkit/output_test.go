@@ -137,6 +137,32 @@ func TestArchives(t *testing.T) {
 	}
 }
 
+// TestDeclined checks that a client is told of an archive before it takes the first byte, and may decline it then: that is no
+// failure of the build, and the response says as much as when it has taken it. A tar of files has nothing to be told of.
+func TestDeclined(t *testing.T) {
+	d := start(t)
+	for _, kind := range []string{client.ExporterOCI, client.ExporterDocker} {
+		var told map[string]string
+		opt := opts(t, small)
+		opt.Exports = []client.ExportEntry{{
+			Type: kind, Attrs: map[string]string{"name": "app:1"},
+			Output: func(md map[string]string) (io.WriteCloser, error) {
+				told = md
+				return nil, nil
+			},
+		}}
+		resp, _ := d.must(opt)
+		if len(resp.ExporterResponse) != 4 || !maps.Equal(resp.ExporterResponse, told) {
+			t.Errorf("%s: told %q, the response is %q", kind, told, resp.ExporterResponse)
+		}
+	}
+	opt := opts(t, small)
+	opt.Exports = []client.ExportEntry{{Type: client.ExporterTar, Output: func(map[string]string) (io.WriteCloser, error) { return nil, nil }}}
+	if _, _, err := d.solve(t.Context(), opt); err == nil || !strings.Contains(err.Error(), "already exists") {
+		t.Errorf("a tar of files: %v", err)
+	}
+}
+
 // TestLayout checks an OCI layout that the client has written into a directory of its own, by blobs.
 func TestLayout(t *testing.T) {
 	d := start(t)

@@ -80,6 +80,9 @@ func (c *Container) Start(ctx context.Context, p *ContainerProcess) (executor.Ru
 	if !ok {
 		return nil, errors.New("the executor starts one process in a sandbox only")
 	}
+	if err := checkSecurity(p.Security); err != nil {
+		return nil, err
+	}
 	secrets, err := c.mounts.secrets.env(ctx, p.Secrets)
 	if err != nil {
 		return nil, err

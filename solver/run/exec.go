@@ -103,6 +103,9 @@ func (r *Runner) spec(ctx context.Context, e *op.Exec, m *execMounts) (*executor
 	if err != nil {
 		return nil, err
 	}
+	if err := checkSecurity(e.Security); err != nil {
+		return nil, err
+	}
 	s := &executor.Spec{
 		ID:       newName(),
 		Hostname: e.Meta.Hostname,
@@ -147,7 +150,7 @@ func (r *Runner) spec(ctx context.Context, e *op.Exec, m *execMounts) (*executor
 		// The file is of no use there, but what a process writes to it is to be in the image as little as elsewhere.
 		s.Network.Mode = executor.NetworkNone
 	default:
-		return nil, fmt.Errorf("unknown network %d", e.Network)
+		return nil, fmt.Errorf("unknown network mode %d", e.Network)
 	}
 	if resolv != nil {
 		if s.ResolvConf, err = resolv(); err != nil {
@@ -160,6 +163,14 @@ func (r *Runner) spec(ctx context.Context, e *op.Exec, m *execMounts) (*executor
 	s.Ulimits = noCore(e, s.Ulimits)
 	s.Hosts = hostsFile(s.Hostname, e.Meta.ExtraHosts)
 	return s, nil
+}
+
+// checkSecurity refuses what is no mode: it would be a sandbox of which nobody knows how tight it was to be.
+func checkSecurity(mode op.Security) error {
+	if mode != op.SecuritySandbox && mode != op.SecurityInsecure {
+		return fmt.Errorf("invalid security mode %d", mode)
+	}
+	return nil
 }
 
 // hostsFile is /etc/hosts of a build's sandbox, as BuildKit writes it.

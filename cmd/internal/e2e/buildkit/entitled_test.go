@@ -3,6 +3,7 @@ package buildkit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 
 // TestEntitledContainers checks that a container of a frontend's gets no more than the client has allowed it, whether the
 // daemon would or not: neither when it is made, nor for its first process, nor for a later one (CVE-2024-23653,
-// GHSA-7236-3392-c5c6). A word that is not known gives nothing.
+// GHSA-7236-3392-c5c6). A word that is not known gives nothing. The client gets to know what it is that it may not have.
 func TestEntitledContainers(t *testing.T) {
 	for _, flags := range [][]string{nil, {"--allow-insecure-entitlement", "security.insecure", "--allow-insecure-entitlement", "network.host"}} {
 		d := start(t, flags...)
@@ -68,10 +69,19 @@ func tryEntitled(ctx context.Context, t *testing.T, c gateway.Client, allowed st
 			}
 			for _, later := range when {
 				out, err := entitledProcess(ctx, c, base, net, gateway.StartRequest{Args: []string{"/bin/sh", "-c", script}, Cwd: "/", SecurityMode: sec}, later)
-				may := net >= 0 && net <= pb.NetMode_NONE && (net != pb.NetMode_HOST || allowed == "network.host") &&
-					(sec != pb.SecurityMode_INSECURE || allowed == "security.insecure")
+				var why string // it may not, in words that BuildKit has too
 				switch {
-				case (err == nil) != may:
+				case net < 0 || net > pb.NetMode_NONE:
+					why = fmt.Sprintf("unknown network mode %d", net)
+				case sec < 0 || sec > pb.SecurityMode_INSECURE:
+					why = fmt.Sprintf("invalid security mode %d", sec)
+				case net == pb.NetMode_HOST && allowed != "network.host":
+					why = "network.host is not allowed"
+				case sec == pb.SecurityMode_INSECURE && allowed != "security.insecure":
+					why = "security.insecure is not allowed"
+				}
+				switch {
+				case (err == nil) != (why == "") || err != nil && !strings.Contains(err.Error(), why):
 					t.Errorf("%q: network %d, security %d, later %v: %q, %v", allowed, net, sec, later, out, err)
 				case err == nil && (strings.Contains(out, host) != (net == pb.NetMode_HOST) || plain(out) != (sec != pb.SecurityMode_INSECURE)):
 					t.Errorf("%q: network %d, security %d, later %v: %q", allowed, net, sec, later, out)

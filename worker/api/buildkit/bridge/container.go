@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 
 	pb "github.com/moby/buildkit/frontend/gateway/pb"
 	opspb "github.com/moby/buildkit/solver/pb"
@@ -18,10 +19,12 @@ import (
 // A container is one that the other side has asked for.
 type container struct {
 	frontend.Container
-	cancel context.CancelCauseFunc // of what it does as long as it is there
+	cancel   context.CancelCauseFunc // of what it does as long as it is there
+	released atomic.Bool             // the end of its processes is no doing of theirs
 }
 
 func (k *container) close() error {
+	k.released.Store(true)
 	err := k.Container.Close()
 	k.cancel(errOver)
 	return err
@@ -52,7 +55,7 @@ func (c *conversation) NewContainer(ctx context.Context, in *pb.NewContainerRequ
 			cancel(nil)
 			return nil, err
 		}
-		k := &container{made, cancel}
+		k := &container{Container: made, cancel: cancel}
 		c.mu.Lock()
 		_, twice := c.containers[in.GetContainerID()]
 		if !twice && c.containers != nil {

@@ -28,7 +28,8 @@ func (c *conversation) ExecProcess(s pb.LLBBridge_ExecProcessServer) error {
 		return err
 	}
 	defer finish()
-	x := &execStream{c: c, ctx: ctx, s: s, procs: make(map[string]*proc), out: make(chan *pb.ExecMessage), ended: make(chan struct{})}
+	x := &execStream{c: c, ctx: ctx, s: s, procs: make(map[string]*proc), last: make(map[*container]*proc)}
+	x.started, x.out, x.ended = make(chan *pb.ExecMessage), make(chan *pb.ExecMessage), make(chan struct{})
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -54,20 +55,23 @@ type execStream struct {
 	ctx context.Context //nolint:containedctx // the call's
 	s   pb.LLBBridge_ExecProcessServer
 
-	work  sync.WaitGroup       // a process each
-	out   chan *pb.ExecMessage // to be sent
-	ended chan struct{}        // closed when there is nothing more to send; out is not, since what is killed may still write
-	mu    sync.Mutex           // guards procs
-	procs map[string]*proc
+	work    sync.WaitGroup       // a process each
+	last    map[*container]*proc // the latest in each that was asked for; only run has to do with it
+	started chan *pb.ExecMessage // to be sent before anything else
+	out     chan *pb.ExecMessage // to be sent
+	ended   chan struct{}        // closed when there is nothing more to send; out is not, since what is killed may still write
+	mu      sync.Mutex           // guards procs
+	procs   map[string]*proc
 }
 
 // A proc is a process of a stream, from the message that asks for it to the last message about it.
 type proc struct {
-	id      string
-	stdin   *feed         // nil for none
-	ready   chan struct{} // closed when it is known whether there is a process
-	p       frontend.Process
-	started chan struct{} // closed when the other side has been told that it runs
+	id    string
+	stdin *feed         // nil for none
+	ready chan struct{} // closed when it is known whether there is a process
+	p     frontend.Process
+	in    *container // where it runs
+	after *proc      // was asked for before it, in the same container; nil for none, and once it is ready
 }
 
 // run takes messages until there are no more.
@@ -170,8 +174,18 @@ func signalByName(name string) (syscall.Signal, bool) {
 }
 
 // begin starts a process, and has it told of.
+//
+// BuildKit's client reads one message after the other, of all the processes of a container, and while one waits for somebody
+// to take its output none is read. Whoever is to take it may be the next process, which there is for the client when it has
+// read that it has started. So that is said as soon as a process is asked for, before anything else that there is to say.
 func (x *execStream) begin(id string, in *pb.InitMessage) {
-	p := &proc{id: id, ready: make(chan struct{}), started: make(chan struct{})}
+	k, err := x.c.container(in.GetContainerID())
+	if err != nil {
+		x.work.Go(func() { x.refuse(id, err) })
+		return
+	}
+	p := &proc{id: id, ready: make(chan struct{}), in: k, after: x.last[k]}
+	x.last[k] = p
 	spec := &frontend.ProcessSpec{
 		Args: in.GetMeta().GetArgs(), Env: in.GetMeta().GetEnv(), Cwd: in.GetMeta().GetCwd(), User: in.GetMeta().GetUser(),
 		Terminal: in.GetTty(), Security: op.Security(in.GetSecurity()),
@@ -206,8 +220,9 @@ func (x *execStream) begin(id string, in *pb.InitMessage) {
 	x.procs[id] = p
 	x.mu.Unlock()
 	x.work.Go(func() {
-		if err := x.start(p, in.GetContainerID(), spec); err != nil {
-			x.refuse(p, err)
+		x.send(x.started, &pb.ExecMessage{ProcessID: id, Input: &pb.ExecMessage_Started{Started: &pb.StartedMessage{}}})
+		if err := x.start(p, spec); err != nil {
+			x.finish(p, outs, pb.UnknownExitStatus, err)
 			return
 		}
 		code, err := x.perform(p)
@@ -215,33 +230,30 @@ func (x *execStream) begin(id string, in *pb.InitMessage) {
 	})
 }
 
-// start starts a process, and has the other side told.
-func (x *execStream) start(p *proc, container string, spec *frontend.ProcessSpec) error {
-	k, err := x.c.container(container)
-	if err == nil {
-		p.p, err = k.Start(x.ctx, spec)
-	}
-	close(p.ready)
-	if err == nil {
-		x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Started{Started: &pb.StartedMessage{}}})
-	}
-	close(p.started)
-	return err
-}
-
-// refuse tells that there is no process, and why. BuildKit breaks the stream off, which takes the other processes with it.
-// One message instead of that which says that it has started fails the client's call as well; it takes no other.
-func (x *execStream) refuse(p *proc, err error) {
-	x.mu.Lock()
-	delete(x.procs, p.id)
-	x.mu.Unlock()
-	if p.stdin != nil {
-		p.stdin.close()
-	}
-	x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Exit{
+// refuse tells that there is no such container. BuildKit breaks the stream off, which takes the other processes with it. One
+// message instead of that which says that it has started fails the client's call as well; it takes no other.
+func (x *execStream) refuse(id string, err error) {
+	x.send(x.out, &pb.ExecMessage{ProcessID: id, Input: &pb.ExecMessage_Exit{
 		Exit: &pb.ExitMessage{Code: pb.UnknownExitStatus, Error: status.Convert(failure.Status(err)).Proto()},
 	}})
 }
+
+// start starts a process, after those that were asked for before it: a container ends with the first one in it.
+func (x *execStream) start(p *proc, spec *frontend.ProcessSpec) (err error) {
+	defer close(p.ready)
+	if p.after != nil {
+		<-p.after.ready
+		p.after = nil
+	}
+	p.p, err = p.in.Start(x.ctx, spec)
+	if err != nil && p.in.released.Load() {
+		err = ended(err)
+	}
+	return err
+}
+
+// ended is an error of a process that did not end by itself, but with its container. As with BuildKit.
+func ended(err error) error { return fmt.Errorf("%w: %w", err, context.Canceled) }
 
 // perform waits for a process to end.
 func (x *execStream) perform(p *proc) (code int, err error) {
@@ -251,35 +263,38 @@ func (x *execStream) perform(p *proc) (code int, err error) {
 	}
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit code: %d", code)
+		if p.in.released.Load() {
+			code, err = pb.UnknownExitStatus, ended(err)
+		}
 	} else if err != nil && code == 0 {
 		code = pb.UnknownExitStatus
 	}
 	return code, err
 }
 
-// finish tells how a process has ended. All of its output has been sent.
+// finish tells how a process has ended, if it could be started at all. All of its output has been sent.
 func (x *execStream) finish(p *proc, outs []uint32, code int, err error) {
 	if p.stdin != nil {
 		p.stdin.close()
 	}
 	for _, fd := range outs {
-		x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_File{File: &pb.FdMessage{Fd: fd, EOF: true}}})
+		x.send(x.out, &pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_File{File: &pb.FdMessage{Fd: fd, EOF: true}}})
 	}
 	exit := &pb.ExitMessage{Code: uint32(code)}
 	if err != nil {
 		exit.Error = status.Convert(failure.Status(err)).Proto()
 	}
-	x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Exit{Exit: exit}})
-	x.send(&pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Done{Done: &pb.DoneMessage{}}})
+	x.send(x.out, &pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Exit{Exit: exit}})
+	x.send(x.out, &pb.ExecMessage{ProcessID: p.id, Input: &pb.ExecMessage_Done{Done: &pb.DoneMessage{}}})
 	x.mu.Lock()
 	delete(x.procs, p.id)
 	x.mu.Unlock()
 }
 
-// send has a message sent, unless the call is over.
-func (x *execStream) send(m *pb.ExecMessage) {
+// send has a message sent by way of started or out, unless the call is over.
+func (x *execStream) send(by chan<- *pb.ExecMessage, m *pb.ExecMessage) {
 	select {
-	case x.out <- m:
+	case by <- m:
 	case <-x.ctx.Done():
 	}
 }
@@ -288,13 +303,19 @@ func (x *execStream) send(m *pb.ExecMessage) {
 func (x *execStream) sendAll() {
 	lost := false
 	for {
+		var m *pb.ExecMessage
 		select {
-		case m := <-x.out:
-			if !lost {
-				lost = x.s.Send(m) != nil
+		case m = <-x.started:
+		default:
+			select {
+			case m = <-x.started:
+			case m = <-x.out:
+			case <-x.ended:
+				return
 			}
-		case <-x.ended:
-			return
+		}
+		if !lost {
+			lost = x.s.Send(m) != nil
 		}
 	}
 }
@@ -329,14 +350,9 @@ type fdWriter struct {
 const maxChunk = 1 << 20
 
 func (w *fdWriter) Write(b []byte) (int, error) {
-	select {
-	case <-w.p.started:
-	case <-w.x.ctx.Done():
-		return 0, context.Cause(w.x.ctx)
-	}
 	for part := range chunks(b, maxChunk) {
 		m := &pb.FdMessage{Fd: w.fd, Data: bytes.Clone(part)} // it is sent after this has returned
-		w.x.send(&pb.ExecMessage{ProcessID: w.p.id, Input: &pb.ExecMessage_File{File: m}})
+		w.x.send(w.x.out, &pb.ExecMessage{ProcessID: w.p.id, Input: &pb.ExecMessage_File{File: m}})
 	}
 	return len(b), nil
 }

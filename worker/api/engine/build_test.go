@@ -123,6 +123,7 @@ func TestBuildRequest(t *testing.T) {
 		"t=A": "invalid tag", "t=a@sha256:" + strings.Repeat("a", 64): "cannot contain a digest", "networkmode=container:x": "not supported by builder",
 		"extrahosts=x": "invalid host", "remote=client-session": "names none", "remote=foo": "neither a URL nor a Git", "platform=a/b/c/d": "failed to parse target platform",
 		`outputs=[{"Type":"local"}]`: "needs a session", "shmsize=x": "failed to parse shm size",
+		"memory=100": "Minimum memory limit allowed is 6MB",
 	} {
 		w.want("POST /build?"+query, "", 400, part)
 	}

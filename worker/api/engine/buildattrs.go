@@ -6,6 +6,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -88,8 +89,14 @@ func parseBuild(c *call) (*buildQuery, error) {
 	return q, nil
 }
 
+// minMemory is the least that a process can be started with, in bytes.
+const minMemory = 6 << 20
+
 // texts reads what is passed on as it is.
 func (q *buildQuery) texts(c *call) error {
+	if n, err := strconv.ParseInt(c.get("memory"), 10, 64); err == nil && n > 0 && n < minMemory {
+		return worker.Invalidf("Minimum memory limit allowed is 6MB")
+	}
 	for key, attr := range map[string]string{
 		"dockerfile": "filename", "target": "target", "cgroupparent": "cgroup-parent", "shmsize": "shm-size", "memory": "memory",
 		"memswap": "memswap", "cpushares": "cpushares", "cpuperiod": "cpuperiod", "cpuquota": "cpuquota",

@@ -147,15 +147,18 @@ type legacyInfo struct {
 
 // auth checks credentials with the registry that they are for.
 func (s *Server) auth(ctx context.Context, c *call) error {
-	var conf registry.AuthConfig
+	var conf *registry.AuthConfig
 	if err := c.read(&conf); err != nil {
 		return err
+	}
+	if conf == nil { // nobody is asked at a registry that nobody has named
+		return worker.Invalidf("invalid JSON: got EOF while reading request body")
 	}
 	if s.opt.Login == nil {
 		return missing("this daemon cannot verify credentials")
 	}
 	host := registryHost(conf.ServerAddress)
-	token, err := s.opt.Login(ctx, host, credentials(&conf))
+	token, err := s.opt.Login(ctx, host, credentials(conf))
 	if err != nil {
 		return worker.Errorf(unauthorizedClass(err), "%s", loginRefused(host, err))
 	}

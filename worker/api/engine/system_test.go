@@ -192,6 +192,9 @@ func TestAuth(t *testing.T) {
 	if err != nil || got.Auth.Status != "Login Succeeded" {
 		t.Errorf("%+v, %v", got, err)
 	}
+	for _, body := range []string{"", "null"} { // no registry is asked about nobody
+		w.want("POST /auth", body, 400, "invalid JSON: got EOF while reading request body")
+	}
 	w.want("POST /auth", `{"username":"alice","password":"wrong","serveraddress":"r.example:5000"}`, 401, `Get \"https://r.example:5000/v2/\": not authorized`)
 	for in, want := range map[string]string{
 		"": "docker.io", "https://index.docker.io/v1/": "docker.io", "http://r:5000": "r:5000", "r/x": "r", "docker.io": "docker.io",

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/platforms"
 
 	"github.com/boxbuild/boxbuild/exporter"
+	"github.com/boxbuild/boxbuild/frontend"
 	"github.com/boxbuild/boxbuild/solver/op"
 )
 
@@ -20,7 +21,7 @@ const (
 	toIndexDescriptor    = "index-descriptor"
 )
 
-// An annotation is one that an output was asked to write.
+// An annotation is one that an output was asked to write, or that a frontend has made.
 type annotation struct {
 	to       string
 	platform string // normalised; "" for all
@@ -53,6 +54,27 @@ func parseAnnotation(attr, value string) (a annotation, ok bool, err error) {
 		a.platform = platforms.FormatAll(platforms.Normalize(p))
 	}
 	return a, true, nil
+}
+
+// annotateAsSaid adds the annotations that a frontend has among the metadata of its result to all outputs of images. Where one
+// that the output was asked to write is the same but for its value, the frontend's counts, as with BuildKit.
+func annotateAsSaid(plans []plan, out *frontend.Output) error {
+	var said []annotation
+	for _, k := range slices.Sorted(maps.Keys(out.Metadata)) {
+		a, ok, err := parseAnnotation(k, string(out.Metadata[k]))
+		if err != nil {
+			return fmt.Errorf("reading the frontend's annotations: %w", err)
+		}
+		if ok {
+			said = append(said, a)
+		}
+	}
+	for i := range plans {
+		if p := &plans[i]; kind(p.Type)&onAny != 0 {
+			p.annotations = slices.Concat(p.annotations, said)
+		}
+	}
+	return nil
 }
 
 // annotate puts annotations where they belong. One for a platform goes before one for all; one for a platform that is not

@@ -131,6 +131,9 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	if err := nameAsSaid(outputs, out); err != nil {
 		return nil, err
 	}
+	if err := annotateAsSaid(outputs, out); err != nil {
+		return nil, err
+	}
 	stores := slices.ContainsFunc(outputs, func(p plan) bool { return p.Type == worker.OutputImage })
 	made, err := b.solve(ctx, id, out, em, stores)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/exporter/local"
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/frontend/dockerfile"
 	"github.com/boxbuild/boxbuild/snapshot/image"
 	"github.com/boxbuild/boxbuild/snapshot/lease"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -169,6 +170,63 @@ func TestAnnotations(t *testing.T) {
 	}
 	if _, raw := document(t, r, "app", "one"); !bytes.Contains(raw, []byte(`"c": "d"`)) || bytes.Contains(raw, []byte(`"a": "b"`)) {
 		t.Errorf("the single image has %s", raw)
+	}
+}
+
+// A sayer is a frontend that says more of its results than it makes.
+type sayer struct {
+	frontend.Frontend
+	metadata map[string][]byte
+}
+
+func (s sayer) Translate(ctx context.Context, req *frontend.Request, env frontend.Env) (*frontend.Output, error) {
+	out, err := s.Frontend.Translate(ctx, req, env)
+	if err == nil {
+		out.Metadata = s.metadata
+	}
+	return out, err
+}
+
+// TestAnnotationsSaid checks that annotations among the metadata of a frontend's result are written beside those that the output
+// asks for, and go before these.
+func TestAnnotationsSaid(t *testing.T) {
+	r := newRig(t)
+	r.file("amd64", "x86")
+	r.file("arm64", "arm")
+	said := func(md map[string]string) func(*worker.BuildRequest) {
+		s := sayer{Frontend: dockerfile.New(), metadata: map[string][]byte{}}
+		for k, v := range md {
+			s.metadata[k] = []byte(v)
+		}
+		return func(q *worker.BuildRequest) { q.Use = s }
+	}
+	push := out(worker.Output{Type: worker.OutputImage, Push: true}, "annotation.o=out", "annotation.both=out", "annotation-index.oi=out")
+	_, _, err := r.build(perPlatform, twice, tags(r.host+"/said:1"), push, said(map[string]string{
+		"annotation.all": "said", "annotation.both": "said", "annotation-index.i": "said", "annotation-manifest[linux/arm64].arm": "said",
+		"annotation-manifest-descriptor.d": "said", "annotation-manifest-descriptor[linux/amd64].amd": "said", "frontend.x": "no annotation",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	idx, _ := document(t, r, "said", "1")
+	if want := map[string]string{"i": "said", "oi": "out"}; !maps.Equal(idx.Annotations, want) {
+		t.Errorf("the index has %v, want %v", idx.Annotations, want)
+	}
+	manifests := []map[string]string{
+		{"all": "said", "both": "said", "o": "out"},
+		{"all": "said", "both": "said", "o": "out", "arm": "said"},
+	}
+	for i, want := range []map[string]string{{"d": "said", "amd": "said"}, {"d": "said"}} {
+		if got := idx.Manifests[i].Annotations; !maps.Equal(got, want) {
+			t.Errorf("descriptor %d has %v, want %v", i, got, want)
+		}
+		if m, _ := document(t, r, "said", string(idx.Manifests[i].Digest)); !maps.Equal(m.Annotations, manifests[i]) {
+			t.Errorf("manifest %d has %v, want %v", i, m.Annotations, manifests[i])
+		}
+	}
+	_, _, err = r.build(perPlatform, push, said(map[string]string{"annotation-layer.a": "b"}))
+	if err == nil || !strings.Contains(err.Error(), "unrecognized annotation type layer") {
+		t.Errorf("an annotation of nothing that there is: %v", err)
 	}
 }
 

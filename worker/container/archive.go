@@ -137,7 +137,11 @@ func (m *Manager) CopyTo(ctx context.Context, ref, name string, content io.Reade
 				return err
 			}
 		}
-		return unpack(ctx, root, name, content, o)
+		err = unpack(ctx, root, name, content, o)
+		if _, missing := stat(root, name); missing == nil && errors.Is(err, fs.ErrNotExist) { // in /proc nothing can be made
+			return worker.Invalidf("writing to the path %s in container %s: %v", name, ref, err)
+		}
+		return err
 	})
 	if err != nil {
 		return pathError(ref, name, err)

@@ -190,6 +190,9 @@ type BuildResult struct {
 	Images   []BuiltImage
 	Metadata map[string]string // as BuildKit's exporter response: "containerimage.digest", "image.name", …
 	Report   report.Document   // nil for a Build
+	// LastNamed is what BuildKit says for "image.name": the names of the last output that gives any, with commas, of an image as
+	// the frontend has written them, if it has.
+	LastNamed string
 	// Exports are, by the place of an output among those of the request that export anything, the manifests or indexes that
 	// left the store. Documents are they and what they name but for layers; the store has them as long as something, such
 	// as the history, lets it know that they are of use.

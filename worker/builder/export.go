@@ -288,6 +288,13 @@ func (r *result) named(p *plan) {
 			r.out.Metadata[metaName] = strings.Join(img.Names, ",")
 		}
 	}
+	if len(names) == 0 {
+		return
+	}
+	r.out.LastNamed = strings.Join(names, ",")
+	if p.said != "" && p.Type == worker.OutputImage && len(names) == len(p.names) {
+		r.out.LastNamed = p.said
+	}
 }
 
 // storeImages puts images into the store, unless it has them under these names already.

@@ -20,6 +20,7 @@ type plan struct {
 	worker.Output
 	names  []string // canonical
 	asSaid bool     // the names are the frontend's to say
+	said   string   // the names that it has said, if no others were asked for
 	tagged string   // one of the names that was written with a tag or a digest; empty if none was
 	form   exporter.Form
 	tar    bool // of an OCI layout: as one file
@@ -94,6 +95,9 @@ func nameAsSaid(plans []plan, out *frontend.Output) error {
 		said := string(out.Metadata[metaSaid])
 		if said == "" {
 			return &frontend.UsageError{Message: fmt.Sprintf("output %s: name=* asks for the frontend's name of the image, and it has none", p.Type)}
+		}
+		if len(p.names) == 0 {
+			p.said = said
 		}
 		if err := p.readNames(said); err != nil {
 			return &frontend.UsageError{Message: fmt.Sprintf("output %s: the frontend's name of the image: %v", p.Type, err)}

@@ -218,6 +218,9 @@ func (b *build) answer(res *worker.BuildResult) map[string]string {
 			out[k] = v
 		}
 	}
+	if out[metaName] != "" && res.LastNamed != "" {
+		out[metaName] = res.LastNamed
+	}
 	if name, ok := b.asGiven(out[metaName]); ok {
 		out[metaName] = name
 	}
@@ -228,14 +231,14 @@ func (b *build) answer(res *worker.BuildResult) map[string]string {
 const metaName = "image.name"
 
 // asGiven is the names of the image as the client wrote them, if its last output with any is one that BuildKit tells so of;
-// of archives it tells full names.
+// of archives it tells full names, and where the frontend says the name it is that.
 func (b *build) asGiven(full string) (string, bool) {
 	for _, e := range slices.Backward(slices.Concat(b.in.GetExporters(), b.chosen)) {
 		name := e.GetAttrs()["name"]
-		if name == "" {
+		if name == "" && e.GetAttrs()["dangling-name-prefix"] == "" {
 			continue
 		}
-		if worker.OutputType(e.GetType()) != worker.OutputImage || strings.Count(name, ",") != strings.Count(full, ",") {
+		if name == "" || name == "*" || worker.OutputType(e.GetType()) != worker.OutputImage || strings.Count(name, ",") != strings.Count(full, ",") {
 			return "", false
 		}
 		return name, true

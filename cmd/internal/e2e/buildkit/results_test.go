@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/boxbuild/boxbuild/proto/registry/registrytest"
@@ -183,6 +185,42 @@ func TestIndexAnnotations(t *testing.T) {
 		var idx ocispec.Index
 		if err := json.Unmarshal(d.blob(d.result(tt.name).GetResults()[0]), &idx); err != nil || len(idx.Manifests) != 1 || idx.Annotations["a"] != "b" {
 			t.Errorf("%s: the index is %v, %v", tt.name, idx, err)
+		}
+	}
+}
+
+// TestImageName checks which name the response has: of several outputs the last one's, as the client has written it, and of a
+// name that is left to the frontend the frontend's.
+func TestImageName(t *testing.T) {
+	d := start(t)
+	image := func(name string) client.ExportEntry {
+		return client.ExportEntry{Type: client.ExporterImage, Attrs: map[string]string{"name": name}}
+	}
+	archive := func(name string) client.ExportEntry {
+		return (&sink{}).to(client.ExporterOCI, map[string]string{"name": name})
+	}
+	for _, tc := range []struct {
+		exports []client.ExportEntry
+		want    string
+	}{
+		{[]client.ExportEntry{image("*")}, "said:1"},
+		{[]client.ExportEntry{archive("*")}, "docker.io/library/said:1"},
+		{[]client.ExportEntry{image("a:1"), image("b:1,b:2")}, "b:1,b:2"},
+		{[]client.ExportEntry{image("a:1"), image("*")}, "said:1"},
+		{[]client.ExportEntry{image("a:1"), archive("b:1")}, "docker.io/library/b:1"},
+		{[]client.ExportEntry{image("a:1"), image("")}, "a:1"},
+	} {
+		resp, _, err := d.direct(t.Context(), client.SolveOpt{Exports: tc.exports}, func(context.Context, gateway.Client) (*gateway.Result, error) {
+			res := gateway.NewResult()
+			res.AddMeta("image.name", []byte("said:1"))
+			return res, nil
+		})
+		if err != nil {
+			t.Errorf("%v: %v", tc.exports, err)
+			continue
+		}
+		if got := resp.ExporterResponse["image.name"]; got != tc.want {
+			t.Errorf("%v: got %q, want %q", tc.exports, got, tc.want)
 		}
 	}
 }

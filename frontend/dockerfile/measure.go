@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -20,6 +21,10 @@ const (
 	sizeInstruction = 1000 // an instruction
 	sizeExpanded    = 48   // a word in a here-document that variables may be in
 )
+
+// maxLine is how long a line may be, in bytes. That is the parser's limit, which does not see long here-documents and calls
+// others unterminated.
+const maxLine = bufio.MaxScanTokenSize - 1
 
 // largeSize is from what size on the memory is collected before and after parsing, which takes some milliseconds.
 const largeSize = 8 << 20
@@ -234,6 +239,9 @@ func (m *measure) document(doc *parser.Heredoc) error {
 	for len(m.rest) > 0 {
 		content := rest - len(m.rest)
 		line := m.next()
+		if len(bytes.TrimSuffix(line, []byte{'\n'})) > maxLine {
+			return atLine(fmt.Errorf("dockerfile line greater than max allowed size of %d", maxLine), m.line)
+		}
 		end := bytes.TrimRight(line, "\r\n")
 		if doc.Chomp {
 			end = bytes.TrimLeft(end, "\t")

@@ -344,6 +344,18 @@ func TestBuildKitArgs(t *testing.T) {
 	}
 }
 
+// TestCheckArgument checks that what is wrong with the argument is said of it, and of no line.
+func TestCheckArgument(t *testing.T) {
+	c := dockerfileCase(t, "# check=skip=all\nFROM busybox\n")
+	c.req.BuildArgs["BUILDKIT_DOCKERFILE_CHECK"] = "bad"
+	_, err := c.translate()
+	var ue *frontend.UsageError
+	want := `failed to parse build-arg:BUILDKIT_DOCKERFILE_CHECK: invalid check option "bad"`
+	if !errors.As(err, &ue) || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 // TestCanceled checks that a translation ends with its context.
 func TestCanceled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())

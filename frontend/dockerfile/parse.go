@@ -34,6 +34,10 @@ func parse(src *source, config func(directive string) (*linter.Config, error)) (
 	}
 	directive, _, where, _ := parser.ParseDirective("check", src.text)
 	cfg, err := config(directive)
+	var usage *frontend.UsageError
+	if errors.As(err, &usage) {
+		return nil, err // of the argument: no line is to blame
+	}
 	if err != nil {
 		return nil, at(fmt.Errorf("failed to parse check options: %w", err), where)
 	}
@@ -68,11 +72,16 @@ func parse(src *source, config func(directive string) (*linter.Config, error)) (
 
 // lintConfig is the configuration of the checks: from the build argument, else from the directive.
 func (t *translation) lintConfig(directive string) (*linter.Config, error) {
-	if v, ok := t.req.BuildArgs["BUILDKIT_DOCKERFILE_CHECK"]; ok {
+	const arg = "BUILDKIT_DOCKERFILE_CHECK"
+	v, ok := t.req.BuildArgs[arg]
+	if ok {
 		directive = v
 	}
 	cfg, err := linter.ParseLintOptions(directive)
-	if err != nil {
+	switch {
+	case err != nil && ok:
+		return nil, &frontend.UsageError{Message: fmt.Sprintf("failed to parse build-arg:%s: %v", arg, err)}
+	case err != nil:
 		return nil, err
 	}
 	cfg.Warn = func(rule, description, url, msg string, where []parser.Range) {

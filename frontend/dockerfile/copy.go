@@ -213,6 +213,12 @@ func (cp *copying) source(system, src string, a op.Copy) (copySource, error) {
 	}
 	a.Src = path.Join("/", whole)
 	a.Wildcard = hasWildcards(whole)
+	// BuildKit says this when it looks for the files, or its client does, without a line.
+	for _, p := range append([]string{a.Src}, a.Include...) {
+		if _, err := path.Match(p, ""); err != nil && hasWildcards(p) {
+			return copySource{}, fmt.Errorf("%q: %w", p, err)
+		}
+	}
 	a.EmptyWildcard = a.Wildcard
 	return copySource{from: cp.from, action: a, sel: solver.Selector{
 		Paths: []string{a.Src}, Wildcard: a.Wildcard, Follow: true, Include: a.Include, Exclude: a.Exclude,

@@ -20,6 +20,9 @@ type CacheMount struct {
 	Size  int64     // bytes that it takes on the disk
 	Used  time.Time // when something in it changed last
 	InUse bool      // by a step
+	// Description is of the step that used it first, and of what it mounted where; empty if nobody knows. Uses counts mounts.
+	Description string
+	Uses        int
 }
 
 // CacheMounts returns the directories of cache mounts. It walks through them all.
@@ -52,6 +55,7 @@ func (r *Runner) CacheMounts(ctx context.Context) ([]CacheMount, error) {
 		if err != nil {
 			return nil, err
 		}
+		r.readNote(&m)
 		r.caches.mu.Lock()
 		m.InUse = r.caches.m[m.Name] != nil
 		r.caches.mu.Unlock()
@@ -76,9 +80,9 @@ func (m *CacheMount) add(info fs.FileInfo) {
 	}
 }
 
-// unnamedCache says whether a directory is being filled or removed, and so is none that a step can enter.
+// unnamedCache says whether a directory is being filled or removed, or is a note, and so is none that a step can enter.
 func unnamedCache(name string) bool {
-	return strings.HasPrefix(name, freshCache) || strings.HasPrefix(name, goneCache)
+	return strings.HasPrefix(name, freshCache) || strings.HasPrefix(name, goneCache) || strings.HasPrefix(name, noteCache)
 }
 
 // RemoveCacheMount removes the directory of that name, and says whether it has: not if a step is in it or waits for it.
@@ -92,6 +96,7 @@ func (r *Runner) RemoveCacheMount(ctx context.Context, name string) (bool, error
 		return false, err
 	}
 	gone := filepath.Join(r.deps.CacheDir, goneCache+newName())
+	r.removeNote(name)
 	err = os.Rename(filepath.Join(r.deps.CacheDir, name), gone)
 	r.caches.release(name, op.SharingPrivate)
 	if errors.Is(err, fs.ErrNotExist) {

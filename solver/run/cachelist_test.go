@@ -26,6 +26,8 @@ func TestCacheMounts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	r.noteCacheUse("a", "what\n\"a\" is")
+	r.noteCacheUse("a", "another step's")
 	if ok, err := r.caches.acquire(t.Context(), "b", op.SharingShared); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
@@ -45,6 +47,9 @@ func TestCacheMounts(t *testing.T) {
 	if len(got) != 2 || got["a"].InUse || !got["b"].InUse || got["a"].Used.IsZero() {
 		t.Errorf("got %+v", got)
 	}
+	if a, b := got["a"], got["b"]; a.Description != "what\n\"a\" is" || a.Uses != 2 || b.Description != "" || b.Uses != 0 {
+		t.Errorf("got %+v, %+v", a, b)
+	}
 	if n := got["a"].Size; n < 100<<10 || n > 150<<10 {
 		t.Errorf("a file with two names, of 100 KiB, takes %d", n)
 	}
@@ -54,7 +59,7 @@ func TestCacheMounts(t *testing.T) {
 		}
 	}
 	r.caches.release("b", op.SharingShared)
-	for _, bad := range []string{"", ".", "..", "../x", "a/b", freshCache + "x", goneCache + "y"} {
+	for _, bad := range []string{"", ".", "..", "../x", "a/b", freshCache + "x", goneCache + "y", noteCache + "a"} {
 		if ok, err := r.RemoveCacheMount(t.Context(), bad); ok || err == nil {
 			t.Errorf("removing %q: %v, %v", bad, ok, err)
 		}
@@ -64,5 +69,8 @@ func TestCacheMounts(t *testing.T) {
 	}
 	if got := list(); len(got) != 0 {
 		t.Errorf("left are %+v", got)
+	}
+	if notes, err := filepath.Glob(filepath.Join(r.deps.CacheDir, noteCache+"*")); len(notes) != 0 || err != nil {
+		t.Errorf("left are the notes %q, %v", notes, err)
 	}
 }

@@ -99,6 +99,7 @@ func (r *Runner) cacheMount(ctx context.Context, step *solver.Step, x *op.ExecMo
 	if err := r.fillCache(ctx, dir, cacheBase(step, x)); err != nil {
 		return nil, lost(err, x.Input)
 	}
+	r.noteCacheUse(use.name, describeCache(step, x))
 	f, err := openDir(dir)
 	if err != nil || path.Clean("/"+x.Selector) == "/" {
 		return f, err
@@ -210,6 +211,7 @@ func (r *Runner) PruneCaches(steps []*op.Exec) error {
 			continue
 		}
 		gone := filepath.Join(r.deps.CacheDir, goneCache+newName())
+		r.removeNote(name)
 		switch err := os.Rename(filepath.Join(r.deps.CacheDir, name), gone); {
 		case errors.Is(err, os.ErrNotExist):
 		case err != nil:

@@ -177,6 +177,10 @@ func TestCacheMount(t *testing.T) {
 	if _, log := r.run(sh(r.busybox(), "cat /cache/file; stat -c %a:%u:%g /cache", cache("a"))); log != "kept\n755:0:0\n" {
 		t.Errorf("the next step sees %q", log)
 	}
+	if all, err := r.runner.CacheMounts(t.Context()); err != nil || len(all) != 1 || all[0].Uses != 2 ||
+		all[0].Description != "cached mount /cache from exec /bin/sh -c echo kept > /cache/file with id \"a\"" {
+		t.Errorf("it is listed as %+v, %v", all, err)
+	}
 	if _, log := r.run(sh(r.busybox(), "ls /cache", cache("b"))); log != "" {
 		t.Errorf("a cache with another ID has %q", log)
 	}

@@ -39,6 +39,9 @@ type CacheMount struct {
 	Size  int64     // bytes on the disk
 	Used  time.Time // when it changed last
 	InUse bool      // by a step
+	// Description is for people; empty if nothing is known. Uses counts mounts.
+	Description string
+	Uses        int
 }
 
 // Mounts are the directories of cache mounts (RUN --mount=type=cache), which no record refers to.

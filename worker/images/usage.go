@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,8 +110,8 @@ func (s *Service) mountUsage(ctx context.Context, du *worker.DiskUsage) error {
 	mounts, err := s.deps.Mounts.CacheMounts(ctx)
 	for _, m := range mounts {
 		du.Records = append(du.Records, worker.UsageRecord{
-			ID: m.Name, Type: "exec.cachemount", Description: "cache mount", Size: m.Size, Created: m.Used, LastUsed: m.Used,
-			InUse: m.InUse, Mutable: true,
+			ID: m.Name, Type: "exec.cachemount", Description: cmp.Or(m.Description, "cache mount"), Uses: m.Uses,
+			Size: m.Size, Created: m.Used, LastUsed: m.Used, InUse: m.InUse, Mutable: true,
 		})
 		du.BuildCache.Total++
 		du.BuildCache.Size += m.Size

@@ -50,7 +50,7 @@ func TestBadPattern(t *testing.T) {
 		"/q/[a": true, "/q/[a*": true, "/q/b[": true, "/[q/b": true, "/z*[/b": true, "--parents /q/[a": true,
 		"--parents /q/[a/./b": true, "--parents /q/./[a": true, "[]a]": true,
 		`[ a, "b" ]`: true, // meant to be JSON
-		"/q/[[]a": false, `/q/\\[a`: false, "--parents /q/**/a": false, "--parents /q*/./[a-c]?": false, "[!a]": false, "[^a]": false,
+		"/q/[[]a":    false, `/q/\\[a`: false, "--parents /q/**/a": false, "--parents /q*/./[a-c]?": false, "[!a]": false, "[^a]": false,
 	} {
 		for _, from := range []string{"", "--from=a "} {
 			_, err := dockerfileCase(t, "FROM busybox AS a\nFROM busybox\nCOPY "+from+source+" /x/\n").translate()

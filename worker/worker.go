@@ -78,6 +78,9 @@ type BuildRequest struct {
 	Call     frontend.Call   // what is wanted; anything but Build has only a Report for a result
 	Tags     []string        // names for the image, as the user wrote them
 	Outputs  []Output
+	// Platforms are those that the result is to be for, in the client's words. If it is for others there is a warning; none
+	// for a client that is not to be warned.
+	Platforms []string
 	// More returns further outputs, for a client that chooses them when it knows what a frontend says of the result, and
 	// warnings about them; it may be nil.
 	More func(ctx context.Context, metadata map[string][]byte) ([]Output, []solver.Warning, error)

@@ -117,6 +117,7 @@ func (b *Builder) Build(ctx context.Context, req *worker.BuildRequest, events fu
 	}
 	if hasResult(out) {
 		em.remark(stepMissing, req.Missing)
+		em.remark(stepPlatforms, otherPlatforms(req.Platforms, out))
 	}
 	if err := b.admitOutput(out, grants); err != nil {
 		return nil, located(err, out)

@@ -12,6 +12,8 @@ const (
 	stepReading = "[internal] reading the request"
 	stepChosen  = "[internal] reading the outputs that the client has chosen"
 	stepMissing = "[internal] checking what is not done"
+
+	stepPlatforms = "[internal] checking the platforms of the result"
 )
 
 // hasResult says whether there is an image or a tree in what a frontend made. Clients that direct a build themselves may only

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/platforms"
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -199,6 +200,11 @@ func (b *build) request(ctx context.Context) (_ *worker.BuildRequest, err error)
 	}
 	req.Frontend.Default = b.server.platforms(ctx)[0]
 	req.Frontend.Entitlements = in.GetEntitlements()
+	if list, ok := in.GetFrontendAttrs()["platform"]; ok {
+		req.Platforms = strings.Split(list, ",")
+	} else {
+		req.Platforms = []string{platforms.FormatAll(platforms.Normalize(req.Frontend.Default))}
+	}
 	return req, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -221,6 +222,33 @@ func TestImageName(t *testing.T) {
 		}
 		if got := resp.ExporterResponse["image.name"]; got != tc.want {
 			t.Errorf("%v: got %q, want %q", tc.exports, got, tc.want)
+		}
+	}
+}
+
+// TestPlatformsOfResult checks that a client is warned whose build is not for the platforms that it asks for.
+func TestPlatformsOfResult(t *testing.T) {
+	d := start(t)
+	for asked, want := range map[string]string{
+		"":                        "",
+		"linux/amd64,linux/arm64": "Multiple platforms requested but result is not multi-platform",
+	} {
+		opt := client.SolveOpt{FrontendAttrs: map[string]string{}}
+		if asked != "" {
+			opt.FrontendAttrs["platform"] = asked
+		}
+		_, p, err := d.direct(t.Context(), opt, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+			return c.Solve(ctx, gateway.SolveRequest{Definition: definition(ctx, t, llb.Scratch().File(llb.Mkfile("/a", 0o600, nil)))})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, w := range p.warnings {
+			got = append(got, string(w.Short))
+		}
+		if strings.Join(got, "\n") != want {
+			t.Errorf("%q: got %q, want %q", asked, got, want)
 		}
 	}
 }

@@ -37,14 +37,35 @@ func (d *decoder) locate(m *solver.Meta, at []*pb.Location) {
 			continue
 		}
 		for _, r := range l.GetRanges() {
-			start, end := int(r.GetStart().GetLine()), int(r.GetEnd().GetLine())
-			if start < 1 || end < start {
+			start := int(r.GetStart().GetLine())
+			if start < 1 {
 				continue // nothing that could be shown
 			}
+			end := max(start, int(r.GetEnd().GetLine())) // which a client may leave out
 			m.File, m.Text = f.Name, f.Text
 			m.Source = append(m.Source, solver.Range{Start: start, End: end})
 		}
 	}
+}
+
+// A Place is where in a file of the user's an operation comes from.
+type Place struct {
+	File   *File
+	Ranges []*pb.Range // lines and characters, as the client has said; they may be missing
+}
+
+// Places returns where the operation that v was decoded from comes from, as the definition says and in its order; nil if v was
+// not decoded. What solver.Meta has of it is lines of one file. It must not be changed.
+func Places(v *solver.Vertex) []Place {
+	o := originOf(v)
+	if o == nil {
+		return nil
+	}
+	var out []Place
+	for _, l := range o.locations {
+		out = append(out, Place{&o.files[l.GetSourceIndex()], l.GetRanges()})
+	}
+	return out
 }
 
 // places returns where a vertex that was not decoded comes from. index numbers files.

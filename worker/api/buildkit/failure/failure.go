@@ -29,6 +29,7 @@ import (
 
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/frontend"
+	"github.com/boxbuild/boxbuild/proto/llb"
 	"github.com/boxbuild/boxbuild/proto/registry"
 	"github.com/boxbuild/boxbuild/solver"
 	"github.com/boxbuild/boxbuild/worker"
@@ -83,7 +84,7 @@ func details(err error) []proto.Message {
 		out = append(out, step.Solve)
 	}
 	for _, src := range sources(err) {
-		out = append(out, Source(src))
+		out = append(out, src)
 	}
 	var call *errdefs.UnsupportedSubrequestError
 	if errors.As(err, &call) {
@@ -103,13 +104,41 @@ func details(err error) []proto.Message {
 	return out
 }
 
-// sources are the places that err names, the innermost first.
-func sources(err error) []*frontend.SourceError {
-	var src *frontend.SourceError
-	if !errors.As(err, &src) {
-		return nil
+// sources are the places that err names, the outermost first, as BuildKit sends them: its client, and each who passes an error
+// on, turns them round. Those of a vertex of a client's are in the client's words, the last one first; what else err has of
+// them is less.
+func sources(err error) (out []*errdefs.Source) {
+	var exact []*errdefs.Source
+	var m solver.Meta
+	var vertex *solver.VertexError
+	if errors.As(err, &vertex) && vertex.Vertex != nil {
+		m = vertex.Vertex.Meta()
+		for _, p := range slices.Backward(llb.Places(vertex.Vertex)) {
+			exact = append(exact, place(p))
+		}
 	}
-	return append(sources(src.Err), src)
+	var src *frontend.SourceError
+	for inner := err; errors.As(inner, &src); inner = src.Err {
+		if len(exact) == 0 || src.File != m.File || !slices.Equal(src.Ranges, m.Source) {
+			out = append(out, Source(src))
+		}
+	}
+	return append(out, exact...)
+}
+
+// place returns a place in a client's file as BuildKit's message.
+func place(p llb.Place) *errdefs.Source {
+	short := frontend.SourceError{Text: p.File.Text}
+	for _, r := range p.Ranges {
+		start := int(r.GetStart().GetLine())
+		short.Ranges = append(short.Ranges, solver.Range{Start: start, End: max(start, int(r.GetEnd().GetLine()))})
+	}
+	return &errdefs.Source{
+		Info: &pb.SourceInfo{
+			Filename: p.File.Name, Language: p.File.Language, Data: short.Excerpt(), Definition: p.File.Definition,
+		},
+		Ranges: p.Ranges,
+	}
 }
 
 // Returned makes an error of what somebody else has returned, who may know places in files; nil if st is none. rename says
@@ -134,7 +163,7 @@ func Returned(st *status.Status, rename func(id string) string) error {
 	renameIn(p.Details, rename)
 	err := error(&returnedError{status.FromProto(p)})
 	for _, src := range places {
-		at := &frontend.SourceError{File: src.GetInfo().GetFilename(), Text: src.GetInfo().GetData(), Err: err}
+		at := &frontend.SourceError{File: src.GetInfo().GetFilename(), Text: src.GetInfo().GetData(), Err: &placedError{src, err}}
 		for _, r := range src.GetRanges() {
 			at.Ranges = append(at.Ranges, solver.Range{Start: int(r.GetStart().GetLine()), End: int(r.GetEnd().GetLine())})
 		}
@@ -166,6 +195,15 @@ func renameIn(in []*anypb.Any, rename func(id string) string) {
 	}
 }
 
+// A placedError is an error with its place as it came, which is inside of the frontend.SourceError made of it.
+type placedError struct {
+	at  *errdefs.Source
+	err error
+}
+
+func (e *placedError) Error() string { return e.err.Error() }
+func (e *placedError) Unwrap() error { return e.err }
+
 // A returnedError is an error in the words of who returned it.
 type returnedError struct{ st *status.Status }
 
@@ -176,6 +214,9 @@ func (e *returnedError) GRPCStatus() *status.Status { return e.st }
 
 // Source returns the place of an error as BuildKit's message.
 func Source(src *frontend.SourceError) *errdefs.Source {
+	if have, ok := src.Err.(*placedError); ok { //nolint:errorlint // of this place, not of one within
+		return have.at
+	}
 	out := &errdefs.Source{Info: &pb.SourceInfo{Filename: src.File, Data: src.Excerpt(), Language: "Dockerfile"}}
 	out.Ranges = progress.Ranges(src.Ranges)
 	return out

@@ -114,7 +114,8 @@ func TestCodes(t *testing.T) {
 }
 
 // TestReturned checks that an error which somebody has returned as a status is the same to a client, in text, code and
-// details; and that the places which it names are such to us as well, the innermost first.
+// details; and that the places which it names are such to us as well. Their order turns round with everybody who passes them
+// on, as with BuildKit, where the one that was told last is the outermost.
 func TestReturned(t *testing.T) {
 	if err := Returned(status.New(codes.OK, ""), nil); err != nil {
 		t.Errorf("no error is %v", err)
@@ -125,19 +126,19 @@ func TestReturned(t *testing.T) {
 	sent := Status(&frontend.SourceError{File: "outer", Text: []byte("c\n"), Ranges: []solver.Range{{Start: 1, End: 1}}, Err: inner})
 	err := Returned(status.Convert(sent), nil)
 	var src *frontend.SourceError
-	if !errors.As(err, &src) || src.File != "outer" || !strings.Contains(src.Quote(), ">>> c") {
-		t.Errorf("the place is %+v", src)
+	if !errors.As(err, &src) || src.File != "inner" || !strings.Contains(src.Quote(), ">>> b") || src.Ranges[0] != inner.Ranges[0] {
+		t.Errorf("the outermost place is %+v", src)
 	}
-	if !errors.As(src.Err, &src) || src.File != "inner" || string(src.Text) != "a\nb\n" || src.Ranges[0] != inner.Ranges[0] {
-		t.Errorf("the inner place is %+v", src)
+	if !errors.As(src.Err, &src) || src.File != "outer" || string(src.Text) != "c\n" {
+		t.Errorf("the innermost place is %+v", src)
 	}
 	want, got := grpcerrors.FromGRPC(sent), grpcerrors.FromGRPC(Status(err))
 	var missing *errdefs.UnsupportedFrontendCapError
 	if got.Error() != want.Error() || grpcerrors.Code(got) != codes.Unimplemented || !errors.As(got, &missing) {
 		t.Errorf("got %v with code %s, want %v", got, grpcerrors.Code(got), want)
 	}
-	if a, b := errdefs.Sources(got), errdefs.Sources(want); len(a) != 2 || len(b) != 2 || a[0].Info.Filename != b[0].Info.Filename {
-		t.Errorf("the places are %v, want %v", a, b)
+	if a, b := errdefs.Sources(got), errdefs.Sources(want); len(a) != 2 || len(b) != 2 || a[0].Info.Filename != b[1].Info.Filename {
+		t.Errorf("the places are %v, want the reverse of %v", a, b)
 	}
 	// What cannot be read stays as it is.
 	p := status.New(codes.Unknown, "no").Proto()

@@ -1,11 +1,11 @@
 // Package telemetry tells operators what a daemon does: a line in the log for each build, numbers for Prometheus, and
-// spans for OpenTelemetry. Each is a decorator of worker.Builder, which reads the events that pass, and an interceptor of
+// spans for OpenTelemetry, with those that clients send of their own. Each is a decorator of worker.Builder, which reads the events that pass, and an interceptor of
 // gRPC; none changes what a build does, and one that is not wanted is not there.
 //
 // Life cycle: New, then Wrap and ServerOptions; Close, when no build runs any more, sends the last spans.
 //
-// Lock order: the only mutex, that of the store's usage, is a leaf, and is held while the usage is counted: whoever asks
-// for the numbers meanwhile waits for that one count.
+// Lock order: both mutexes are leaves. That of the store's usage is held while the usage is counted: whoever asks for the
+// numbers meanwhile waits for that one count. The other one guards what clients have sent of their own spans, to be sent on.
 package telemetry
 
 import (

@@ -255,7 +255,7 @@ type LoadOptions struct {
 type ImportOptions struct {
 	Name     string // may be empty
 	Message  string
-	Changes  []string // CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, USER, VOLUME, WORKDIR
+	Changes  []string // CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR
 	Platform *op.Platform
 }
 

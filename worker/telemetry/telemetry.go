@@ -1,6 +1,6 @@
 // Package telemetry tells operators what a daemon does: a line in the log for each build, numbers for Prometheus, and
-// spans for OpenTelemetry, with those that clients send of their own. Each is a decorator of worker.Builder, which reads the events that pass, and an interceptor of
-// gRPC; none changes what a build does, and one that is not wanted is not there.
+// spans for OpenTelemetry, with those that clients send of their own. Each is a decorator of worker.Builder, which reads
+// the events that pass, and an interceptor of gRPC; none changes what a build does, and one that is not wanted is not there.
 //
 // Life cycle: New, then Wrap and ServerOptions; Close, when no build runs any more, sends the last spans.
 //

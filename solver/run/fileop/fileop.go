@@ -239,7 +239,7 @@ func (r *run) outputs(ctx context.Context) ([]solver.Result, error) {
 	return out, nil
 }
 
-// left has the draft of action i kept, which has failed with err.
+// left has the draft of action i kept, which has failed with err. What it has read of earlier actions is there already.
 func (r *run) left(ctx context.Context, i int, err error) error {
 	v := &r.values[r.inputs+i]
 	l, ok := r.env.(Leaver)
@@ -254,6 +254,9 @@ func (r *run) left(ctx context.Context, i int, err error) error {
 		return err
 	}
 	left := make([]solver.Result, len(r.f.Actions))
+	for j := range i {
+		left[j] = r.values[r.inputs+j].result
+	}
 	left[i] = res
 	return &solver.LeftError{Left: left, Err: err}
 }

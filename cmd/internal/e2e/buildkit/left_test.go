@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/errdefs"
@@ -147,5 +148,34 @@ func (d *daemon) lookAtLeft(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "seen enough") {
 		t.Errorf("the build ended with %v", err)
+	}
+}
+
+// TestLeftOfActions checks that what an action of a failed file operation has made that the failed action reads can be looked
+// at like what that one has left.
+func TestLeftOfActions(t *testing.T) {
+	d := start(t)
+	d.load()
+	_, _, err := d.direct(t.Context(), client.SolveOpt{}, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		from := llb.Mkdir("/foo", 0o700).Mkfile("/foo/bar", 0o600, []byte("bar\n")).WithState(llb.Scratch())
+		_, err := solved(ctx, c, llb.Image("busybox").File(llb.Copy(from, "/foo/bar", "/not/there")), true)
+		var se *errdefs.SolveError
+		if !errors.As(err, &se) {
+			return nil, err
+		}
+		failed, actions := int(se.GetFile().GetIndex()), se.GetOp().GetFile().GetActions()
+		if len(actions) != 3 || failed != 2 || len(se.GetMountIDs()) != 3 {
+			return nil, fmt.Errorf("told is %v", se.Solve)
+		}
+		second := int(actions[failed].GetSecondaryInput()) - len(se.GetInputIDs())
+		for i, args := range map[int][]string{second: {"cat", "/m/foo/bar"}, failed: {"ls", "/m/bin/vi"}} {
+			if got, err := mounted(ctx, c, se.GetMountIDs()[i], false, args...); err != nil {
+				t.Errorf("what action %d has made: %q, %v", i, got, err)
+			}
+		}
+		return gateway.NewResult(), nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

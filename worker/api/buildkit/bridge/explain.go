@@ -86,7 +86,8 @@ func (e *explanation) exec(x *op.Exec) {
 	}
 }
 
-// file says which action has failed, and what it has left.
+// file says which action has failed, which is the last one that there is something of, and what it has left; and what the
+// actions have made that others read.
 func (e *explanation) file(f *op.File) {
 	actions := e.info.GetOp().GetFile().GetActions()
 	if len(actions) != len(f.Actions) || len(e.left) != len(actions) {

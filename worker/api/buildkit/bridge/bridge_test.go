@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -282,6 +283,7 @@ func TestReturnsConfig(t *testing.T) {
 		{name: "nothing", want: "linux/amd64"},
 		{name: "of a frontend's", from: &made, want: "linux/arm64"},
 		{name: "of its own", config: `{"os":"linux","architecture":"s390x"}`, want: "linux/s390x"},
+		{name: "half a platform", config: `{"architecture":"s390x"}`, err: "os and architecture must be specified together"},
 		{name: "null", config: "null", err: "null"},
 		{name: "a list", config: "[]", err: "invalid image config"},
 		{name: "broken", config: "{", err: "invalid image config"},
@@ -316,6 +318,13 @@ func TestReturnsConfig(t *testing.T) {
 
 // TestListed checks which platforms the refs of a result are for, and what is said of a list that does not fit.
 func TestListed(t *testing.T) {
+	// The entries of a list, each for Linux on amd64.
+	of := func(ids ...string) string {
+		for i, id := range ids {
+			ids[i] = fmt.Sprintf(`{"ID":%q,"Platform":{"os":"linux","architecture":"amd64"}}`, id)
+		}
+		return `{"Platforms":[` + strings.Join(ids, ",") + `]}`
+	}
 	two := map[string]string{"linux/amd64": "1", "linux/arm64": "2"}
 	for _, tc := range []struct {
 		name  string
@@ -326,21 +335,30 @@ func TestListed(t *testing.T) {
 		err   string
 	}{
 		{name: "none", ids: map[string]string{"": "1"}, want: []string{""}},
-		{name: "one", ids: map[string]string{"": "1"}, list: `{"Platforms":[{"ID":"a","Platform":{"os":"linux"}}]}`, want: []string{"a"}},
+		{name: "one", ids: map[string]string{"": "1"}, list: of("a"), want: []string{"a"}},
 		{name: "by name", ids: two, multi: true, want: []string{"linux/amd64", "linux/arm64"}},
-		{name: "in order", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"},{"ID":"linux/amd64"}]}`, want: []string{"linux/arm64", "linux/amd64"}},
+		{name: "in order", ids: two, multi: true, list: of("linux/arm64", "linux/amd64"), want: []string{"linux/arm64", "linux/amd64"}},
 		{
-			name: "twice", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"},{"ID":"linux/amd64"},{"ID":"linux/arm64"}]}`,
+			name: "twice", ids: two, multi: true, list: of("linux/arm64", "linux/amd64", "linux/arm64"),
 			want: []string{"linux/arm64", "linux/amd64", "linux/arm64"},
 		},
-		{name: "too few of one twice", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"},{"ID":"linux/arm64"}]}`, err: "does not match references 1 2"},
-		{name: "too few", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"}]}`, err: "number of platforms does not match"},
-		{name: "other", ids: two, multi: true, list: `{"Platforms":[{"ID":"linux/arm64"},{"ID":"x"}]}`, err: "failed to find ref for ID x"},
-		{name: "too many", ids: map[string]string{"": "1"}, list: `{"Platforms":[{"ID":"a"},{"ID":"b"}]}`, err: "number of platforms does not match"},
+		{name: "too few of one twice", ids: two, multi: true, list: of("linux/arm64", "linux/arm64"), err: "does not match references 1 2"},
+		{name: "too few", ids: two, multi: true, list: of("linux/arm64"), err: "number of platforms does not match"},
+		{name: "other", ids: two, multi: true, list: of("linux/arm64", "x"), err: "failed to find ref for ID x"},
+		{name: "too many", ids: map[string]string{"": "1"}, list: of("a", "b"), err: "number of platforms does not match"},
 		{name: "broken", ids: two, multi: true, list: `[`, err: "failed to parse platforms"},
+		{name: "null", ids: map[string]string{"": "1"}, list: "null", err: "invalid empty platforms index"},
+		{name: "empty", ids: map[string]string{"": "1"}, list: "{}", err: "invalid empty platforms index"},
+		{name: "no ID", ids: map[string]string{"": "1"}, list: of(""), err: "invalid empty platform key"},
+		{name: "no platform", ids: map[string]string{"": "1"}, list: `{"Platforms":[{"ID":"a"}]}`, err: "invalid platform value"},
+		{name: "no architecture", ids: map[string]string{"": "1"}, list: `{"Platforms":[{"ID":"a","Platform":{"os":"linux"}}]}`, err: "invalid platform value"},
 		{name: "no names", ids: map[string]string{"!": "1"}, multi: true, err: "missing platforms mapping"},
 	} {
-		list, err := listed(tc.ids, tc.multi, map[string][]byte{keyPlatforms: []byte(tc.list)})
+		md := map[string][]byte{}
+		if tc.list != "" {
+			md[keyPlatforms] = []byte(tc.list)
+		}
+		list, err := listed(tc.ids, tc.multi, md)
 		var got []string
 		for _, l := range list {
 			got = append(got, l.ID)

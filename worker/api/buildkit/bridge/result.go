@@ -83,11 +83,13 @@ func ofOutput(out *frontend.Output) (*result, error) {
 			r.metadata[keyEpoch+suffix] = strconv.AppendInt(nil, img.Epoch.Unix(), 10)
 		}
 	}
-	raw, err := json.Marshal(list)
-	if err != nil {
-		return nil, fmt.Errorf("writing the list of platforms: %w", err)
+	if len(list.Platforms) > 0 {
+		raw, err := json.Marshal(list)
+		if err != nil {
+			return nil, fmt.Errorf("writing the list of platforms: %w", err)
+		}
+		r.metadata[keyPlatforms] = raw
 	}
-	r.metadata[keyPlatforms] = raw
 	return r, nil
 }
 
@@ -185,9 +187,10 @@ func (c *conversation) images(ids map[string]string, multi bool, md map[string][
 // listed returns the platforms of a result, in the order in which its frontend names them.
 func listed(ids map[string]string, multi bool, md map[string][]byte) ([]listedPlatform, error) {
 	var list platformList
-	if raw := md[keyPlatforms]; len(raw) > 0 {
-		if err := json.Unmarshal(raw, &list); err != nil {
-			return nil, fmt.Errorf("failed to parse platforms passed to exporter: %w", err)
+	if raw, ok := md[keyPlatforms]; ok {
+		var err error
+		if list, err = parsePlatforms(raw); err != nil {
+			return nil, err
 		}
 	}
 	if !multi {
@@ -222,6 +225,28 @@ func listed(ids map[string]string, multi bool, md map[string][]byte) ([]listedPl
 		}
 	}
 	return list.Platforms, nil
+}
+
+// parsePlatforms reads the value of keyPlatforms: whoever gives one names at least one platform, and each whole.
+func parsePlatforms(raw []byte) (list platformList, err error) {
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return list, fmt.Errorf("failed to parse platforms passed to exporter: %w", err)
+		}
+	}
+	if len(list.Platforms) == 0 {
+		return list, errors.New("invalid empty platforms index for exporter")
+	}
+	for i, l := range list.Platforms {
+		if l.ID == "" {
+			return list, errors.New("invalid empty platform key for exporter")
+		}
+		if l.Platform.OS == "" || l.Platform.Architecture == "" {
+			return list, fmt.Errorf("invalid platform value of %s for exporter: it needs an os and an architecture", l.ID)
+		}
+		list.Platforms[i].Platform = platforms.Normalize(l.Platform)
+	}
+	return list, nil
 }
 
 // image makes an image of a ref, nil for the empty tree. What its frontend said of it counts where what was returned says
@@ -272,8 +297,13 @@ func (c *conversation) completeConfig(img *frontend.Image) error {
 			img.Platform = c.b.opt.Platform
 		}
 		var has ocispec.Platform
-		if err := json.Unmarshal(img.Raw, &has); img.Raw != nil && err == nil && has.OS != "" && has.Architecture != "" {
-			img.Platform = platforms.Normalize(has)
+		if err := json.Unmarshal(img.Raw, &has); img.Raw != nil && err == nil {
+			switch {
+			case has.OS != "" && has.Architecture != "":
+				img.Platform = platforms.Normalize(has)
+			case has.OS != "" || has.Architecture != "":
+				return errors.New("invalid image config: os and architecture must be specified together")
+			}
 		}
 	}
 	if img.Raw == nil {

@@ -26,8 +26,8 @@ func TestLargeDockerfiles(t *testing.T) {
 		{"comments", strings.Repeat("#x\n", 500_000) + "LABEL a=b\n", ""},
 		{"labels", "LABEL " + words("a%d=b \\\n", 45_000) + "b=c\n", ""},
 		{"an error after a document", "COPY <<E /x\n" + strings.Repeat(line, 68) + "E\nLABLE a=b\n", "unknown instruction: LABLE"},
-		{"too large a document", "COPY <<E /x\n" + strings.Repeat(line, 260) + "E\n", "larger than the 4194304 bytes"},
-		{"too many comments", strings.Repeat("#x\n", 5_000_000), "larger than the 4194304 bytes"},
+		{"too large a document", "COPY <<E /x\n" + strings.Repeat(line, 260) + "E\n", "larger than the 10485760 bytes"},
+		{"too many comments", strings.Repeat("#x\n", 5_000_000), "larger than the 10485760 bytes"},
 		{"too many words", "ADD " + strings.Repeat("a \\\n", 90_000) + "b\n", "too large"},
 	} {
 		d.profile("heap?gc=1")

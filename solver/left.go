@@ -27,6 +27,18 @@ func KeepLeft(ctx context.Context) context.Context { return context.WithValue(ct
 // KeepsLeft says whether a build that waits for the step whose context ctx is wants what it leaves.
 func KeepsLeft(ctx context.Context) bool { return ctx.Value(leftKey{}) == true }
 
+// An InputError is the failure of a step before it began: one of its inputs, by number, lacks what the step is to read of it.
+type InputError struct {
+	Input int
+	Err   error
+}
+
+// Error implements error.
+func (e *InputError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what was lacking.
+func (e *InputError) Unwrap() error { return e.Err }
+
 // anyKeepsLeft says whether a member of f wants what the step leaves.
 func (f *flight) anyKeepsLeft() bool {
 	for _, m := range f.current() {

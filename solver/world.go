@@ -104,7 +104,7 @@ func (s *Solver) hashInputs(ctx context.Context, v *Vertex, in []Result) (k step
 		case errors.Is(err, ErrMiss):
 			k.lost = append(k.lost, i)
 		case err != nil:
-			return k, err
+			return k, &InputError{Input: i, Err: err}
 		}
 		h.Digest(name, d)
 	}

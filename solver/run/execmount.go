@@ -203,7 +203,11 @@ func (r *Runner) bind(ctx context.Context, m *execMounts, step *solver.Step, x n
 	// The path is resolved inside the input, so that a symlink in it cannot lead to the host.
 	f, err := mount.Sub(whole, x.Selector)
 	if err != nil {
-		return nil, fmt.Errorf("mounting %s at %s: %w", x.Selector, x.Dest, err)
+		err = fmt.Errorf("mounting %s at %s: %w", x.Selector, x.Dest, err)
+		if x.Input != op.NoInput && x.ReadOnly && x.Output == op.NoOutput {
+			err = &solver.InputError{Input: x.Input, Err: err}
+		}
+		return nil, err
 	}
 	*ends = append(*ends, func() { f.Close() })
 	return f, nil

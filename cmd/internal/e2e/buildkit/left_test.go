@@ -179,3 +179,29 @@ func TestLeftOfActions(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLeftOfMount checks that a step whose read-only mount lacks the path that is to be mounted is told to have failed for the
+// content of that input, which can be looked at.
+func TestLeftOfMount(t *testing.T) {
+	d := start(t)
+	d.load()
+	_, _, err := d.direct(t.Context(), client.SolveOpt{}, func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		has := llb.Scratch().File(llb.Mkdir("/found", 0o700).Mkfile("/found/data", 0o600, []byte("data")))
+		run := llb.Image("busybox").Run(llb.Args([]string{"true"}), llb.AddMount("/src", has, llb.SourcePath("/notfound"), llb.Readonly))
+		_, err := solved(ctx, c, run.Root(), true)
+		var se *errdefs.SolveError
+		if !errors.As(err, &se) {
+			return nil, err
+		}
+		if _, ok := se.GetSubject().(*errdefs.Solve_Cache); !ok || se.GetOp().GetExec() == nil || len(se.GetInputIDs()) != 1 || len(se.GetMountIDs()) != 0 {
+			return nil, fmt.Errorf("told is %v", se.Solve)
+		}
+		if got, err := mounted(ctx, c, se.GetInputIDs()[0], false, "cat", "/m/found/data"); got != "data" {
+			t.Errorf("the input has %q, %v", got, err)
+		}
+		return gateway.NewResult(), nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

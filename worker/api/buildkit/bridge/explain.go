@@ -40,6 +40,13 @@ func (c *conversation) explain(err error) error {
 	if errors.As(err, &left) {
 		e.left = left.Left
 	}
+	var lacks *solver.InputError
+	if errors.As(err, &lacks) && lacks.Input < len(v.Vertex.Inputs()) {
+		// BuildKit has not begun the step either when it looks for what a read-only mount has.
+		e.info.InputIDs = []string{e.input(lacks.Input)}
+		e.info.Subject = &errdefs.Solve_Cache{Cache: &errdefs.ContentCache{Index: int64(lacks.Input)}}
+		return &errdefs.SolveError{Solve: e.info, Err: err}
+	}
 	switch o := v.Vertex.Op().(type) {
 	case *op.Exec:
 		e.exec(o)

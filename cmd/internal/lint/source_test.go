@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -36,6 +37,15 @@ func TestPackageDocs(t *testing.T) {
 // TestSizes checks that no hand-written file or function has grown beyond what a reader can hold.
 func TestSizes(t *testing.T) {
 	for _, p := range list(t) {
+		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			src, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := bytes.Count(src, []byte("\n")); n > maxFileLines {
+				t.Errorf("%s/%s has %d lines, more than %d", p.rel(), name, n, maxFileLines)
+			}
+		}
 		for _, name := range p.GoFiles {
 			path := filepath.Join(p.Dir, name)
 			src, err := os.ReadFile(path)

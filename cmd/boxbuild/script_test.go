@@ -18,11 +18,11 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/boxbuild/boxbuild/cmd/internal/config"
+	"github.com/boxbuild/boxbuild/cmd/internal/scripts"
 	"github.com/boxbuild/boxbuild/proto/boxbuild/v1"
 	"github.com/boxbuild/boxbuild/proto/filesync"
 	"github.com/boxbuild/boxbuild/solver/op"
@@ -127,26 +127,9 @@ func setUp(env *testscript.Env) error {
 	env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, ".docker"))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("TZ", "UTC")
-	at, err := refused(env)
+	at, err := scripts.Refused(env)
 	env.Setenv("REFUSED", at)
 	return err
-}
-
-// refused returns an address at which nobody listens, and nobody can until the script ends.
-func refused(env *testscript.Env) (string, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return "", err
-	}
-	env.Defer(func() { _ = unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		return "", err
-	}
-	at, err := unix.Getsockname(fd)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port), nil
 }
 
 // split tells connections apart by their first byte, as the daemon does: gRPC begins with the P of PRI, and of HTTP/1.1

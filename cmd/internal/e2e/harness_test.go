@@ -19,7 +19,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"golang.org/x/sys/unix"
+
+	"github.com/boxbuild/boxbuild/cmd/internal/scripts"
 )
 
 // Modes of files that tests make do not depend on who runs the tests.
@@ -124,26 +125,9 @@ func setUp(env *testscript.Env, bin, bases string) error {
 	env.Setenv("SLEEP", strconv.Itoa(1e6+rand.IntN(9e6)))
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
-	at, err := refused(env)
+	at, err := scripts.Refused(env)
 	env.Setenv("REFUSED", at)
 	return err
-}
-
-// refused returns an address at which nobody listens, and nobody can until the script ends.
-func refused(env *testscript.Env) (string, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return "", err
-	}
-	env.Defer(func() { _ = unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		return "", err
-	}
-	at, err := unix.Getsockname(fd)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port), nil
 }
 
 // holder returns the pid of the daemon that uses root; 0 if none does.

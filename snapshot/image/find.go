@@ -15,7 +15,7 @@ import (
 	"github.com/boxbuild/boxbuild/snapshot"
 )
 
-// Get finds an image by what a user writes: its ID, the digest of a name's index, a name (canonical or not), a name with
+// Get finds an image by what a user writes: its ID, the digest of an index, a name (canonical or not), a name with
 // the digest of a manifest, or the unique beginning of an ID, tried in this order. Of a name for several platforms it
 // returns the one for p; nil takes the first. Errors wrap ErrNotFound or ErrAmbiguous.
 //
@@ -67,6 +67,9 @@ func byDocument(tx *bbolt.Tx, d digest.Digest, p *ocispec.Platform) (*Image, err
 		img, err = ofName(tx, p, func(n *Name) bool { return n.has(d) })
 	}
 	if errors.Is(err, errNoName) {
+		img, err = ofUnnamed(tx, p, d)
+	}
+	if errors.Is(err, errNoName) {
 		err = fmt.Errorf("%w: %s", ErrNotFound, d)
 	}
 	return img, err
@@ -90,6 +93,22 @@ func ofName(tx *bbolt.Tx, p *ocispec.Platform, is func(*Name) bool) (*Image, err
 		}
 		return nil
 	})
+	return pickFound(tx, found, p, err)
+}
+
+// ofUnnamed finds the image of the index without a name that has the digest, or a manifest with it.
+func ofUnnamed(tx *bbolt.Tx, p *ocispec.Platform, d digest.Digest) (*Image, error) {
+	var found *Name
+	err := eachUnnamed(tx, func(_ string, n *Name) error {
+		if n.Index.Digest == d || found == nil && n.has(d) {
+			found = n
+		}
+		return nil
+	})
+	return pickFound(tx, found, p, err)
+}
+
+func pickFound(tx *bbolt.Tx, found *Name, p *ocispec.Platform, err error) (*Image, error) {
 	switch {
 	case err != nil:
 		return nil, err
@@ -270,8 +289,7 @@ func (s *Store) Delete(id digest.Digest) error {
 func dropFromNames(tx *bbolt.Tx, id digest.Digest) error {
 	var changed []*Name
 	err := eachName(tx, func(n *Name) error {
-		if slices.Contains(n.Images, id) {
-			n.Images = slices.DeleteFunc(n.Images, func(d digest.Digest) bool { return d == id })
+		if n.without(id) {
 			changed = append(changed, n)
 		}
 		return nil
@@ -289,7 +307,7 @@ func dropFromNames(tx *bbolt.Tx, id digest.Digest) error {
 			return err
 		}
 	}
-	return nil
+	return changeUnnamed(tx, func(n *Name) bool { return n.without(id) })
 }
 
 // dropDiffs forgets what is known of the layers that were img's alone.
@@ -333,6 +351,10 @@ func (s *Store) Roots() (Roots, error) {
 	if err != nil {
 		return Roots{}, err
 	}
+	unnamed, err := s.Unnamed()
+	if err != nil {
+		return Roots{}, err
+	}
 	var r Roots
 	for _, img := range imgs {
 		for _, l := range img.Layers {
@@ -345,7 +367,7 @@ func (s *Store) Roots() (Roots, error) {
 			r.Blobs = append(r.Blobs, m.Descriptor.Digest)
 		}
 	}
-	for _, n := range names {
+	for _, n := range append(names, unnamed...) {
 		for _, d := range n.Blobs() {
 			r.Blobs = append(r.Blobs, d.Digest)
 		}

@@ -2,7 +2,8 @@
 //
 // An Image is the configuration, whose digest is its ID, and a list of snapshots, one a layer. It is never changed. A
 // Name points to an image, or to one for each of several platforms; names move. An image that no name points to is
-// dangling: it stays until it is deleted.
+// dangling: it stays until it is deleted. So does an index that was made without a name, as long as one of its images is
+// there.
 //
 // What is derived from a layer (its compressed blobs) and where a registry has it is kept by diff ID, so that it serves
 // every image that has the layer.

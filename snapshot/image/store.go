@@ -22,6 +22,8 @@ var (
 	bucketImages = []byte("images.v1") // ID to Image
 	bucketNames  = []byte("names.v1")  // canonical reference to Name
 	bucketDiffs  = []byte("diffs.v1")  // diff ID to diffRecord
+
+	bucketUnnamed = []byte("unnamed.v1") // setKey to the Name, without a reference, that has the index of the images
 )
 
 // A diffRecord is what is known of a layer besides the images that have it.
@@ -47,7 +49,7 @@ func Open(db *bbolt.DB) (*Store, error) {
 		chains: make(map[digest.Digest]map[digest.Digest]snapshot.ID), layers: make(map[snapshot.ID]map[digest.Digest]Layer),
 	}
 	err := db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketImages, bucketNames, bucketDiffs} {
+		for _, b := range [][]byte{bucketImages, bucketNames, bucketDiffs, bucketUnnamed} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -168,7 +170,7 @@ type Update struct {
 	// Names will point to Images and to nothing else. They are canonical.
 	Names []string
 	// Index is what a registry calls all of Images, Documents the manifests to push under Names, and Served what the
-	// registries have under them; nil for none.
+	// registries have under them; nil for none. An index without Names is found by its digest.
 	Index     *Descriptor
 	Documents []Descriptor
 	Served    *Descriptor
@@ -221,12 +223,23 @@ func (s *Store) Update(u Update) error {
 				return nil, nil, err
 			}
 		}
-		return before, put, nil
+		return before, put, u.index(tx, ids, now)
 	})
 	if err != nil {
 		return fmt.Errorf("storing images: %w", err)
 	}
 	return nil
+}
+
+// index keeps the index if there is no name to have it, and lets it go from where it was kept if there is.
+func (u *Update) index(tx *bbolt.Tx, ids []digest.Digest, now time.Time) error {
+	switch {
+	case u.Index == nil || len(ids) == 0:
+		return nil
+	case len(u.Names) == 0:
+		return putUnnamed(tx, &Name{Images: ids, Index: u.Index, Documents: u.Documents, Tagged: now})
+	}
+	return changeUnnamed(tx, func(n *Name) bool { return n.Index.Digest == u.Index.Digest && n.without(ids...) })
 }
 
 // merge returns the record to store for img, and the one that there may be, or nil.
@@ -533,8 +546,12 @@ func pick(tx *bbolt.Tx, name *Name, p *ocispec.Platform) (*Image, error) {
 			return img, nil
 		}
 	}
-	if p == nil {
-		return nil, fmt.Errorf("%w: %s", ErrNotFound, Familiar(name.Ref))
+	called := Familiar(name.Ref)
+	if name.Ref == "" {
+		called = string(name.Index.Digest)
 	}
-	return nil, fmt.Errorf("%w: %s for %s/%s", ErrNotFound, Familiar(name.Ref), p.OS, p.Architecture)
+	if p == nil {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, called)
+	}
+	return nil, fmt.Errorf("%w: %s for %s/%s", ErrNotFound, called, p.OS, p.Architecture)
 }

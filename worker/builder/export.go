@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/boxbuild/boxbuild/exporter"
 	"github.com/boxbuild/boxbuild/snapshot/image"
 	"github.com/boxbuild/boxbuild/solver"
@@ -137,7 +139,7 @@ func (b *Builder) finish(ctx context.Context, r *result, p *plan, pr *progress) 
 // exportImage puts the images into the store, which moves no bytes, and pushes them if asked.
 //
 // A single image without wishes as to its manifest gets none before it leaves the store: its ID is enough to know it by.
-// Several get an index, since only that stands for all of them.
+// Several get an index, since only that stands for all of them: the store has it even if there is no name for it.
 func (b *Builder) exportImage(ctx context.Context, r *result, p *plan) error {
 	u := image.Update{Names: p.names}
 	if p.byDigest {
@@ -323,16 +325,19 @@ func (b *Builder) stored(u *image.Update) bool {
 	}
 	for _, n := range u.Names {
 		name, err := b.deps.Store.Name(n)
-		if err != nil || len(name.Images) != len(u.Images) || !sameDocuments(name, u) {
+		if err != nil || !sameImages(name, u) || !sameDocuments(name, u) {
 			return false
 		}
-		for i, img := range u.Images {
-			if name.Images[i] != img.ID {
-				return false
-			}
-		}
 	}
-	return true
+	if len(u.Names) > 0 || u.Index == nil {
+		return true
+	}
+	indices, err := b.deps.Store.Unnamed()
+	return err == nil && slices.ContainsFunc(indices, func(n *image.Name) bool { return sameImages(n, u) && sameDocuments(n, u) })
+}
+
+func sameImages(name *image.Name, u *image.Update) bool {
+	return slices.EqualFunc(name.Images, u.Images, func(id digest.Digest, img *image.Image) bool { return id == img.ID })
 }
 
 func sameDocuments(name *image.Name, u *image.Update) bool {

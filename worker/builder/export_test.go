@@ -97,6 +97,40 @@ func TestIndex(t *testing.T) {
 	}
 }
 
+// TestIndexUnnamed checks that the index of a build that has no name is in the store, for each platform; that the same build
+// again leaves it there, and that another index of the same images takes its place.
+func TestIndexUnnamed(t *testing.T) {
+	r := newRig(t)
+	r.file("amd64", "x86")
+	r.file("arm64", "arm")
+	first := ""
+	for _, tt := range []struct {
+		name  string
+		attrs []string
+		same  bool
+	}{{name: "first", same: true}, {name: "again", same: true}, {name: "annotated", attrs: []string{"annotation-index.a=b"}}} {
+		res, _, err := r.build(perPlatform, twice, tags(), out(worker.Output{Type: worker.OutputImage}, tt.attrs...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := res.Metadata["containerimage.digest"]
+		if first == "" {
+			first = d
+		}
+		if (d == first) != tt.same {
+			t.Errorf("%s: made %s after %s", tt.name, d, first)
+		}
+		for i, p := range []op.Platform{amd64, arm64} {
+			if img, err := r.store.Get(d, &p); err != nil || img.ID != res.Images[i].ID || len(img.Names) > 0 {
+				t.Errorf("%s, %s: got %+v, %v", tt.name, p.Architecture, img, err)
+			}
+		}
+		if all, err := r.store.Unnamed(); err != nil || len(all) != 1 || string(all[0].Index.Digest) != d {
+			t.Errorf("%s: the indices are %+v, %v; want %s alone", tt.name, all, err, d)
+		}
+	}
+}
+
 // TestIndexOfOne checks that one platform gives an index where that is asked for, and a manifest elsewhere.
 func TestIndexOfOne(t *testing.T) {
 	r := newRig(t)

@@ -13,8 +13,9 @@ import (
 )
 
 // namesWith returns the names whose index has the digest that ref is, as builds for several platforms and registries say
-// what they made or have; none if ref is no digest, or that of something else. A digest can be read as the name "sha256" with a
-// tag, too: where there is that name, ref is the name.
+// what they made or have; where no name has it the index alone, as a name without a Ref. There are none if ref is no digest,
+// or that of something else. A digest can be read as the name "sha256" with a tag, too: where there is that name, ref is the
+// name.
 func (s *Service) namesWith(ref string) ([]*image.Name, error) {
 	d := digest.Digest(ref)
 	if d.Validate() != nil {
@@ -31,7 +32,21 @@ func (s *Service) namesWith(ref string) ([]*image.Name, error) {
 		return nil, err
 	}
 	is := func(doc *image.Descriptor) bool { return doc != nil && doc.Digest == d && image.IsIndex(doc.MediaType) }
-	return slices.DeleteFunc(all, func(n *image.Name) bool { return !is(n.Index) && !is(n.Served) }), nil
+	isNot := func(n *image.Name) bool { return !is(n.Index) && !is(n.Served) }
+	if all = slices.DeleteFunc(all, isNot); len(all) > 0 {
+		return all, nil
+	}
+	all, err = s.images.Unnamed()
+	return slices.DeleteFunc(all, isNot), err
+}
+
+// indexed says whether an index that no name has leads to an image: it is a reference, as a name is. Those with the digest
+// except do not count.
+func (s *Service) indexed(id, except digest.Digest) (bool, error) {
+	all, err := s.images.Unnamed()
+	return slices.ContainsFunc(all, func(n *image.Name) bool {
+		return n.Index.Digest != except && slices.Contains(n.Images, id)
+	}), err
 }
 
 // removeIndex removes what the digest of an index means: the names that have the index, and those of its images that have no
@@ -44,26 +59,20 @@ func (s *Service) removeIndex(ref string, names []*image.Name, opt worker.Remove
 		}
 		return nil, conflictf("delete %s (must be forced) - image is referenced in multiple repositories", short(ref))
 	}
-	var own []*image.Image // what goes with the names
-	for _, n := range names {
-		imgs, err := s.imagesOf(n.Ref)
-		if err != nil {
-			return nil, err
-		}
-		for _, img := range imgs {
-			known := slices.ContainsFunc(own, func(o *image.Image) bool { return o.ID == img.ID })
-			if known || !within(img.Names, names) {
-				continue
-			}
-			if err := s.deletable(img, opt.Force); err != nil {
-				return nil, err
-			}
-			own = append(own, img)
-		}
+	own, err := s.ownOf(names, opt.Force)
+	if err != nil {
+		return nil, err
 	}
 	forced := opt
 	forced.Force = true // that they may go has been found out
 	for _, n := range names {
+		if n.Ref == "" {
+			if err := s.images.Unindex(n.Index.Digest); err != nil {
+				return out, err
+			}
+			out = append(out, worker.Removed{Deleted: string(n.Index.Digest)})
+			continue
+		}
 		named, err := reference.ParseNormalizedNamed(n.Ref)
 		if err != nil {
 			return out, err
@@ -91,6 +100,36 @@ func (s *Service) removeIndex(ref string, names []*image.Name, opt worker.Remove
 	return out, nil
 }
 
+// ownOf returns the images that have no other reference than names. That one must not be deleted is an error.
+func (s *Service) ownOf(names []*image.Name, force bool) (own []*image.Image, err error) {
+	for _, n := range names {
+		except := digest.Digest("")
+		if n.Ref == "" {
+			except = n.Index.Digest
+		}
+		imgs, err := s.imagesIn(n)
+		if err != nil {
+			return nil, err
+		}
+		for _, img := range imgs {
+			known := slices.ContainsFunc(own, func(o *image.Image) bool { return o.ID == img.ID })
+			if known || !within(img.Names, names) {
+				continue
+			}
+			if other, err := s.indexed(img.ID, except); err != nil {
+				return nil, err
+			} else if other {
+				continue
+			}
+			if err := s.deletable(img, force); err != nil {
+				return nil, err
+			}
+			own = append(own, img)
+		}
+	}
+	return own, nil
+}
+
 // within says whether refs are all among names.
 func within(refs []string, names []*image.Name) bool {
 	return !slices.ContainsFunc(refs, func(ref string) bool {
@@ -104,8 +143,16 @@ func (s *Service) removeFromIndex(img *image.Image, names []*image.Name, opt wor
 		if !slices.Contains(n.Images, img.ID) {
 			continue
 		}
-		removed, err := s.removeOne(n.Ref, img, opt)
+		var removed []worker.Removed
+		if n.Ref == "" {
+			removed, err = s.removeUnnamed(n, img, opt)
+		} else {
+			removed, err = s.removeOne(n.Ref, img, opt)
+		}
 		out = append(out, removed...)
+		if err != nil && n.Ref == "" {
+			return out, err
+		}
 		if err != nil {
 			return out, fmt.Errorf("%s: %w", image.Familiar(n.Ref), err)
 		}
@@ -116,4 +163,29 @@ func (s *Service) removeFromIndex(img *image.Image, names []*image.Name, opt wor
 		}
 	}
 	return out, nil
+}
+
+// removeUnnamed takes img away from an index that no name has, and deletes it if it has no other reference.
+func (s *Service) removeUnnamed(n *image.Name, img *image.Image, opt worker.RemoveOptions) (out []worker.Removed, err error) {
+	alone := *n
+	alone.Images = []digest.Digest{img.ID}
+	own, err := s.ownOf([]*image.Name{&alone}, opt.Force)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.images.Unindex(n.Index.Digest, img.ID); err != nil {
+		return nil, err
+	}
+	left, err := s.namesWith(string(n.Index.Digest))
+	if err != nil {
+		return nil, err
+	}
+	if len(left) == 0 { // that was the last
+		out = append(out, worker.Removed{Deleted: string(n.Index.Digest)})
+	}
+	if len(own) == 0 {
+		return out, nil
+	}
+	removed, err := s.removeID(img, opt)
+	return append(out, removed...), err
 }

@@ -210,11 +210,10 @@ func (s *Service) wanted(ref string, platforms []op.Platform) ([]wantedImage, er
 	if names, err := s.namesWith(ref); err != nil {
 		return nil, err
 	} else if len(names) > 0 {
-		w, err := s.wantedName(names[0].Ref, platforms)
+		w, err := s.wantedOf(names[0], ref, platforms)
 		if err != nil {
 			return nil, err
 		}
-		w.name = ""
 		return []wantedImage{*w}, nil
 	}
 	for _, p := range platforms {
@@ -231,9 +230,19 @@ func (s *Service) wantedName(name string, platforms []op.Platform) (*wantedImage
 	if err != nil {
 		return nil, translate(err)
 	}
-	out := &wantedImage{name: name, docs: n.Manifests()}
+	out, err := s.wantedOf(n, name, platforms)
+	if err != nil {
+		return nil, err
+	}
+	out.name = name
+	return out, nil
+}
+
+// wantedOf is wantedName for what n points to, which ref means.
+func (s *Service) wantedOf(n *image.Name, ref string, platforms []op.Platform) (*wantedImage, error) {
+	out := &wantedImage{docs: n.Manifests()}
 	for _, p := range platforms {
-		img, err := s.findFor(name, &p)
+		img, err := s.findFor(ref, &p)
 		if err != nil {
 			return nil, err
 		}

@@ -196,6 +196,10 @@ func (s *Service) pruneMounts(ctx context.Context, opt *pruning, left int64) (in
 }
 
 func (s *Service) pruneImages(opt worker.PruneOptions, rep *worker.PruneReport) error {
+	indices, err := s.images.Unnamed() // before the images, so that those of each are among them
+	if err != nil {
+		return err
+	}
 	all, err := s.images.List()
 	if err != nil {
 		return err
@@ -221,6 +225,43 @@ func (s *Service) pruneImages(opt worker.PruneOptions, rep *worker.PruneReport) 
 			gone[img.ID], more = true, true
 			children[img.Parent]--
 		}
+	}
+	return s.pruneIndices(indices, left(all, gone), &opt, rep)
+}
+
+// left returns the images of all that are not gone.
+func left(all []*image.Image, gone map[digest.Digest]bool) map[digest.Digest]*image.Image {
+	out := make(map[digest.Digest]*image.Image, len(all))
+	for _, img := range all {
+		if !gone[img.ID] {
+			out[img.ID] = img
+		}
+	}
+	return out
+}
+
+// pruneIndices removes those of the indices, which had no name, that have none of their images left but such as have a name,
+// and tells of those that went with their images.
+func (s *Service) pruneIndices(indices []*image.Name, left map[digest.Digest]*image.Image, opt *worker.PruneOptions,
+	rep *worker.PruneReport,
+) error {
+	byName := *opt
+	byName.All = true // so that a name does not spare
+	for _, n := range indices {
+		n.Images = slices.DeleteFunc(n.Images, func(id digest.Digest) bool { return left[id] == nil })
+		young := opt.KeepFor > 0 && time.Since(n.Tagged) < opt.KeepFor
+		keep := slices.ContainsFunc(n.Images, func(id digest.Digest) bool {
+			return young || len(left[id].Names) == 0 || s.spared(left[id], &byName)
+		})
+		if keep {
+			continue
+		}
+		if len(n.Images) > 0 { // else it went with the last, and may have been made again
+			if err := s.images.Unindex(n.Index.Digest); err != nil {
+				return err
+			}
+		}
+		rep.Images = append(rep.Images, worker.Removed{Deleted: string(n.Index.Digest)})
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 //     reference the image. All this goes for each of its images, if it has them for several platforms.
 //   - By ID the image goes with all its names; if these are of several repositories, or several tags, only by force.
 //   - By the digest of an index all names that have the index go, by force if they are several, and what was theirs alone.
+//     An index that no name has goes with its digest, and keeps its images until then.
 //   - An image that a container uses stays; by force it loses its names.
 //   - An image that others were committed from stays while these are there, whatever is done; it can lose its names. With
 //     the last of them it goes too, if it has no name, unless NoPrune is set.
@@ -285,6 +286,11 @@ func (s *Service) imagesOf(name string) ([]*image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.imagesIn(n)
+}
+
+// imagesIn returns all images that n points to.
+func (s *Service) imagesIn(n *image.Name) (_ []*image.Image, err error) {
 	imgs := make([]*image.Image, len(n.Images))
 	for i, id := range n.Images {
 		if imgs[i], err = s.images.Get(string(id), nil); err != nil {
@@ -342,6 +348,9 @@ func (s *Service) deleteIfBare(id digest.Digest, out []worker.Removed) ([]worker
 	}
 	if len(img.Names) > 0 || len(img.RepoDigests()) > 0 || len(s.users(id)) > 0 {
 		return out, nil
+	}
+	if indexed, err := s.indexed(id, ""); err != nil || indexed {
+		return out, err
 	}
 	if children, err := s.hasChildren(id); err != nil || children {
 		return out, err

@@ -109,14 +109,18 @@ func (l *Layers) listImages(context.Context) iter.Seq2[lease.Info, error] {
 	}
 }
 
-// indexes returns the indexes and manifests that names have, by the images that they lead to.
+// indexes returns the indexes and manifests that names have, or that have none, by the images that they lead to.
 func (l *Layers) indexes() (map[digest.Digest][]lease.Item, error) {
 	names, err := l.Images.Names()
 	if err != nil {
 		return nil, err
 	}
+	unnamed, err := l.Images.Unnamed()
+	if err != nil {
+		return nil, err
+	}
 	out := make(map[digest.Digest][]lease.Item)
-	for _, n := range names {
+	for _, n := range append(names, unnamed...) {
 		for _, id := range n.Images {
 			for _, d := range n.Blobs() {
 				out[id] = append(out[id], blobItem(d.Digest))

@@ -53,6 +53,10 @@ func (s *skeleton) finish(root string, places []placement) error {
 	if err := s.cover(sysTree); err != nil {
 		return err
 	}
+	// A copy of a shared mount, as all are with systemd, would show all that is mounted on it wherever that one is seen.
+	if err := unix.Mount("", root, "", unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making the root private: %w", err)
+	}
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("opening the root: %w", err)

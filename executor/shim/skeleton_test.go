@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/boxbuild/boxbuild/executor"
 	"github.com/boxbuild/boxbuild/executor/shim"
 )
@@ -101,6 +103,38 @@ func TestSpareOfOtherMounts(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A root may be a directory of a shared mount, as all are with systemd: what a spare mounts in it, nobody else sees.
+func TestSpareInSharedMount(t *testing.T) {
+	_, dir := newRoot(t)
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	e, spec := newExecutor(t, withNetwork(t)), sh(open(t, dir), "sleep 100000")
+	spec.Network.Mode = executor.NetworkBridge
+	for ahead := false; !ahead; {
+		box := start(t, e, spec)
+		_, ahead = shim.Trace(box)["skeleton"]
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(mounts)) {
+			if strings.Contains(line, " "+dir+"/") {
+				t.Errorf("skeleton %v: the host has %s", ahead, line)
+			}
+		}
+		box.Close()
 	}
 }
 
